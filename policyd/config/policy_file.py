@@ -1,0 +1,177 @@
+"""The policy file: `policyd.yaml` in, `policyd.core.policy.Policy` out.
+
+Every mistake of a file is reported at once, each with its line, its place, what was found and what was expected.
+Defaults are those of the policy's own types.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from policyd.config import values
+from policyd.config.identity_section import read_identity
+from policyd.config.limits_section import read_limits
+from policyd.config.problems import Mistake, Position, Problems
+from policyd.config.section import Section
+from policyd.config.values import choice, duration_seconds, expected
+from policyd.config.yaml_tree import FILE_BYTES_MAX, Kind, ListTree, MappingTree, Scalar, Tree, parse_yaml
+from policyd.core.attributes import REQUEST_ATTRIBUTES, Identity
+from policyd.core.errors import ConfigError
+from policyd.core.policy import (
+    FailureMode,
+    Limit,
+    OnDisconnect,
+    OnExpiry,
+    Policy,
+    Reservations,
+    Unbounded,
+    UnknownEndpoint,
+    UnknownModel,
+    UnknownModelAction,
+    default_policy,
+)
+
+VERSION = 1
+
+_POLICY_KEYS = (
+    "version",
+    "identity",
+    "strict",
+    "unknown_model",
+    "unknown_endpoint",
+    "unbounded",
+    "default_max_output_tokens",
+    "failure_mode",
+    "on_disconnect",
+    "reservations",
+    "limits",
+)
+_RESERVATIONS_KEYS = ("ttl", "grace", "on_expiry", "ended_kept", "usage_kept")
+_PRICE_AS_EXAMPLE = "{price_as: gpt-4o}"
+
+
+def load_policy(path: Path) -> Policy:
+    """The policy in the file at `path`. Raises `ConfigError` with every mistake in it, or if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse_policy(content, source=str(path))
+
+
+def parse_policy(content: str | bytes, *, source: str) -> Policy:
+    """The policy that `content` describes. `source` is how messages name the file.
+
+    Raises `ConfigError` with every mistake in it, in the file's order.
+    """
+    problems = Problems(source)
+    tree = problems.attempt("", _document, content, MappingTree(Position(1, 1), ()))
+    problems.raise_if_any()
+    policy = _policy(Section(tree, path="", keys=_POLICY_KEYS, problems=problems))
+    problems.raise_if_any()
+    return replace(policy, revision=_revision(policy))
+
+
+def _document(content: str | bytes) -> MappingTree:
+    tree = parse_yaml(content)
+    if tree is None:
+        raise Mistake(Position(1, 1), f'the file is empty, expected "version: {VERSION}" and "limits: ..."')
+    return values.mapping(f"version: {VERSION}")(tree)
+
+
+def _revision(policy: Policy) -> str:
+    """Of what the policy says, not how: comments, the order of keys and `10` for `10.00` make no difference."""
+    return sha256(json.dumps(_plain(policy), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        said = {field.name: _plain(getattr(value, field.name)) for field in fields(value) if field.compare}
+        return {"type": type(value).__name__, **said}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _policy(section: Section) -> Policy:
+    defaults = default_policy()
+    section.require("version", _version, VERSION, expectation=f"version: {VERSION}")
+    identity = _identity(section, defaults.identity)
+    attributes = None if identity is None else (*identity.sources, *REQUEST_ATTRIBUTES)
+    return Policy(
+        identity=defaults.identity if identity is None else identity,
+        limits=_limits(section, attributes),
+        strict=section.read("strict", values.boolean, defaults.strict),
+        unknown_model=_unknown_model(section, defaults.unknown_model),
+        unknown_endpoint=section.read("unknown_endpoint", choice(UnknownEndpoint), defaults.unknown_endpoint),
+        unbounded=section.read("unbounded", choice(Unbounded), defaults.unbounded),
+        default_max_output_tokens=section.read(
+            "default_max_output_tokens", values.whole_number(1), defaults.default_max_output_tokens
+        ),
+        failure_mode=section.read("failure_mode", choice(FailureMode), defaults.failure_mode),
+        on_disconnect=section.read("on_disconnect", choice(OnDisconnect), defaults.on_disconnect),
+        reservations=_reservations(section, defaults.reservations),
+    )
+
+
+def _version(tree: Tree) -> int:
+    if not isinstance(tree, Scalar) or tree.kind is not Kind.NUMBER or tree.text != str(VERSION):
+        raise expected(tree, str(VERSION))
+    return VERSION
+
+
+def _identity(section: Section, default: Identity) -> Identity | None:
+    """The identity sources, which replace the default ones as a whole; `None` if the file has something else there."""
+    if "identity" not in section:
+        return default
+    tree = section.read("identity", values.mapping("{user: [{header: x-policyd-user}]}"), None)
+    if tree is None:
+        return None
+    return read_identity(tree, path=section.path_of("identity"), problems=section.problems)
+
+
+def _limits(section: Section, attributes: tuple[str, ...] | None) -> tuple[Limit, ...]:
+    tree = section.require("limits", _list_of_limits, None, expectation="a list of limits, or [] for none")
+    if tree is None:
+        return ()
+    return read_limits(tree, path=section.path_of("limits"), attributes=attributes, problems=section.problems)
+
+
+def _list_of_limits(tree: Tree) -> ListTree:
+    # Having no limits is legal, and has to be said: a policy that forgets them must not pass for one that wants none.
+    if not isinstance(tree, ListTree):
+        raise expected(tree, "a list of limits, or [] for none")
+    return tree
+
+
+def _unknown_model(section: Section, default: UnknownModel) -> UnknownModel:
+    if "unknown_model" not in section:
+        return default
+    tree = section["unknown_model"]
+    if not isinstance(tree, MappingTree):
+        word = values.word((UnknownModelAction.DENY, UnknownModelAction.FREE), other=_PRICE_AS_EXAMPLE)
+        return UnknownModel(UnknownModelAction(section.read("unknown_model", word, UnknownModelAction.DENY)), None)
+    expectation = "the name of a model that has a price"
+    within = section.within("unknown_model", tree, keys=(UnknownModelAction.PRICE_AS,))
+    model = within.require(UnknownModelAction.PRICE_AS, values.printable, None, expectation=expectation)
+    return UnknownModel(UnknownModelAction.PRICE_AS, model)
+
+
+def _reservations(section: Section, defaults: Reservations) -> Reservations:
+    tree = section.read("reservations", values.mapping("{ttl: 120s}"), None)
+    if tree is None:
+        return defaults
+    within = section.within("reservations", tree, keys=_RESERVATIONS_KEYS)
+    return Reservations(
+        ttl_seconds=within.read("ttl", duration_seconds(minimum=1), defaults.ttl_seconds),
+        grace_seconds=within.read("grace", duration_seconds(minimum=0), defaults.grace_seconds),
+        on_expiry=within.read("on_expiry", choice(OnExpiry), defaults.on_expiry),
+        ended_kept_seconds=within.read("ended_kept", duration_seconds(minimum=1), defaults.ended_kept_seconds),
+        usage_kept_days=within.read("usage_kept", values.whole_days, defaults.usage_kept_days),
+    )

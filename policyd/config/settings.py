@@ -1,0 +1,179 @@
+"""The settings of the process, from flags and `POLICYD_*` environment variables.
+
+What is decided about requests is policy and stands in the policy file; these say where the process finds and serves
+things, and how much of them it holds.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Any, Self
+
+from policyd.config.values import parse_duration
+from policyd.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A TCP address. `host` is a name, an IPv4 or an IPv6 address without brackets; port 0 is any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixSocket:
+    """A Unix domain socket."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = HostPort | UnixSocket
+
+_PORT_MAX = 65_535
+_HOST_PORT = re.compile(r"(\[(?P<bracketed>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>\d{1,5})", re.ASCII)
+_SIZE = re.compile(r"(\d{1,12}) ?(KiB|MiB|GiB)?", re.ASCII)
+_BYTES_BY_UNIT = {None: 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_URL = re.compile(r"[a-z+]+://.*")
+_HEADER_PREFIX = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-")
+_ATTRIBUTE_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+# Readers: text in, value out, ValueError for anything else.
+
+
+def _host_port(text: str) -> HostPort:
+    matched = _HOST_PORT.fullmatch(text)
+    if matched is None or int(matched["port"]) > _PORT_MAX:
+        raise ValueError(text)
+    host = str(IPv6Address(matched["bracketed"])) if matched["bracketed"] else matched["host"]
+    return HostPort(host, int(matched["port"]))
+
+
+def _address(text: str) -> Address:
+    scheme, _, path = text.partition(":")
+    if scheme != "unix":
+        return _host_port(text)
+    if not path:
+        raise ValueError(text)
+    return UnixSocket(Path(path))
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError(text)
+    return Path(text)
+
+
+def _url(text: str) -> str:
+    # Which schemes there are is the stores' to know.
+    if not _URL.fullmatch(text):
+        raise ValueError("not a URL")
+    return text
+
+
+def _header_prefix(text: str) -> str:
+    prefix = text.lower()
+    if not _HEADER_PREFIX.fullmatch(prefix):
+        raise ValueError(text)
+    return prefix
+
+
+def _size_bytes(text: str) -> int:
+    matched = _SIZE.fullmatch(text)
+    if matched is None or not (size := int(matched[1]) * _BYTES_BY_UNIT[matched[2]]):
+        raise ValueError(text)
+    return size
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if len(set(names)) < len(names) or not all(_ATTRIBUTE_NAME.fullmatch(name) for name in names):
+        raise ValueError(text)
+    return names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting of the process with its default."""
+
+    policy_path: Path | None = None
+    """The policy file; without one the default policy applies."""
+    store_url: str = field(default="sqlite:///policyd.db", repr=False)
+    """Where reservations and usage live. May hold a password."""
+    grpc_address: Address = HostPort("127.0.0.1", 50051)
+    """Where Envoy and other services reach policyd."""
+    http_address: HostPort = HostPort("127.0.0.1", 9464)
+    """Where metrics and health are served."""
+    header_prefix: str = "x-policyd-"
+    """What the names of policyd's reply headers begin with, in lower case."""
+    request_body_bytes_max: int = 16 * 2**20
+    """The largest request body that is read; a larger one is refused."""
+    response_buffer_bytes_max: int = 512 * 2**10
+    """The largest JSON reply that is held back until its usage is known; a larger one is metered as it passes."""
+    metric_attributes: tuple[str, ...] = ()
+    """Attributes that become metric labels. None by default: each value of each one is a time series of its own."""
+    shutdown_grace_seconds: int = 30
+    """How long open exchanges may take to end once policyd is told to stop."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str], **flags: str | None) -> Self:
+        """The settings that flags and variables make: `--grpc` (as `grpc=`) before `POLICYD_GRPC` before the default.
+
+        A flag that is `None` and a variable that is empty count as not given. Raises `ConfigError` with every mistake,
+        each naming its flag or variable.
+        """
+        if unknown := flags.keys() - _READERS:
+            raise TypeError(f"no such flag: {', '.join(sorted(unknown))}")
+        given: dict[str, Any] = {}
+        problems: list[str] = []
+        for name, reader in _READERS.items():
+            origin, text = f"--{name.replace('_', '-')}", flags.get(name)
+            if text is None:
+                origin = f"POLICYD_{name.upper()}"
+                text = environ.get(origin) or None
+            if text is None:
+                continue
+            try:
+                given[reader.field] = reader.read(text)
+            except ValueError:
+                found = "" if reader.secret else f'found "{text}", '
+                problems.append(f"{origin}: {found}expected {reader.expectation}")
+        if problems:
+            raise ConfigError(*problems)
+        return cls(**given)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """How the text of one flag or variable becomes a field of `Settings`. A `secret` text is never shown."""
+
+    field: str
+    read: Callable[[str], object]
+    """Raises `ValueError` for anything but what `expectation` describes."""
+    expectation: str
+    secret: bool = False
+
+
+_SIZE_EXPECTED = "a size such as 1048576, 512KiB or 16MiB"
+
+_READERS: Mapping[str, _Reader] = {
+    "config": _Reader("policy_path", _path, "the path of a policy file"),
+    "store": _Reader("store_url", _url, "a URL such as sqlite:///policyd.db", secret=True),
+    "grpc": _Reader("grpc_address", _address, "HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH"),
+    "http": _Reader("http_address", _host_port, "HOST:PORT such as 127.0.0.1:9464 or [::1]:9464"),
+    "header_prefix": _Reader("header_prefix", _header_prefix, "words that end in a dash, such as x-policyd-"),
+    "request_body_max": _Reader("request_body_bytes_max", _size_bytes, _SIZE_EXPECTED),
+    "response_buffer_max": _Reader("response_buffer_bytes_max", _size_bytes, _SIZE_EXPECTED),
+    "metric_attributes": _Reader("metric_attributes", _names, "names of attributes with commas between, each once"),
+    "shutdown_grace": _Reader("shutdown_grace_seconds", parse_duration, "a duration such as 30s, 5m or whole seconds"),
+}
+"""By the flag's name with underscores; the variable's name is made of it."""

@@ -1,0 +1,192 @@
+"""From limits, an estimate and balances to a decision: the one home of what is held, charged and refused.
+
+What a hold becomes, by metric (`charges` below is this table):
+
+    metric                reserve               settle   release   expire (default)
+    cost, tokens          maximum (or expected) actual   0         the hold
+    requests              1                     1        0         1
+    concurrent_requests   1                     0        0         0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from policyd.core.estimate import Estimate, amounts
+from policyd.core.ledger import Amounts, Balance, Entry
+from policyd.core.limits import AppliedLimit
+from policyd.core.money import divide_up
+from policyd.core.policy import Action, Hold, Limit, Metric, OnExpiry
+from policyd.core.usage import Usage
+from policyd.core.windows import SlidingWindow
+
+RETRY_WORTHWHILE_SECONDS = 60
+"""The longest wait that a client library may sit out by itself."""
+
+CONCURRENCY_RETRY_SECONDS = 1
+"""What is told to a client that found too many requests open: some of them will end soon."""
+
+
+def entries(applied: Sequence[AppliedLimit], estimate: Estimate, *, on_expiry: OnExpiry) -> tuple[Entry, ...]:
+    """What to reserve: one entry a limit, in the order of `applied`."""
+    by_hold = {hold: estimate.amounts(hold) for hold in Hold}
+    return tuple(
+        Entry(
+            account=item.account,
+            metric=item.limit.metric,
+            amount=by_hold[item.limit.hold][item.limit.metric],
+            cap=item.limit.amount,
+            enforce=item.limit.action is Action.DENY,
+            on_expiry=_expiry_amount(item.limit.metric, by_hold[Hold.EXPECTED], on_expiry),
+            carry=item.carry,
+        )
+        for item in applied
+    )
+
+
+def _expiry_amount(metric: Metric, expected: Amounts, on_expiry: OnExpiry) -> int | None:
+    if metric is Metric.CONCURRENT_REQUESTS:
+        return 0
+    match on_expiry:
+        case OnExpiry.HOLD:
+            return None
+        case OnExpiry.EXPECTED:
+            return expected[metric]
+        case OnExpiry.NOTHING:
+            return 0
+
+
+def charges(usage: Usage, *, cost_nanos: int) -> Amounts:
+    """What settling with `usage` charges to each metric: the `settle` column of the table above."""
+    return {**amounts(usage, cost_nanos=cost_nanos), Metric.CONCURRENT_REQUESTS: 0}
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReport:
+    """One limit as a request found it. Amounts in nano-USD for cost, whole units for the rest."""
+
+    limit: Limit
+    scope: str
+    spent: int
+    """Charged in this window; for a sliding window with what it takes over from the bucket before."""
+    reserved: int
+    requested: int
+    resets_at_ms: int | None
+
+    @property
+    def remaining(self) -> int:
+        """What the request found free, never negative."""
+        return max(0, self.limit.amount - self.spent - self.reserved)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the request does not fit. One that asks for nothing (a free model) always fits."""
+        return self.requested > 0 and self.spent + self.reserved + self.requested > self.limit.amount
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """ALLOW or DENY, with the numbers behind it."""
+
+    estimate: Estimate
+    reports: tuple[LimitReport, ...]
+    """Every limit that applied, in the policy's order, as it stood before this request."""
+    denials: tuple[LimitReport, ...]
+    """The enforced limits that refused, the binding one first."""
+    shadow_denials: tuple[LimitReport, ...]
+    """The shadow limits that would have refused."""
+    retry_after_seconds: int | None = None
+    """After which wait the request may fit, where waiting helps."""
+
+    @property
+    def allowed(self) -> bool:
+        return not self.denials
+
+    @property
+    def held(self) -> Usage:
+        """What is held on every limit at least: the expected usage where any of them holds only that."""
+        expected_only = any(report.limit.hold is Hold.EXPECTED for report in self.reports)
+        return self.estimate.expected if expected_only else self.estimate.maximum
+
+    @property
+    def budget_remaining_nanos(self) -> int | None:
+        """The least that any cost limit has left, once this request's hold is taken; `None` without a cost limit."""
+        held = 0 if self.denials else 1
+        left = [
+            max(0, report.remaining - held * report.requested)
+            for report in self.reports
+            if report.limit.metric is Metric.COST and report.limit.action is Action.DENY
+        ]
+        return min(left, default=None)
+
+
+def decide(
+    applied: Sequence[AppliedLimit],
+    reserved_entries: Sequence[Entry],
+    balances: Sequence[Balance],
+    estimate: Estimate,
+    *,
+    now_ms: int,
+) -> Decision:
+    """Explains a reservation's outcome.
+
+    `balances` are those of `reserved_entries`' accounts before anything was reserved, in the same order as `applied`.
+    """
+    reports = tuple(
+        LimitReport(
+            limit=item.limit,
+            scope=item.account.scope,
+            spent=balance.spent + balance.carried,
+            reserved=balance.reserved,
+            requested=entry.amount,
+            resets_at_ms=item.account.ends_at_ms,
+        )
+        for item, entry, balance in zip(applied, reserved_entries, balances, strict=True)
+    )
+    refusing = [(report, balance) for report, balance in zip(reports, balances, strict=True) if report.refuses]
+    enforced = [(report, balance) for report, balance in refusing if report.limit.action is Action.DENY]
+    waits = {id(report): _wait_seconds(report, balance, now_ms) for report, balance in enforced}
+    # The binding limit is the one that stands in the way longest; one that no wait helps comes before all.
+    denials = sorted((report for report, _ in enforced), key=lambda report: -_never_last(waits[id(report)]))
+    return Decision(
+        estimate=estimate,
+        reports=reports,
+        denials=tuple(denials),
+        shadow_denials=tuple(report for report, _ in refusing if report.limit.action is Action.SHADOW),
+        retry_after_seconds=waits[id(denials[0])] if denials else None,
+    )
+
+
+_NEVER = 2**63
+
+
+def _never_last(wait_seconds: int | None) -> int:
+    return _NEVER if wait_seconds is None else wait_seconds
+
+
+def _wait_seconds(report: LimitReport, balance: Balance, now_ms: int) -> int | None:
+    """Seconds until the limit has room for the request if nobody else comes; `None` if it never has."""
+    if report.requested > report.limit.amount:
+        return None
+    if report.limit.metric is Metric.CONCURRENT_REQUESTS:
+        return CONCURRENCY_RETRY_SECONDS
+    if report.resets_at_ms is None:
+        return None
+    wait_ms = report.resets_at_ms - now_ms
+    if isinstance(report.limit.window, SlidingWindow):
+        wait_ms = _sliding_wait_ms(report, balance, wait_ms, report.limit.window.seconds * 1000)
+    return divide_up(wait_ms, 1000)
+
+
+def _sliding_wait_ms(report: LimitReport, balance: Balance, left_ms: int, length_ms: int) -> int:
+    """How long until enough of a sliding window's past has faded.
+
+    What is carried over fades to nothing in the `left_ms` of the current bucket; after that the current bucket, being
+    the one before by then, fades over `length_ms`.
+    """
+    current = balance.spent + balance.reserved
+    room_after = report.limit.amount - report.requested
+    if current <= room_after:
+        return divide_up(left_ms * (balance.carried - (room_after - current)), max(1, balance.carried))
+    return left_ms + divide_up(length_ms * (current - room_after), current)

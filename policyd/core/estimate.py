@@ -1,0 +1,62 @@
+"""The estimate: what a request is expected to cost, and the most that it can."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from policyd.core.ledger import Amounts
+from policyd.core.policy import Hold, Metric
+from policyd.core.pricing import Price
+from policyd.core.usage import Usage
+
+
+class Confidence(StrEnum):
+    HIGH = "high"
+    """The input was counted exactly and the client gave a maximum for the output."""
+    MEDIUM = "medium"
+    """The input was counted exactly, the output has no maximum of the client's."""
+    LOW = "low"
+    """The input could not be counted exactly."""
+
+
+def amounts(usage: Usage, *, cost_nanos: int) -> Amounts:
+    """What `usage` counts for in every metric. One exchange is one request."""
+    return {
+        Metric.COST: cost_nanos,
+        Metric.TOKENS: usage.tokens,
+        Metric.INPUT_TOKENS: usage.input_tokens,
+        Metric.OUTPUT_TOKENS: usage.output_tokens,
+        Metric.REQUESTS: 1,
+        Metric.CONCURRENT_REQUESTS: 1,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A request's usage and cost before it runs. `price` is `None` for a model that the policy makes free."""
+
+    price: Price | None
+    expected: Usage
+    maximum: Usage
+    confidence: Confidence
+    bounded: bool
+    """Whether the output cannot pass `maximum`: the client gave a maximum, or policyd sets one."""
+
+    @property
+    def expected_cost_nanos(self) -> int:
+        return cost_nanos(self.price, self.expected)
+
+    @property
+    def maximum_cost_nanos(self) -> int:
+        return cost_nanos(self.price, self.maximum)
+
+    def amounts(self, hold: Hold) -> Amounts:
+        """What is held of every metric."""
+        usage = self.maximum if hold is Hold.MAXIMUM else self.expected
+        return amounts(usage, cost_nanos=cost_nanos(self.price, usage))
+
+
+def cost_nanos(price: Price | None, usage: Usage) -> int:
+    """Nano-USD of `usage`; nothing for a model that the policy makes free."""
+    return price.cost_nanos(usage) if price is not None else 0

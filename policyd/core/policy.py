@@ -1,0 +1,205 @@
+"""The policy as immutable types: what an operator said, checked, with every default filled in.
+
+`policyd.config` builds it from the policy file. An exchange keeps the policy it began with, whatever is loaded
+meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fnmatch import translate
+from re import Pattern
+from re import compile as compile_pattern
+
+from policyd.core.attributes import Identity, Place, Source
+from policyd.core.money import NANOS_PER_USD
+from policyd.core.windows import CalendarUnit, CalendarWindow, Window
+
+
+class Metric(StrEnum):
+    """What a limit counts. Amounts of `COST` are nano-USD, of the others whole units."""
+
+    COST = "cost_usd"
+    TOKENS = "tokens"
+    INPUT_TOKENS = "input_tokens"
+    OUTPUT_TOKENS = "output_tokens"
+    REQUESTS = "requests"
+    CONCURRENT_REQUESTS = "concurrent_requests"
+
+
+class Hold(StrEnum):
+    """Which side of the estimate a limit holds. `EXPECTED` waives the promise of no overspend."""
+
+    MAXIMUM = "maximum"
+    EXPECTED = "expected"
+
+
+class Action(StrEnum):
+    """What happens when a limit lacks room. `SHADOW` counts and reports the refusal, and lets the request pass."""
+
+    DENY = "deny"
+    SHADOW = "shadow"
+
+
+class OnExpiry(StrEnum):
+    """What an expired hold is charged. `EXPECTED` and `NOTHING` waive the promise of no overspend."""
+
+    HOLD = "hold"
+    EXPECTED = "expected"
+    NOTHING = "nothing"
+
+
+class OnDisconnect(StrEnum):
+    """What is charged when the client hangs up before the reply's usage was seen."""
+
+    OBSERVED = "observed"
+    EXPECTED = "expected"
+    MAXIMUM = "maximum"
+
+
+class Unbounded(StrEnum):
+    """What becomes of a request that gives no maximum for its output."""
+
+    ALLOW = "allow"
+    SET_MAXIMUM = "set_maximum"
+    DENY = "deny"
+
+
+class UnknownModelAction(StrEnum):
+    PRICE_AS = "price_as"
+    DENY = "deny"
+    FREE = "free"
+
+
+class UnknownEndpoint(StrEnum):
+    DENY = "deny"
+    PASS = "pass"
+
+
+class FailureMode(StrEnum):
+    """What becomes of a request when policyd itself fails."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownModel:
+    """What a model without a price costs. `model` is set with `PRICE_AS` only."""
+
+    action: UnknownModelAction = UnknownModelAction.PRICE_AS
+    model: str | None = "gpt-4o"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a limit's refusal tells the client beside the numbers: `message` and the operator's own fields."""
+
+    message: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which requests a limit is for: each named attribute has to fit one of its shell-style patterns (`gpt-4o*`).
+
+    An attribute that the request lacks fits no pattern.
+    """
+
+    patterns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    _compiled: Mapping[str, tuple[Pattern[str], ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        compiled = {name: tuple(compile_pattern(translate(p)) for p in ps) for name, ps in self.patterns.items()}
+        object.__setattr__(self, "_compiled", compiled)
+
+    def fits(self, attributes: Mapping[str, str]) -> bool:
+        return all(
+            (value := attributes.get(name)) is not None and any(pattern.match(value) for pattern in patterns)
+            for name, patterns in self._compiled.items()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A cap: at most `amount` of `metric` in `window`, apart for every combination of the attributes in `per`.
+
+    `name` is stable: it names the accounts, so that a changed amount keeps what was spent. `window` is `None` for
+    `CONCURRENT_REQUESTS` only, which counts what is open now.
+    """
+
+    name: str
+    metric: Metric
+    amount: int
+    window: Window | None
+    per: tuple[str, ...] = ()
+    match: Match = field(default_factory=Match)
+    hold: Hold = Hold.MAXIMUM
+    action: Action = Action.DENY
+    status: int = 402
+    refusal: Refusal = field(default_factory=Refusal)
+
+
+@dataclass(frozen=True, slots=True)
+class Reservations:
+    """How long holds and what is remembered of them live.
+
+    A hold lives `ttl_seconds` and is renewed while its exchange is open. Expiry waits `grace_seconds` more, which has
+    to exceed the largest difference between two replicas' clocks.
+    """
+
+    ttl_seconds: int = 120
+    grace_seconds: int = 5
+    on_expiry: OnExpiry = OnExpiry.HOLD
+    ended_kept_seconds: int = 3600
+    usage_kept_days: int = 90
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One immutable snapshot of everything the operator said."""
+
+    identity: Identity
+    limits: tuple[Limit, ...]
+    strict: bool = False
+    unknown_model: UnknownModel = field(default_factory=UnknownModel)
+    unknown_endpoint: UnknownEndpoint = UnknownEndpoint.DENY
+    unbounded: Unbounded = Unbounded.ALLOW
+    default_max_output_tokens: int = 4096
+    failure_mode: FailureMode = FailureMode.CLOSED
+    on_disconnect: OnDisconnect = OnDisconnect.OBSERVED
+    reservations: Reservations = field(default_factory=Reservations)
+    revision: str = "default"
+    """Identifies the content: equal policies have equal revisions on every replica."""
+
+
+def default_policy() -> Policy:
+    """What applies without a policy file: 10 USD a project and calendar month (UTC)."""
+    return Policy(
+        identity=Identity(
+            {
+                "project": (
+                    Source(Place.HEADER, "x-policyd-project", strip=True),
+                    Source(Place.QUERY, "project_id", strip=True),
+                    Source(Place.DEFAULT, "default"),
+                ),
+                "user": (Source(Place.HEADER, "x-policyd-user", strip=True), Source(Place.BODY, "user")),
+                "session": (
+                    Source(Place.HEADER, "x-policyd-session", strip=True),
+                    Source(Place.QUERY, "session_id", strip=True),
+                ),
+                "tier": (Source(Place.HEADER, "x-policyd-tier", strip=True),),
+            }
+        ),
+        limits=(
+            Limit(
+                name="project-monthly-spend",
+                metric=Metric.COST,
+                amount=10 * NANOS_PER_USD,
+                window=CalendarWindow(CalendarUnit.MONTH),
+                per=("project",),
+            ),
+        ),
+    )

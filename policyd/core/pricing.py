@@ -1,0 +1,330 @@
+"""The price book: which price a model has at a moment, and what a usage costs at that price.
+
+A published price is an exact fraction, integer nano-USD for an integer number of units (a million tokens, a thousand
+searches). A `Price` brings all its rates over one common denominator when it is built, so that a cost is one sum of
+integers, divided and rounded up once.
+
+Long-context tiers are cliffs, as all providers here sell them: once the input passes a tier's threshold, the tier's
+rates apply to every token of the exchange.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from math import lcm
+from operator import attrgetter, mul
+from typing import NamedTuple
+
+from policyd.core.money import divide_up
+from policyd.core.usage import KINDS, Usage
+
+NO_TERMS: Mapping[str, str] = {}
+
+_RATE_FALLBACKS: Mapping[str, tuple[str, ...]] = {
+    # A kind without a rate of its own is charged as the more general kind that it is a part of.
+    "input": (),
+    "cached_input": ("input",),
+    "cache_write_5m": ("input",),
+    "cache_write_1h": ("cache_write_5m", "input"),
+    "audio_input": ("input",),
+    "image_input": ("input",),
+    "output": (),
+    "reasoning": ("output",),
+    "audio_output": ("output",),
+    "image_output": ("output",),
+    "web_searches": (),
+}
+
+# The counts of a usage in the order of KINDS.
+_units: Callable[[Usage], tuple[int, ...]] = attrgetter(*KINDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`nanos` nano-USD for `per` units."""
+
+    nanos: int
+    per: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateTier:
+    """The rates by kind of usage that apply once the input has more than `above_input_tokens` tokens."""
+
+    above_input_tokens: int
+    rates: Mapping[str, Rate]
+
+
+class Price:
+    """What one model charges, as one vector of integer rates a tier over a common denominator.
+
+    `tiers` go from the base (`above_input_tokens` 0, always there) upwards; a tier only needs the rates that it
+    changes. A kind that has no rate, nor anything that it is a part of, costs nothing: the output of an embedding.
+    """
+
+    __slots__ = ("_denominator", "_thresholds", "_vectors", "model", "provider")
+
+    def __init__(self, *, provider: str, model: str, tiers: Sequence[RateTier]) -> None:
+        self.provider = provider
+        """The provider whose table the price was found in."""
+        self.model = model
+        """The price book's name of the model."""
+        self._denominator = lcm(*(rate.per for tier in tiers for rate in tier.rates.values()))
+        self._thresholds = tuple(tier.above_input_tokens for tier in tiers)
+        merged: dict[str, Rate] = {}
+        vectors = []
+        for tier in tiers:
+            merged.update(tier.rates)
+            vectors.append(tuple(self._numerator(kind, merged) for kind in KINDS))
+        self._vectors = tuple(vectors)
+
+    def _numerator(self, kind: str, rates: Mapping[str, Rate]) -> int:
+        for name in (kind, *_RATE_FALLBACKS[kind]):
+            if (rate := rates.get(name)) is not None:
+                return rate.nanos * (self._denominator // rate.per)
+        return 0
+
+    def cost_nanos(self, usage: Usage) -> int:
+        """Nano-USD of `usage`, summed exactly and rounded up once."""
+        numerators = self._vector(usage.input_tokens)
+        return divide_up(sum(map(mul, _units(usage), numerators)), self._denominator)
+
+    def rate(self, kind: str, *, input_tokens: int = 0) -> Rate:
+        """The rate of one kind at an input of `input_tokens`, over the price's common denominator."""
+        return Rate(self._vector(input_tokens)[KINDS.index(kind)], self._denominator)
+
+    def dearest(self, kinds: Iterable[str], *, input_tokens: int) -> str:
+        """Which of `kinds` costs most by the unit: what an upper bound has to assume. The first one of equals."""
+        vector = self._vector(input_tokens)
+        return max(kinds, key=lambda kind: vector[KINDS.index(kind)])
+
+    def _vector(self, input_tokens: int) -> tuple[int, ...]:
+        for threshold, vector in zip(reversed(self._thresholds), reversed(self._vectors), strict=True):
+            if input_tokens > threshold:
+                return vector
+        return self._vectors[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """When a price applies: from an instant on, or in a daily interval of UTC time that may pass midnight."""
+
+    starts_at_ms: int | None = None
+    daily_ms: tuple[int, int] | None = None
+
+    def covers(self, at_ms: int) -> bool:
+        if self.starts_at_ms is not None:
+            return at_ms >= self.starts_at_ms
+        if self.daily_ms is not None:
+            start, end = self.daily_ms
+            time_of_day = at_ms % 86_400_000
+            return start <= time_of_day < end if start <= end else (time_of_day >= start or time_of_day < end)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class DatedRates:
+    """A model's rates while `validity` holds."""
+
+    validity: Validity
+    tiers: tuple[RateTier, ...]
+    """From 0 upwards; none if no price is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateVariant:
+    """Rates that replace the standard ones when the request is sold on other `terms` (`service_tier: priority`)."""
+
+    terms: Mapping[str, str]
+    rates: DatedRates
+
+
+class Selection(NamedTuple):
+    """Indices into a model's `dated` rates and its `variants`."""
+
+    dated: int
+    variants: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrices:
+    """Everything the book knows of one model."""
+
+    id: str
+    names: tuple[str, ...]
+    """Names that mean this model, in lower case."""
+    dated: tuple[DatedRates, ...]
+    """At least one. The last one whose validity covers the moment applies; if none does, the first."""
+    variants: tuple[RateVariant, ...] = ()
+    matches: Callable[[str], bool] | None = None
+    """Whether a name in lower case that is not one of `names` means this model too."""
+    context_tokens_max: int | None = None
+
+    def select(self, at_ms: int, terms: Mapping[str, str]) -> Selection:
+        """Which rates apply at a moment and on given terms: the same selection always means the same price."""
+        covering = (index for index in reversed(range(len(self.dated))) if self.dated[index].validity.covers(at_ms))
+        variants: tuple[int, ...] = ()
+        if terms:
+            variants = tuple(
+                index
+                for index, variant in enumerate(self.variants)
+                if variant.rates.validity.covers(at_ms) and variant.terms.items() <= terms.items()
+            )
+        return Selection(next(covering, 0), variants)
+
+    def tiers(self, selection: Selection) -> tuple[RateTier, ...]:
+        """The rates of a selection. Where several variants change one kind's rate, the first one counts."""
+        overrides: dict[str, tuple[RateTier, ...]] = {}
+        for index in selection.variants:
+            variant = self.variants[index].rates.tiers
+            for kind in {kind for tier in variant for kind in tier.rates}:
+                overrides.setdefault(kind, variant)
+        return _replace_rates(self.dated[selection.dated].tiers, overrides)
+
+
+def _replace_rates(
+    standard: tuple[RateTier, ...], overrides: Mapping[str, tuple[RateTier, ...]]
+) -> tuple[RateTier, ...]:
+    """`standard` with each overridden kind's rates, in every tier, taken from the override instead."""
+    tiers: dict[int, dict[str, Rate]] = {}
+    for tier in standard:
+        kept = {kind: rate for kind, rate in tier.rates.items() if kind not in overrides}
+        tiers.setdefault(tier.above_input_tokens, {}).update(kept)
+    for kind, replacement in overrides.items():
+        for tier in replacement:
+            if kind in tier.rates:
+                tiers.setdefault(tier.above_input_tokens, {})[kind] = tier.rates[kind]
+    return tuple(RateTier(above, tiers[above]) for above in sorted(tiers))
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderPrices:
+    """One provider's models, and the providers whose models it sells at their standard prices."""
+
+    id: str
+    models: tuple[ModelPrices, ...]
+    """In order of precedence: a name means the first model that it fits."""
+    fallbacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PricedModel:
+    """A model that the book has a price for, at one moment and on given terms."""
+
+    price: Price
+    context_tokens_max: int | None
+    """The most tokens that input and output can have together; `None` where it is not published."""
+
+
+_MAKERS = ("openai", "anthropic", "google")
+_NAME_CHARS_MAX = 512
+_REMEMBERED_NAMES_MAX = 4096
+
+
+class PriceBook:
+    """Finds prices. Immutable but for a bounded memory of what was looked up."""
+
+    def __init__(self, providers: Iterable[ProviderPrices], *, version: str) -> None:
+        self.version = version
+        """Where the prices come from and when, for people."""
+        self._catalogues = {provider.id: _Catalogue(provider) for provider in providers}
+        self._models: dict[tuple[str, str], tuple[str, ModelPrices] | None] = {}
+        # As many as the book has prices: a selection depends on the terms only by the variants that they choose.
+        self._priced: dict[tuple[str, str, Selection], PricedModel | None] = {}
+
+    def find(self, *, provider: str, model: str, at_ms: int, terms: Mapping[str, str] = NO_TERMS) -> PricedModel | None:
+        """The price of `model` at `provider` (a genai-prices id) at a moment, on given terms; `None` if none is known.
+
+        A provider that the book does not list (an OpenAI-compatible vendor of the operator's own) has no prices: its
+        model names say nothing about what it charges. Nor has a model that the book lists without a rate for any kind
+        of usage: it may be free, but as well be part of a subscription or sold by the page.
+        """
+        found = self._model(provider, model)
+        if found is None:
+            return None
+        owner, prices = found
+        # A reseller takes over the maker's standard prices, but not its service tiers.
+        selection = prices.select(at_ms, terms if owner == provider else NO_TERMS)
+        key = (owner, prices.id, selection)
+        if key not in self._priced:
+            self._priced[key] = _price(owner, prices, selection)
+        return self._priced[key]
+
+    def find_anywhere(self, *, model: str, at_ms: int) -> PricedModel | None:
+        """The price of `model` at the first provider that has one, makers before resellers: for `price_as`."""
+        for provider in dict.fromkeys((*_MAKERS, *self._catalogues)):
+            if (found := self.find(provider=provider, model=model, at_ms=at_ms)) is not None:
+                return found
+        return None
+
+    def _model(self, provider: str, model: str) -> tuple[str, ModelPrices] | None:
+        # Model names come from clients: neither a name nor the number of names may grow the memory without bound.
+        if provider not in self._catalogues or len(model) > _NAME_CHARS_MAX:
+            return None
+        key = (provider, model)
+        if key not in self._models:
+            if len(self._models) >= _REMEMBERED_NAMES_MAX:
+                self._models.clear()
+            self._models[key] = self._search(provider, model)
+        return self._models[key]
+
+    def _search(self, provider: str, model: str) -> tuple[str, ModelPrices] | None:
+        owners = (provider, *self._catalogues[provider].fallbacks)
+        for name in model_names(model):
+            for owner in owners:
+                if (catalogue := self._catalogues.get(owner)) and (prices := catalogue.find(name)):
+                    return owner, prices
+        return None
+
+
+class _Catalogue:
+    """Finds what a name means among one provider's models, as if each were asked in turn."""
+
+    __slots__ = ("_matchers", "_models", "_positions", "fallbacks")
+
+    def __init__(self, provider: ProviderPrices) -> None:
+        self.fallbacks = provider.fallbacks
+        self._models = provider.models
+        self._positions: dict[str, int] = {}
+        for position, model in enumerate(provider.models):
+            for name in model.names:
+                self._positions.setdefault(name, position)
+        self._matchers = tuple(
+            (position, model.matches) for position, model in enumerate(provider.models) if model.matches is not None
+        )
+
+    def find(self, name: str) -> ModelPrices | None:
+        named = self._positions.get(name, len(self._models))
+        for position, matches in self._matchers:
+            if position >= named:
+                break
+            if matches(name):
+                return self._models[position]
+        return self._models[named] if named < len(self._models) else None
+
+
+def _price(owner: str, prices: ModelPrices, selection: Selection) -> PricedModel | None:
+    tiers = prices.tiers(selection)
+    if not any(tier.rates for tier in tiers):
+        return None
+    return PricedModel(Price(provider=owner, model=prices.id, tiers=tiers), prices.context_tokens_max)
+
+
+_COMPACT_DATE = re.compile(r"-(20[0-9]{2})([0-9]{2})([0-9]{2})(?=[-:]|$)")
+
+
+def model_names(model: str) -> tuple[str, ...]:
+    """The names to look a model up by, in turn: as sent, and with a compact date (`-20260131`) written with dashes."""
+    name = model.lower()
+    dashed = _COMPACT_DATE.sub(_dashed_date, name)
+    return (name,) if dashed == name else (name, dashed)
+
+
+def _dashed_date(compact: re.Match[str]) -> str:
+    try:
+        return f"-{date(*map(int, compact.groups())).isoformat()}"
+    except ValueError:  # eight digits that are no date
+        return compact[0]

@@ -1,0 +1,189 @@
+"""Estimates: from a request's facts to what it is expected to cost and the most that it can.
+
+Joins the token counter and the price book under the policy's rules for models without a price and replies without a
+bound. It knows of no limits and holds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from policyd.core.attributes import REQUEST_ATTRIBUTES
+from policyd.core.errors import ModelUnpriced, OutputUnbounded
+from policyd.core.estimate import Confidence, Estimate
+from policyd.core.ledger import Amounts
+from policyd.core.money import divide_up
+from policyd.core.policy import Metric, Policy, Unbounded, UnknownModel, UnknownModelAction
+from policyd.core.pricing import Price, PriceBook, PricedModel
+from policyd.core.record import Record
+from policyd.core.usage import Usage
+from policyd.providers.base import CacheWrite, RequestFacts
+from policyd.tokens import TokenCount, TokenCounter
+
+EXPECTED_OUTPUT_PERCENT_BOUNDED = 75
+"""Share of the client's own maximum that a reply is expected to fill."""
+
+EXPECTED_OUTPUT_PERCENT_UNBOUNDED = 50
+"""Share of `default_max_output_tokens` that a reply without a maximum is expected to fill."""
+
+COUNT_INLINE_CHARACTERS_MAX = 32_768
+"""Longest prompt that is counted on the event loop (a few milliseconds); longer ones are counted in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request that wants to run: what it is, and what it is attributed to."""
+
+    request_id: str
+    provider: str
+    endpoint: str
+    facts: RequestFacts
+    identity: Mapping[str, str]
+    policy: Policy
+    """The snapshot that the exchange began with."""
+    input_tokens: int | None = None
+    """As the caller counted them; `None`: the prompt in `facts` has to be counted."""
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Identity and what the request itself says."""
+        itself = dict(zip(REQUEST_ATTRIBUTES, (self.provider, self.facts.model, self.endpoint), strict=True))
+        return {**self.identity, **itself}
+
+
+class Estimator:
+    def __init__(self, *, prices: PriceBook, counter: TokenCounter) -> None:
+        self._prices = prices
+        self.counter = counter
+
+    async def estimate(self, ask: Ask, *, now_ms: int) -> Estimate:
+        """What the request is expected to cost and the most that it can, at the prices of `now_ms`.
+
+        Raises `ModelUnpriced` or `OutputUnbounded` where the policy refuses such requests.
+        """
+        policy, facts = ask.policy, ask.facts
+        if facts.max_output_tokens is None and policy.unbounded is Unbounded.DENY:
+            raise OutputUnbounded("the request gives no maximum for its output, and the policy asks for one")
+        priced = self._priced(ask, now_ms=now_ms)
+        price = priced.price if priced is not None else None
+        count = await self._count(ask)
+        if facts.max_output_tokens is not None:
+            bound = facts.max_output_tokens
+            expected_output = bound * EXPECTED_OUTPUT_PERCENT_BOUNDED // 100
+            confidence = Confidence.HIGH
+        else:
+            bound = _default_output_bound(policy, priced, input_tokens=count.tokens)
+            expected_output = min(bound, policy.default_max_output_tokens * EXPECTED_OUTPUT_PERCENT_UNBOUNDED // 100)
+            confidence = Confidence.MEDIUM
+        return Estimate(
+            price=price,
+            expected=Usage(input=count.tokens, output=expected_output * facts.choices),
+            maximum=_maximum(price, facts, input_tokens=count.upper_bound, output_tokens=bound * facts.choices),
+            confidence=confidence if count.exact else Confidence.LOW,
+            bounded=facts.max_output_tokens is not None or policy.unbounded is Unbounded.SET_MAXIMUM,
+        )
+
+    def estimate_again(self, record: Record, policy: Policy) -> Estimate:
+        """The estimate that a reservation was made with, at the price of its moment.
+
+        A model that the policy has come to refuse since is charged at the careful guess, so that it can be settled.
+        """
+        unknown = policy.unknown_model
+        if unknown.action is UnknownModelAction.DENY:
+            unknown = UnknownModel()
+        priced = self._price(
+            provider=record.provider, model=record.model, terms=record.terms, at_ms=record.at_ms, unknown=unknown
+        )
+        return Estimate(
+            price=priced.price if priced is not None else None,
+            expected=record.expected or Usage(),
+            maximum=record.maximum or Usage(),
+            confidence=Confidence(record.confidence or Confidence.LOW),
+            bounded=False,
+        )
+
+    def price_asked(self, ask: Ask, *, now_ms: int) -> Price | None:
+        """The price of the model that is asked for; `None` for one that the policy makes free. Raises
+        `ModelUnpriced`."""
+        priced = self._priced(ask, now_ms=now_ms)
+        return priced.price if priced is not None else None
+
+    def price_served(
+        self, record: Record, asked: Price | None, *, response_model: str | None, terms: Mapping[str, str]
+    ) -> Price | None:
+        """The price of the model and the terms that served; of those that were asked for where the reply names none.
+
+        It is the price of the request's moment, whenever the reply came.
+        """
+        model = response_model or record.model
+        if asked is None or (model == record.model and not terms):
+            return asked
+        all_terms = {**record.terms, **terms}
+        named = self._prices.find(provider=record.provider, model=model, at_ms=record.at_ms, terms=all_terms)
+        return named.price if named is not None else asked
+
+    def _priced(self, ask: Ask, *, now_ms: int) -> PricedModel | None:
+        return self._price(
+            provider=ask.provider,
+            model=ask.facts.model,
+            terms=ask.facts.terms,
+            at_ms=now_ms,
+            unknown=ask.policy.unknown_model,
+        )
+
+    def _price(
+        self, *, provider: str, model: str, terms: Mapping[str, str], at_ms: int, unknown: UnknownModel
+    ) -> PricedModel | None:
+        found = self._prices.find(provider=provider, model=model, at_ms=at_ms, terms=terms)
+        if found is not None:
+            return found
+        if unknown.action is UnknownModelAction.FREE:
+            return None
+        if unknown.action is UnknownModelAction.PRICE_AS and unknown.model is not None:
+            # The guess's context window says nothing about the model's own.
+            guess = self._prices.find_anywhere(model=unknown.model, at_ms=at_ms)
+            if guess is not None:
+                return replace(guess, context_tokens_max=None)
+        raise ModelUnpriced(f"the model {model!r} has no known price at {provider}")
+
+    async def _count(self, ask: Ask) -> TokenCount:
+        if ask.input_tokens is not None:
+            return TokenCount(tokens=ask.input_tokens, upper_bound=ask.input_tokens, exact=True)
+        prompt = ask.facts.prompt
+        characters = sum(map(len, prompt.texts))
+        if characters <= COUNT_INLINE_CHARACTERS_MAX:
+            return self.counter.count_prompt(prompt, provider=ask.provider, model=ask.facts.model)
+        return await asyncio.to_thread(self.counter.count_prompt, prompt, provider=ask.provider, model=ask.facts.model)
+
+
+def output_token_amounts(estimate: Estimate) -> Amounts:
+    """What one more output token holds in every metric. Nano-USD are rounded up, so that a hold never falls short."""
+    cost = 0
+    if estimate.price is not None:
+        input_tokens = estimate.maximum.input_tokens
+        kind = estimate.price.dearest(("output", "reasoning"), input_tokens=input_tokens)
+        rate = estimate.price.rate(kind, input_tokens=input_tokens)
+        cost = divide_up(rate.nanos, rate.per)
+    return {Metric.COST: cost, Metric.TOKENS: 1, Metric.OUTPUT_TOKENS: 1}
+
+
+def _default_output_bound(policy: Policy, priced: PricedModel | None, *, input_tokens: int) -> int:
+    """What is held for the output of a request without a maximum: the model's own maximum, as far as its context window
+    tells it, or `default_max_output_tokens` where that is less."""
+    bound = policy.default_max_output_tokens
+    if priced is not None and priced.context_tokens_max is not None:
+        bound = min(bound, max(1, priced.context_tokens_max - input_tokens))
+    return bound
+
+
+def _maximum(price: Price | None, facts: RequestFacts, *, input_tokens: int, output_tokens: int) -> Usage:
+    """The dearest usage that the request can lead to: all input as the dearest kind it can be, the output likewise."""
+    input_kind, output_kind = "input", "output"
+    if price is not None:
+        writes = () if facts.cache_write is CacheWrite.NONE else (facts.cache_write.value,)
+        input_kind = price.dearest(("input", *writes), input_tokens=input_tokens)
+        output_kind = price.dearest(("output", "reasoning"), input_tokens=input_tokens)
+    kinds = {input_kind: input_tokens, output_kind: output_tokens}
+    return Usage(**kinds, web_searches=facts.web_searches_max)

@@ -1,0 +1,188 @@
+"""The form of the price table, and its reader.
+
+The table is JSON with one model a line, so that a change of prices reads well in a diff:
+
+    {"source":"genai-prices 1.2.3","providers":[
+    {"id":"acme","fallbacks":["openai"],"models":[
+    {"id":"large","names":["large","large-latest"],"prices":[{"tiers":[[0,{"input":[3000000000,1000000]}]]}]},
+    {"id":"small","patterns":[["starts_with","small-"]],"prices":[{"tiers":[[0,{"input":[500000000,1000000]}]]}]}
+    ]}
+    ]}
+
+A rate is `[nanos, per]`: integer nano-USD for an integer number of units, so that every published price is exact. A
+tier is `[above_input_tokens, rates]`. The types below are the whole form, and reading holds the table against them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import date, time, timedelta
+from pathlib import Path
+
+import msgspec
+
+from policyd.core.pricing import (
+    DatedRates,
+    ModelPrices,
+    PriceBook,
+    ProviderPrices,
+    Rate,
+    RateTier,
+    RateVariant,
+    Validity,
+)
+
+TABLE_PATH = Path(__file__).with_name("data") / "prices.json"
+
+
+class StartsWith(msgspec.Struct, frozen=True, array_like=True, tag="starts_with"):
+    text: str
+
+    def matches(self, name: str) -> bool:
+        return name.startswith(self.text)
+
+
+class EndsWith(msgspec.Struct, frozen=True, array_like=True, tag="ends_with"):
+    text: str
+
+    def matches(self, name: str) -> bool:
+        return name.endswith(self.text)
+
+
+class Contains(msgspec.Struct, frozen=True, array_like=True, tag="contains"):
+    text: str
+
+    def matches(self, name: str) -> bool:
+        return self.text in name
+
+
+class Regex(msgspec.Struct, frozen=True, array_like=True, tag="regex"):
+    """A regular expression to be found in the name. `re` compiles it on first use and remembers it."""
+
+    regex: str
+
+    def matches(self, name: str) -> bool:
+        return re.search(self.regex, name) is not None
+
+
+class AllOf(msgspec.Struct, frozen=True, array_like=True, tag="all_of"):
+    patterns: tuple[Pattern, ...]
+
+    def matches(self, name: str) -> bool:
+        return all(pattern.matches(name) for pattern in self.patterns)
+
+
+Pattern = StartsWith | EndsWith | Contains | Regex | AllOf
+"""A condition on a model's name in lower case."""
+
+Tier = tuple[int, dict[str, tuple[int, int]]]
+"""Above how many input tokens, and the rates by kind."""
+
+
+class Prices(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Rates, and since which UTC day or between which UTC times of day they apply; always if neither is given."""
+
+    since: date | None = None
+    daily: tuple[time, time] | None = None
+    tiers: tuple[Tier, ...] = ()
+    """From 0 upwards; none if there is no rate for any kind of usage."""
+
+
+class Variant(Prices, frozen=True, kw_only=True, omit_defaults=True):
+    """Rates for requests on other terms than the standard ones."""
+
+    terms: dict[str, str]
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One model, meant by any of `names` and by every name that one of `patterns` matches, all in lower case."""
+
+    id: str
+    names: tuple[str, ...] = ()
+    patterns: tuple[Pattern, ...] = ()
+    context_tokens_max: int | None = None
+    prices: tuple[Prices, ...]
+    """At least one. The last one that applies counts; if none does, the first."""
+    variants: tuple[Variant, ...] = ()
+    """For each kind of usage the first one counts that applies and has a rate for it."""
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One provider; the order of its models is their precedence."""
+
+    id: str
+    fallbacks: tuple[str, ...] = ()
+    models: tuple[Model, ...]
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """All prices. `source` names the package that they come from and its version."""
+
+    source: str
+    providers: tuple[Provider, ...]
+
+
+def load_price_book() -> PriceBook:
+    """The published prices. Takes some tens of milliseconds: once a process is enough."""
+    return price_book(read_table())
+
+
+def read_table() -> Table:
+    """The table that ships with the package."""
+    return msgspec.json.decode(TABLE_PATH.read_bytes(), type=Table)
+
+
+def price_book(table: Table) -> PriceBook:
+    """The price book that a table describes."""
+    return PriceBook(map(_provider, table.providers), version=table.source)
+
+
+def _provider(provider: Provider) -> ProviderPrices:
+    return ProviderPrices(provider.id, tuple(map(_model, provider.models)), provider.fallbacks)
+
+
+def _model(model: Model) -> ModelPrices:
+    return ModelPrices(
+        id=model.id,
+        names=model.names,
+        matches=_any_of(model.patterns),
+        context_tokens_max=model.context_tokens_max,
+        dated=tuple(map(_dated, model.prices)),
+        variants=tuple(RateVariant(variant.terms, _dated(variant)) for variant in model.variants),
+    )
+
+
+def _any_of(patterns: tuple[Pattern, ...]) -> Callable[[str], bool] | None:
+    match patterns:
+        case ():
+            return None
+        case (pattern,):
+            return pattern.matches
+        case _:
+            return lambda name: any(pattern.matches(name) for pattern in patterns)
+
+
+def _dated(prices: Prices) -> DatedRates:
+    tiers = tuple(
+        RateTier(above, {kind: Rate(nanos, per) for kind, (nanos, per) in rates.items()})
+        for above, rates in prices.tiers
+    )
+    return DatedRates(_validity(prices), tiers)
+
+
+def _validity(prices: Prices) -> Validity:
+    starts_at_ms = None if prices.since is None else _milliseconds(prices.since - _EPOCH)
+    daily_ms = None if prices.daily is None else (_time_of_day_ms(prices.daily[0]), _time_of_day_ms(prices.daily[1]))
+    return Validity(starts_at_ms, daily_ms)
+
+
+_EPOCH = date(1970, 1, 1)
+
+
+def _time_of_day_ms(at: time) -> int:
+    return _milliseconds(timedelta(hours=at.hour, minutes=at.minute, seconds=at.second, microseconds=at.microsecond))
+
+
+def _milliseconds(length: timedelta) -> int:
+    return length // timedelta(milliseconds=1)

@@ -1,0 +1,98 @@
+"""Anthropic messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from policyd.core.errors import BodyUnreadable
+from policyd.providers.anthropic_prompt import AnthropicPrompt
+from policyd.providers.anthropic_reply import AnthropicReply
+from policyd.providers.base import OUTPUT_TOKENS_MAX, ErrorInfo, RequestEdits, RequestFacts, Vendor
+from policyd.providers.framing.json_edit import remove_member, set_member
+from policyd.providers.request_body import (
+    Json,
+    decode_request,
+    fields_at,
+    optional_boolean,
+    optional_integer,
+    optional_objects,
+    optional_text,
+    required_objects,
+    required_text,
+)
+
+_DECISIVE = ("model", "max_tokens", "messages", "system", "tools", "stream", "speed")
+
+_SEARCHES_UNLIMITED = 10
+"""The most searches that are held for where the request sets no `max_uses`: after so many rounds of its own tools
+Anthropic pauses the turn."""
+
+
+class AnthropicMessages:
+    """The `WireFormat` of Anthropic messages. Its replies always carry usage."""
+
+    name = "anthropic-messages"
+    exact_vocabulary = False
+
+    def read_request(self, body: bytes, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
+        document = decode_request(body, decisive=_DECISIVE)
+        try:
+            return _facts(document, identity=identity_fields)
+        except RecursionError:
+            raise BodyUnreadable("the body is nested too deeply") from None
+
+    def edit_request(self, body: bytes, edits: RequestEdits, *, vendor: Vendor) -> bytes:
+        for path in edits.strip_fields:
+            body = remove_member(body, path.split("."))
+        if edits.max_output_tokens is not None:
+            body = set_member(body, ("max_tokens",), b"%d" % edits.max_output_tokens)
+        return body
+
+    def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> AnthropicReply:
+        return AnthropicReply()
+
+    def error_body(self, error: ErrorInfo) -> bytes:
+        kind = _ERROR_TYPES.get(error.status) or ("api_error" if error.status >= 500 else "invalid_request_error")
+        fields = {"type": kind, "message": error.message, "policyd": error.policyd}
+        return msgspec.json.encode({"type": "error", "error": fields})
+
+    def error_event(self, error: ErrorInfo) -> bytes:
+        return b"event: error\ndata: " + self.error_body(error) + b"\n\n"
+
+
+def _facts(document: Json, *, identity: Sequence[str]) -> RequestFacts:
+    tools = optional_objects(document, "tools")
+    read = AnthropicPrompt(document, messages=required_objects(document, "messages"), tools=tools)
+    speed = optional_text(document, "speed")
+    return RequestFacts(
+        model=required_text(document, "model"),
+        streamed=optional_boolean(document, "stream") or False,
+        prompt=read.prompt,
+        max_output_tokens=optional_integer(document, "max_tokens", minimum=0, maximum=OUTPUT_TOKENS_MAX),
+        cache_write=read.cache_write,
+        web_searches_max=sum(_web_searches(tool, inside=f"tools[{index}].") for index, tool in enumerate(tools)),
+        terms={"speed": speed} if speed else {},
+        fields=fields_at(document, identity),
+    )
+
+
+def _web_searches(tool: Json, *, inside: str) -> int:
+    if not str(tool.get("type")).startswith("web_search"):
+        return 0
+    uses = optional_integer(tool, "max_uses", minimum=0, maximum=1_000_000, inside=inside)
+    return _SEARCHES_UNLIMITED if uses is None else uses
+
+
+_ERROR_TYPES = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}

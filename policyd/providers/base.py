@@ -1,0 +1,235 @@
+"""What a wire format is: how one provider's requests and replies are read, and how it words a refusal.
+
+A wire format is pure: bytes in, facts out. It knows nothing of money, limits or Envoy. Each lives in a module of its
+own and is registered in `policyd.providers.registry`.
+
+Reading never trusts: every field may be missing, of another type, negative or huge. A request that cannot be read
+raises `BodyUnreadable`; a reply that cannot be read leaves its facts unset and never raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from policyd.core.usage import Usage
+from policyd.providers.framing.sse import SseFrame
+
+OUTPUT_TOKENS_MAX = 100_000_000
+"""More output than any provider serves: a larger maximum in a request is refused, so that no cost leaves 64 bits."""
+
+
+class Detail(StrEnum):
+    """How finely a provider is asked to look at an image."""
+
+    AUTO = "auto"
+    LOW = "low"
+    HIGH = "high"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image of the prompt."""
+
+    head: bytes
+    """The image's first bytes, enough for its dimensions; empty for one given by address."""
+    detail: Detail = Detail.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What has to be counted to know a request's input tokens. Held in memory until it is counted, never stored."""
+
+    texts: tuple[str, ...]
+    """Every piece of text that the provider turns into tokens, as it does so: each piece is counted by itself."""
+    overhead_tokens: int = 0
+    """Tokens that the provider adds around the pieces (roles, separators)."""
+    images: tuple[Image, ...] = ()
+    unread_bytes: int = 0
+    """Bytes of parts that cannot be counted (audio, documents); bounded by their size."""
+    exact: bool = True
+    """Whether counting the pieces exactly gives what the provider will report."""
+
+
+class CacheWrite(StrEnum):
+    """Which cache writes a request can cause: what an upper bound has to price its input as."""
+
+    NONE = "none"
+    SHORT = "cache_write_5m"
+    LONG = "cache_write_1h"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """What a request's body says, as far as pricing and metering need it."""
+
+    model: str
+    streamed: bool
+    prompt: Prompt
+    max_output_tokens: int | None
+    """The client's own maximum for one choice; `None` where it gave none."""
+    choices: int = 1
+    """How many replies are generated for one prompt."""
+    usage_requested: bool = True
+    """Whether the reply will carry usage as the request stands."""
+    cache_write: CacheWrite = CacheWrite.NONE
+    web_searches_max: int = 0
+    """The most web searches that the provider can run, and charge for, to answer it."""
+    terms: Mapping[str, str] = field(default_factory=dict)
+    """Terms that change the price (`service_tier`), as the price book names them."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """The identity body fields that are present, by dotted path; numbers and booleans as JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEdits:
+    """What policy changes in a request's body. Everything else stays byte for byte the client's."""
+
+    request_usage: bool = False
+    """Ask the provider to report usage in the stream."""
+    max_output_tokens: int | None = None
+    """Set as the request's own maximum."""
+    strip_fields: tuple[str, ...] = ()
+    """Identity body fields to take out, as dotted paths."""
+
+
+class ReplyReader(Protocol):
+    """Reads one reply and keeps what it says. Fed either one document or the frames of a stream, in order."""
+
+    @property
+    def document_members(self) -> tuple[str, ...]:
+        """The top-level members that `read_document` needs where the whole reply is too large to be kept."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider has reported so far; `None` until it reported anything. Explicit zeros stay zeros."""
+        ...
+
+    @property
+    def usage_complete(self) -> bool:
+        """Whether `usage` is the whole exchange's: input and output, final.
+
+        Until then it is what the provider had counted when it last reported: a stream that ends early may owe more
+        output than that, so the larger of it and the output that was seen is the better number.
+        """
+        ...
+
+    @property
+    def model(self) -> str | None:
+        """The model that the reply names."""
+        ...
+
+    @property
+    def terms(self) -> Mapping[str, str]:
+        """Terms that the reply says were applied (`service_tier`); each overrides the request's of the same name."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """The type or code of an error that the reply carries, inside a 200 stream too. Never its message."""
+        ...
+
+    def read_document(self, document: Mapping[str, Any], *, partial: bool = False) -> None:
+        """Takes a JSON reply. `partial`: it holds only `document_members`, as far as the reply has them."""
+        ...
+
+    def read_frame(self, frame: SseFrame) -> bool:
+        """Takes one event of a stream; returns whether the client may see it.
+
+        False for an event that is there only because policyd asked for usage on the client's behalf.
+        """
+        ...
+
+    def take_text(self) -> str:
+        """The output text (reasoning and tool calls included) that came since the last call; it is not kept."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """A refusal to be worded in a provider's own error shape.
+
+    `policyd` is put into the error object under that name; it holds JSON-ready values.
+    """
+
+    status: int
+    reason: str
+    message: str
+    policyd: Mapping[str, Any] = field(default_factory=dict)
+
+
+class WireFormat(Protocol):
+    """One provider's wire format for one kind of endpoint."""
+
+    name: str
+    """`openai-chat`, `anthropic-messages`, ..."""
+    exact_vocabulary: bool
+    """Whether the models behind it use a public vocabulary, so that text can be counted exactly."""
+
+    def read_request(self, body: bytes, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
+        """Reads a request. Raises `BodyUnreadable` for one that the provider could not serve either."""
+        ...
+
+    def edit_request(self, body: bytes, edits: RequestEdits, *, vendor: Vendor) -> bytes:
+        """`body`, which `read_request` has read, with `edits` spliced in."""
+        ...
+
+    def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> ReplyReader:
+        """A reader for the reply to `facts`. `usage_added`: usage was asked for by policyd and not by the client."""
+        ...
+
+    def error_body(self, error: ErrorInfo) -> bytes:
+        """A JSON body in the provider's error shape."""
+        ...
+
+    def error_event(self, error: ErrorInfo) -> bytes:
+        """Bytes that end an event stream with an error, as the provider would, framing included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """One row of the vendor table: who answers, where, and how it deviates from the wire format's maker."""
+
+    id: str
+    """As genai-prices names it, where it does."""
+    hosts: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
+    """Base paths of its endpoints, beside those that are common."""
+    chat: bool = True
+    """Whether it serves OpenAI chat completions."""
+    messages: bool = False
+    """Whether it serves Anthropic messages."""
+    stream_options: bool = True
+    """Whether a stream reports usage only where `stream_options.include_usage` asks for it.
+
+    False for a vendor that reports it unasked, whether it would accept the field or not.
+    """
+    output_maximum: str = "max_tokens"
+    """The member of a chat completion request by which policy sets the maximum of its output."""
+    exact_prompts: bool = False
+    """Whether its models see a prompt as the wire format's maker documents it, so that it can be counted exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a request goes. `wire` is `None` for an endpoint that costs nothing (a list of models, a token count)."""
+
+    vendor: Vendor
+    name: str
+    """`chat.completions`, `messages`, `models`, ...: the `endpoint` attribute."""
+    wire: WireFormat | None
+    error_wire: WireFormat
+    """Who words a refusal on this endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownEndpoint:
+    """A request to a known vendor for which no wire format is known: what it would cost cannot be told."""
+
+    vendor: Vendor
+    error_wire: WireFormat
+    """Who words its refusal."""

@@ -1,0 +1,1 @@
+"""Framings: bytes in any chunking to whole events. Sans-IO; a framer keeps what is incomplete and nothing else."""

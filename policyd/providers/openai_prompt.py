@@ -1,0 +1,228 @@
+"""What OpenAI's models are given for a chat completion request: which texts, and the tokens around them.
+
+The chat format is the one of OpenAI's cookbook ("How to count tokens with tiktoken"): three tokens around every
+message, one for a name, three that open the reply; the role is a text of its own. What the cookbook leaves out was
+measured on recorded requests whose input count OpenAI reported: how tool definitions, tool calls and answer schemas are
+written out, and how the reasoning models differ. Where the measurements scatter, the upper end stands here, because too
+low a count would let a budget be overspent.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from policyd.providers.base import Prompt
+from policyd.providers.prompt_builder import PromptBuilder
+from policyd.providers.request_body import Json
+
+_MESSAGE_TOKENS = 3
+_NAME_TOKENS = 1
+_TOOL_CALL_TOKENS = 8
+_PARALLEL_CALLS_TOKENS = 12
+_PARALLEL_CALL_TOKENS = 12
+_TOOL_CHOICE_TOKENS = 7
+_SCHEMA_TOKENS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """How a family of models is given a chat, in tokens."""
+
+    reply: int
+    """What opens the reply."""
+    earlier_reply: int
+    """What an earlier reply costs beyond any other message: the channel that it was given in."""
+    tools: int
+    """What the definitions of tools are wrapped in."""
+
+
+_CLASSIC = _Family(reply=3, earlier_reply=0, tools=9)
+_O_SERIES = _Family(reply=2, earlier_reply=2, tools=11)
+_GPT_5 = _Family(reply=2, earlier_reply=2, tools=93)
+
+_FAMILIES = (
+    (re.compile(r"o\d"), _O_SERIES),
+    (re.compile(r"gpt-(?:[5-9]|\d\d)"), _GPT_5),
+)
+
+
+def read_prompt(document: Json, messages: list[Json], *, model: str, exact: bool) -> Prompt:
+    """The prompt of a chat completion request. `exact`: the vendor's models are given it as OpenAI's are."""
+    family = _family(model)
+    builder = PromptBuilder(exact=exact)
+    builder.overhead_tokens = family.reply
+    for message in messages:
+        _add_message(builder, message, family)
+    _add_tools(builder, document, family)
+    _add_options(builder, document)
+    return builder.prompt()
+
+
+def _family(model: str) -> _Family:
+    name = model.rpartition("/")[2]
+    return next((family for pattern, family in _FAMILIES if pattern.match(name)), _CLASSIC)
+
+
+def _add_message(builder: PromptBuilder, message: Json, family: _Family) -> None:
+    role = message.get("role")
+    builder.overhead_tokens += _MESSAGE_TOKENS + (family.earlier_reply if role == "assistant" else 0)
+    builder.text(role)
+    if message.get("name") is not None:
+        # Measured: on some messages a name costs its separator, on others not.
+        builder.exact = False
+        builder.overhead_tokens += _NAME_TOKENS
+        builder.text(message["name"])
+    _add_content(builder, message.get("content"))
+    builder.text(message.get("refusal"))
+    _add_tool_calls(builder, message)
+    if role in ("tool", "function") or message.get("audio") is not None:
+        builder.exact = False
+
+
+def _add_content(builder: PromptBuilder, content: Any) -> None:
+    if not isinstance(content, list):
+        builder.text(content)
+        return
+    for part in content:
+        if isinstance(part, dict):
+            _add_part(builder, part)
+        else:
+            builder.text(part)
+
+
+def _add_part(builder: PromptBuilder, part: Json) -> None:
+    match part.get("type"):
+        case "text" | "refusal" as kind:
+            builder.text(part.get(kind))
+        case "image_url":
+            image = part.get("image_url")
+            if isinstance(image, dict):
+                builder.image_url(image.get("url"), image.get("detail"))
+            else:
+                builder.image_url(image)
+        case "input_audio" | "file" as kind:
+            media = part.get(kind)
+            encoded = media.get("data") or media.get("file_data") if isinstance(media, dict) else None
+            builder.unread_base64(encoded)
+        case _:
+            builder.unread(part)
+
+
+def _add_tool_calls(builder: PromptBuilder, message: Json) -> None:
+    """The calls of an earlier reply; `function_call` is the older form of a single one."""
+    calls = message.get("tool_calls")
+    named = [message.get("function_call")]
+    if isinstance(calls, list):
+        named += [call.get("function") or call.get("custom") for call in calls if isinstance(call, dict)]
+    called = [call for call in named if isinstance(call, dict)]
+    if not called:
+        return
+    builder.exact = False
+    for call in called:
+        builder.text(call.get("name"))
+        builder.text(call.get("arguments"))
+        builder.text(call.get("input"))
+    if len(called) == 1:
+        builder.overhead_tokens += _TOOL_CALL_TOKENS
+    else:
+        builder.overhead_tokens += _PARALLEL_CALLS_TOKENS + _PARALLEL_CALL_TOKENS * len(called)
+
+
+def _add_tools(builder: PromptBuilder, document: Json, family: _Family) -> None:
+    tools = document.get("tools")
+    functions = document.get("functions")
+    if not tools and not functions:
+        return
+    builder.exact = False
+    builder.overhead_tokens += family.tools
+    declared = list(functions) if isinstance(functions, list) else []
+    for tool in tools if isinstance(tools, list) else []:
+        if isinstance(tool, dict) and isinstance(tool.get("function"), dict):
+            declared.append(tool["function"])
+        else:
+            builder.json(tool)
+    builder.text(render_functions([function for function in declared if isinstance(function, dict)]))
+    choice = document.get("tool_choice") or document.get("function_call")
+    if isinstance(choice, dict):
+        chosen = choice.get("function", choice)
+        builder.overhead_tokens += _TOOL_CHOICE_TOKENS
+        builder.text(chosen.get("name") if isinstance(chosen, dict) else chosen)
+
+
+def _add_options(builder: PromptBuilder, document: Json) -> None:
+    response_format = document.get("response_format")
+    if isinstance(response_format, dict) and response_format.get("json_schema") is not None:
+        builder.overhead_tokens += _SCHEMA_TOKENS
+        builder.json(response_format["json_schema"])
+    if any(document.get(option) is not None for option in _INEXACT_OPTIONS):
+        builder.exact = False
+
+
+_INEXACT_OPTIONS = ("web_search_options", "prediction", "audio", "plugins")
+
+
+def render_functions(functions: list[Json]) -> str:
+    """The TypeScript-like text in which OpenAI's models are told of functions; its form is known from experiment."""
+    lines = ["namespace functions {", ""]
+    for function in functions:
+        lines += _comment(function.get("description"))
+        parameters = function.get("parameters")
+        properties = _properties(parameters) if isinstance(parameters, dict) else []
+        if properties:
+            lines += [f"type {function.get('name')} = (_: {{", *properties, "}) => any;", ""]
+        else:
+            lines += [f"type {function.get('name')} = () => any;", ""]
+    lines.append("} // namespace functions")
+    return "\n".join(lines)
+
+
+def _comment(text: Any) -> list[str]:
+    return [f"// {line}" for line in text.splitlines()] if isinstance(text, str) else []
+
+
+def _properties(schema: Json) -> list[str]:
+    properties = schema.get("properties")
+    required = schema.get("required")
+    lines = []
+    for name, value in properties.items() if isinstance(properties, dict) else ():
+        if isinstance(value, dict):
+            lines += [*_comment(value.get("title")), *_comment(value.get("description"))]
+            mark = "" if isinstance(required, list) and name in required else "?"
+            default = f" // default: {_json(value['default'])}" if "default" in value else ""
+            lines.append(f"{name}{mark}: {_type(value)},{default}")
+    for shared in ("$defs", "definitions"):
+        if shared in schema:
+            lines.append(_json(schema[shared]))
+    return lines
+
+
+def _type(schema: Any) -> str:
+    """The type that a JSON schema describes; one that no type is known for stands as it is."""
+    match schema:
+        case {"enum": list(values)}:
+            return " | ".join(_json(value) for value in values)
+        case {"anyOf": list(choices)} | {"oneOf": list(choices)}:
+            return " | ".join(_type(choice) for choice in choices)
+        case {"type": list(kinds)}:
+            # Each kind once, so that no part of a schema is written out twice.
+            return " | ".join(_type_of_kind(kind, schema) for kind in dict.fromkeys(map(str, kinds)))
+        case {"type": str(kind)}:
+            return _type_of_kind(kind, schema)
+        case _:
+            return _json(schema)
+
+
+def _type_of_kind(kind: str, schema: Json) -> str:
+    if kind == "array":
+        return f"{_type(schema['items'])}[]" if "items" in schema else "any[]"
+    if kind == "object" and schema.get("properties"):
+        return "\n".join(["{", *_properties(schema), "}"])
+    return "number" if kind == "integer" else kind
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,92 @@
+"""OpenAI's usage object, as OpenAI and the many vendors who adopted its form fill it, taken apart into disjoint kinds.
+
+By the maker's definition cached, written and audio tokens are inside `prompt_tokens`, and reasoning and audio tokens
+are inside `completion_tokens`. Some vendors put a part beside the whole instead (xAI its reasoning, Mistral its audio);
+their `total_tokens` gives them away, because it then is more than the prompt and the completion together. Where a part
+that should be inside is larger than the whole (cached tokens of Grok on Azure), it is cut to it.
+"""
+
+from __future__ import annotations
+
+from policyd.core.usage import Usage
+from policyd.providers.reply_values import Json, count, first_count, mapping
+
+
+def read_usage(reported: Json) -> Usage | None:
+    """The usage in an OpenAI-shaped usage object; `None` for one that counts neither input nor output."""
+    prompt = count(reported.get("prompt_tokens"))
+    completion = count(reported.get("completion_tokens"))
+    if prompt is None and completion is None:
+        return None
+    prompt, completion = prompt or 0, completion or 0
+    prompt_details = mapping(reported.get("prompt_tokens_details"))
+    completion_details = mapping(reported.get("completion_tokens_details"))
+    audio = first_count(prompt_details.get("audio_tokens"))
+    reasoning = first_count(completion_details.get("reasoning_tokens"), reported.get("reasoning_tokens"))
+
+    total = count(reported.get("total_tokens"))
+    beside = total - prompt - completion if total is not None else 0
+    if reasoning and (beside == reasoning or (total is None and reasoning > completion)):
+        completion += reasoning
+    elif audio and beside == audio:
+        prompt += audio
+
+    inside = _Whole(prompt)
+    cached = inside.take(_cached(reported, prompt_details))
+    written = inside.take(_written(reported, prompt_details))
+    written_1h = min(written, first_count(mapping(reported.get("cache_creation")).get("ephemeral_1h_input_tokens")))
+    audio_input = inside.take(audio)
+    image_input = inside.take(first_count(prompt_details.get("image_tokens")))
+
+    generated = _Whole(completion)
+    searches = mapping(reported.get("server_tool_use_details")).get("web_search_requests")
+    return Usage(
+        cached_input=cached,
+        cache_write_5m=written - written_1h,
+        cache_write_1h=written_1h,
+        audio_input=audio_input,
+        image_input=image_input,
+        input=inside.rest,
+        reasoning=generated.take(reasoning),
+        audio_output=generated.take(first_count(completion_details.get("audio_tokens"))),
+        image_output=generated.take(first_count(completion_details.get("image_tokens"))),
+        output=generated.rest,
+        web_searches=first_count(searches, reported.get("num_search_queries")),
+    )
+
+
+def is_complete(reported: Json) -> bool:
+    """Whether a usage object counts both the input and the output."""
+    return count(reported.get("prompt_tokens")) is not None and count(reported.get("completion_tokens")) is not None
+
+
+class _Whole:
+    """A number of tokens that parts are taken out of, never more than there are."""
+
+    __slots__ = ("rest",)
+
+    def __init__(self, tokens: int) -> None:
+        self.rest = tokens
+
+    def take(self, tokens: int) -> int:
+        taken = min(tokens, self.rest)
+        self.rest -= taken
+        return taken
+
+
+def _cached(reported: Json, details: Json) -> int:
+    return first_count(
+        details.get("cached_tokens"),
+        reported.get("prompt_cache_hit_tokens"),  # DeepSeek
+        reported.get("cached_tokens"),  # Together, Moonshot
+        reported.get("num_cached_tokens"),  # Mistral
+        reported.get("cache_read_input_tokens"),  # vendors of Anthropic's models
+    )
+
+
+def _written(reported: Json, details: Json) -> int:
+    return first_count(
+        details.get("cache_write_tokens"),
+        details.get("cache_creation_tokens"),
+        reported.get("cache_creation_input_tokens"),
+    )

@@ -1,0 +1,186 @@
+"""The store's contract.
+
+A store keeps three things: accounts (`spent`, `reserved`), reservations (entries, state, expiry) and usage records. It
+compares and adds integers, atomically, and knows nothing of policies, prices or windows.
+
+What every store promises:
+
+- **One step.** `reserve` holds every entry or none; no other call ever sees a part of it. The same goes for `extend`,
+  `settle` and `release` over all accounts that they touch.
+- **No overspend.** `reserve` and `extend` never let `spent + reserved + carried` of an enforced entry's account pass
+  its cap. `settle` may: what was really spent is charged in full.
+- **Exactly once.** Reservations follow the table of `policyd.core.reservation`. Repeating the call that ended one
+  changes nothing. An ended one is remembered until a sweep forgets it, then it is `ReservationNotFound`.
+- **Durable as documented.** When a call returns, its effect survives what the store's own page says that it survives.
+- **The right account.** A charge goes to the accounts the hold was made on, whatever the clock says by then.
+- **No clock.** `now_ms` is an argument; no store reads a clock.
+
+Errors: `ReservationError`s as documented by each method; `StoreUnavailable` if the call had no effect; `StoreError` if
+that is not known. A driver's own exceptions are logged by the store and never leave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry
+from policyd.core.record import Record
+from policyd.core.reservation import State
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Everything is held. `balances` are the accounts' before the hold, in the order of the entries."""
+
+    balances: tuple[Balance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """At least one enforced entry did not fit; nothing is held. `balances` as they stood, in the entries' order."""
+
+    balances: tuple[Balance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """The id is known already, with the same fingerprint; nothing was changed."""
+
+    reservation: Reservation
+
+
+ReserveResult = Granted | Refused | Exists
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A reservation as the store knows it."""
+
+    id: str
+    state: State
+    fingerprint: str
+    entries: tuple[Entry, ...]
+    """With `amount` as held now, or at last; extensions included."""
+    balances: tuple[Balance, ...]
+    """The accounts' balances before the hold, as `reserve` answered them."""
+    record: Record
+    """The pending record while RESERVED, the final one after."""
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep found."""
+
+    expired: tuple[Record, ...]
+    """The records of the reservations that it expired, as stored."""
+    open_reservations: int
+    """How many are still RESERVED."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageFilter:
+    """Which usage records to list. `attributes` have to be equal; `from_ms <= at_ms < until_ms`."""
+
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    from_ms: int | None = None
+    until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePage:
+    """Usage records, newest first. `next_cursor` is opaque and empty at the end."""
+
+    records: tuple[Record, ...]
+    next_cursor: str
+
+
+class Store(Protocol):
+    """See the module's text for what every method promises."""
+
+    async def reserve(
+        self,
+        reservation_id: str,
+        *,
+        entries: Sequence[Entry],
+        record: Record,
+        now_ms: int,
+        expires_at_ms: int,
+        fingerprint: str = "",
+    ) -> ReserveResult:
+        """Holds every entry or none. No two entries have the same account.
+
+        `record` is kept as the reservation's pending record. Raises `ReservationMismatch` if the id is known with
+        another fingerprint. A refused reservation leaves no trace: its id is free.
+        """
+        ...
+
+    async def extend(
+        self, reservation_id: str, *, unit_amounts: Amounts, wanted_units: int, at_least_units: int, now_ms: int
+    ) -> int:
+        """Holds more on all entries at once, in units; returns how many were granted.
+
+        A unit is `unit_amounts[metric]` on each entry of that metric (absent: 0). All of `wanted_units` are granted if
+        they fit on every enforced entry, else as many as fit, if these are `at_least_units` or more, else none (0). A
+        hold that is due but not swept yet is RESERVED still.
+        Raises `ReservationNotFound`, `ReservationEnded`.
+        """
+        ...
+
+    async def settle(self, reservation_id: str, *, amounts: Amounts, record: Record, now_ms: int) -> State:
+        """Charges `amounts[metric]` on each entry (absent: 0) in place of what is held or expiry charged.
+
+        Stores `record` in place of any usage record with the same request id. Returns the state it found: `SETTLED`
+        means a repetition, which changed nothing.
+        Raises `ReservationNotFound`, `ReservationEnded`.
+        """
+        ...
+
+    async def release(self, reservation_id: str, *, record: Record, now_ms: int) -> State:
+        """Returns the hold, or takes back what expiry charged; otherwise like `settle` with nothing to charge."""
+        ...
+
+    async def renew(self, reservation_ids: Sequence[str], *, expires_at_ms: int) -> None:
+        """Sets a later expiry on those that are RESERVED; ignores all others. Never sets an earlier one."""
+        ...
+
+    async def sweep(self, *, now_ms: int, ended_before_ms: int, usage_before_ms: int) -> Swept:
+        """Expires what is due, forgets what is old.
+
+        Reservations with `expires_at_ms <= now_ms` become EXPIRED: each entry is charged its `on_expiry`, and
+        `record.expired(...)` is stored, with the most that a cost entry is charged. Then reservations that ended before
+        `ended_before_ms`, usage records with `at_ms < usage_before_ms` and accounts with nothing reserved and
+        `keep_until_ms <= now_ms` are forgotten. Other calls may come between the steps; a sweep that failed half-way is
+        completed by the next one.
+        """
+        ...
+
+    async def get(self, reservation_id: str) -> Reservation:
+        """The reservation as it stands. Raises `ReservationNotFound`."""
+        ...
+
+    async def balances(self, accounts: Sequence[tuple[Account, Carry | None]]) -> tuple[Balance, ...]:
+        """The accounts' balances in one consistent view; unknown ones are zero."""
+        ...
+
+    async def append(self, record: Record) -> None:
+        """Stores the usage record of an exchange that held nothing (a refusal); replaces one of the same request id."""
+        ...
+
+    async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:
+        """Ended exchanges, newest first (by `at_ms`, then request id), at most `limit`, which is 1 or more.
+
+        A page starts where the one that gave `cursor` ended, whatever was stored meanwhile. Raises `ValueError` for a
+        cursor that no page gave.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Returns if the store answers. Raises `StoreUnavailable`."""
+        ...
+
+    async def close(self) -> None:
+        """Writes what is pending and lets go. Later calls raise `StoreUnavailable`."""
+        ...

@@ -1,0 +1,230 @@
+"""The store of plain dicts: `memory://`, and the model that the other stores are compared with.
+
+Nothing outlives the process and nothing is shared: it is for trying policyd out and for tests, with one worker on one
+event loop. No method awaits anything, so each is one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from policyd.core.errors import ReservationMismatch, ReservationNotFound, StoreUnavailable
+from policyd.core.ledger import ZERO_BALANCE, Account, Amounts, Balance, Carry, Entry, carried
+from policyd.core.record import Record
+from policyd.core.reservation import TRANSITIONS, Event, State, is_repetition, next_state
+from policyd.stores import postings
+from policyd.stores.base import (
+    Exists,
+    Granted,
+    Refused,
+    Reservation,
+    ReserveResult,
+    Swept,
+    UsageFilter,
+    UsagePage,
+)
+from policyd.stores.codec import cursor_after, parse_cursor
+from policyd.stores.postings import EndingEvent, Posting
+
+_NO_AMOUNTS: Amounts = {}
+
+
+@dataclass(slots=True)
+class _AccountRow:
+    account: Account
+    spent: int
+    reserved: int
+
+
+@dataclass(frozen=True, slots=True)
+class _ReservationRow:
+    reservation: Reservation
+    ended_at_ms: int | None = None
+
+
+class MemoryStore:
+    """See the module's text; every method is documented in `policyd.stores.base.Store`."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, _AccountRow] = {}
+        self._reservations: dict[str, _ReservationRow] = {}
+        self._usage: dict[str, Record] = {}
+        self._closed = False
+
+    async def reserve(
+        self,
+        reservation_id: str,
+        *,
+        entries: Sequence[Entry],
+        record: Record,
+        now_ms: int,
+        expires_at_ms: int,
+        fingerprint: str = "",
+    ) -> ReserveResult:
+        self._check_open()
+        if (row := self._reservations.get(reservation_id)) is not None:
+            if row.reservation.fingerprint != fingerprint:
+                raise ReservationMismatch(reservation_id)
+            return Exists(row.reservation)
+        balances = self._entry_balances(entries)
+        if not postings.all_fit(entries, balances):
+            return Refused(balances)
+        self._post(postings.reserving(entries))
+        self._reservations[reservation_id] = _ReservationRow(
+            Reservation(reservation_id, State.RESERVED, fingerprint, tuple(entries), balances, record, expires_at_ms)
+        )
+        return Granted(balances)
+
+    async def extend(
+        self, reservation_id: str, *, unit_amounts: Amounts, wanted_units: int, at_least_units: int, now_ms: int
+    ) -> int:
+        self._check_open()
+        reservation = self._find(reservation_id).reservation
+        next_state(reservation.state, Event.EXTEND, reservation_id=reservation_id)
+        units = postings.units_granted(
+            reservation.entries,
+            self._entry_balances(reservation.entries),
+            unit_amounts=unit_amounts,
+            wanted_units=wanted_units,
+            at_least_units=at_least_units,
+        )
+        self._post(postings.extending(reservation.entries, unit_amounts=unit_amounts, units=units))
+        entries = postings.extended(reservation.entries, unit_amounts=unit_amounts, units=units)
+        self._reservations[reservation_id] = _ReservationRow(replace(reservation, entries=entries))
+        return units
+
+    async def settle(self, reservation_id: str, *, amounts: Amounts, record: Record, now_ms: int) -> State:
+        return self._end(reservation_id, Event.SETTLE, amounts, record, now_ms)
+
+    async def release(self, reservation_id: str, *, record: Record, now_ms: int) -> State:
+        return self._end(reservation_id, Event.RELEASE, _NO_AMOUNTS, record, now_ms)
+
+    def _end(self, reservation_id: str, event: EndingEvent, amounts: Amounts, record: Record, now_ms: int) -> State:
+        self._check_open()
+        reservation = self._find(reservation_id).reservation
+        state = reservation.state
+        following = next_state(state, event, reservation_id=reservation_id)
+        if is_repetition(state, event):
+            return state
+        self._post(postings.ending(reservation.entries, state=state, event=event, amounts=amounts))
+        ended = replace(reservation, state=following, record=record)
+        self._reservations[reservation_id] = _ReservationRow(ended, ended_at_ms=now_ms)
+        self._usage[record.request_id] = record
+        return state
+
+    async def renew(self, reservation_ids: Sequence[str], *, expires_at_ms: int) -> None:
+        self._check_open()
+        for reservation_id in reservation_ids:
+            row = self._reservations.get(reservation_id)
+            if row is not None and (row.reservation.state, Event.RENEW) in TRANSITIONS:
+                latest_ms = max(expires_at_ms, row.reservation.expires_at_ms)
+                renewed = replace(row.reservation, expires_at_ms=latest_ms)
+                self._reservations[reservation_id] = _ReservationRow(renewed)
+
+    async def sweep(self, *, now_ms: int, ended_before_ms: int, usage_before_ms: int) -> Swept:
+        self._check_open()
+        expired = tuple(self._expire(reservation, now_ms) for reservation in self._due(now_ms))
+        self._reservations = {
+            reservation_id: row
+            for reservation_id, row in self._reservations.items()
+            if row.ended_at_ms is None or row.ended_at_ms >= ended_before_ms
+        }
+        self._usage = {
+            request_id: record for request_id, record in self._usage.items() if record.at_ms >= usage_before_ms
+        }
+        self._accounts = {
+            key: row
+            for key, row in self._accounts.items()
+            if row.reserved or row.account.keep_until_ms is None or row.account.keep_until_ms > now_ms
+        }
+        states = [row.reservation.state for row in self._reservations.values()]
+        return Swept(expired, open_reservations=states.count(State.RESERVED))
+
+    def _due(self, now_ms: int) -> list[Reservation]:
+        reservations = (row.reservation for row in self._reservations.values())
+        return [each for each in reservations if each.state is State.RESERVED and each.expires_at_ms <= now_ms]
+
+    def _expire(self, reservation: Reservation, now_ms: int) -> Record:
+        record = reservation.record.expired(charged_nanos=postings.expiry_cost_nanos(reservation.entries))
+        self._end(reservation.id, Event.EXPIRE, _NO_AMOUNTS, record, now_ms)
+        return record
+
+    async def get(self, reservation_id: str) -> Reservation:
+        self._check_open()
+        return self._find(reservation_id).reservation
+
+    async def balances(self, accounts: Sequence[tuple[Account, Carry | None]]) -> tuple[Balance, ...]:
+        self._check_open()
+        return tuple(self._balance(account, carry) for account, carry in accounts)
+
+    async def append(self, record: Record) -> None:
+        self._check_open()
+        self._usage[record.request_id] = record
+
+    async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:
+        self._check_open()
+        below = parse_cursor(cursor) if cursor else None
+        found = [
+            record
+            for record in self._usage.values()
+            if _is_wanted(record, wanted) and (below is None or _age_order(record) < below)
+        ]
+        found.sort(key=_age_order, reverse=True)
+        page = tuple(found[:limit])
+        return UsagePage(page, next_cursor=cursor_after(page[-1]) if len(found) > limit else "")
+
+    async def ping(self) -> None:
+        self._check_open()
+
+    async def close(self) -> None:
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+
+    def _find(self, reservation_id: str) -> _ReservationRow:
+        row = self._reservations.get(reservation_id)
+        if row is None:
+            raise ReservationNotFound(reservation_id)
+        return row
+
+    def _entry_balances(self, entries: Sequence[Entry]) -> tuple[Balance, ...]:
+        return tuple(self._balance(entry.account, entry.carry) for entry in entries)
+
+    def _balance(self, account: Account, carry: Carry | None) -> Balance:
+        balance = self._row_balance(account.key)
+        if carry is None:
+            return balance
+        before = self._row_balance(carry.account_key)
+        return replace(balance, carried=carried(before.spent + before.reserved, carry.weight))
+
+    def _row_balance(self, account_key: str) -> Balance:
+        row = self._accounts.get(account_key)
+        return ZERO_BALANCE if row is None else Balance(row.spent, row.reserved)
+
+    def _post(self, posted: Sequence[Posting]) -> None:
+        for posting in posted:
+            row = self._accounts.get(posting.account.key)
+            if row is None:
+                row = _AccountRow(posting.account, spent=posting.opening_spent, reserved=posting.reserved)
+                self._accounts[posting.account.key] = row
+            else:
+                row.spent += posting.spent
+                row.reserved += posting.reserved
+
+
+def _age_order(record: Record) -> tuple[int, str]:
+    return record.at_ms, record.request_id
+
+
+def _is_wanted(record: Record, wanted: UsageFilter) -> bool:
+    return _has(record.attributes, wanted.attributes) and (
+        (wanted.from_ms is None or wanted.from_ms <= record.at_ms)
+        and (wanted.until_ms is None or record.at_ms < wanted.until_ms)
+    )
+
+
+def _has(attributes: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    return wanted.items() <= attributes.items()

@@ -1,0 +1,142 @@
+"""The SQLite file: its schema, and opening it with a clear word about what is wrong with it."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import ExitStack, closing
+from enum import StrEnum
+from pathlib import Path
+
+from policyd.core.errors import ConfigError
+
+APPLICATION_ID = 0x706F6C79
+"""Marks the file as policyd's own ("poly"), in SQLite's `application_id`."""
+
+SCHEMA_VERSION = 1
+"""In SQLite's `user_version`. A file with a higher one is refused."""
+
+SCHEMA = (
+    # The ledger: one small row an account, found by its key only.
+    """
+    CREATE TABLE accounts (
+        key           TEXT PRIMARY KEY,  -- Account.key
+        spent         INTEGER NOT NULL,
+        reserved      INTEGER NOT NULL,
+        keep_until_ms INTEGER            -- NULL: kept for ever
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX accounts_to_forget ON accounts (keep_until_ms) WHERE keep_until_ms IS NOT NULL",
+    # A row is about a kilobyte, too long for WITHOUT ROWID.
+    """
+    CREATE TABLE reservations (
+        id            TEXT PRIMARY KEY,
+        state         TEXT NOT NULL,     -- State
+        fingerprint   TEXT NOT NULL,
+        entries       TEXT NOT NULL,     -- JSON; amounts as held now, or at last
+        balances      TEXT NOT NULL,     -- JSON; before the hold, as reserve answered them
+        record        TEXT NOT NULL,     -- JSON; pending while reserved, final after
+        expires_at_ms INTEGER NOT NULL,
+        ended_at_ms   INTEGER            -- NULL while reserved
+    )
+    """,
+    # Two small indices for the sweep: each holds only the rows that it asks for.
+    "CREATE INDEX reservations_to_expire ON reservations (expires_at_ms) WHERE state = 'reserved'",
+    "CREATE INDEX reservations_to_forget ON reservations (ended_at_ms) WHERE ended_at_ms IS NOT NULL",
+    """
+    CREATE TABLE usage (
+        request_id    TEXT NOT NULL UNIQUE,
+        at_ms         INTEGER NOT NULL,
+        attributes    TEXT NOT NULL,     -- one "name":"value" a line, between newlines
+        record        TEXT NOT NULL      -- JSON
+    )
+    """,
+    # The order of a listing. With the attributes in it, a filter reads no record that it does not want.
+    "CREATE INDEX usage_by_age ON usage (at_ms, request_id, attributes)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+WAL_ATTEMPTS_MAX = 100
+
+
+class Synchronous(StrEnum):
+    """When SQLite waits for the disk. Both survive the death of the process, `FULL` also a power cut."""
+
+    NORMAL = "normal"
+    FULL = "full"
+
+
+def open_file(
+    path: Path, *, synchronous: Synchronous, busy_timeout_ms: int
+) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    """Opens the file, creates it where there is none: a connection for writing and one for reading only.
+
+    Any thread may use them, one at a time. Raises `ConfigError` if the folder is missing, or the file is not one that
+    this version of policyd can use.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"the store's file {path} cannot be opened: the folder {path.parent} does not exist")
+    with ExitStack() as opened:
+        try:
+            writing = opened.enter_context(closing(_connect(path, busy_timeout_ms)))
+            _check(writing, path)
+            _switch_to_wal(writing)
+            writing.execute(f"PRAGMA synchronous = {synchronous}")
+            _create_schema(writing)
+            reading = opened.enter_context(closing(_connect(path, busy_timeout_ms)))
+            reading.execute("PRAGMA query_only = ON")
+        except sqlite3.Error as error:
+            raise ConfigError(f"the store's file {path} cannot be used: {error}") from error
+        opened.pop_all()  # from here on they are the caller's to close
+    return writing, reading
+
+
+def _connect(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
+    # Without an isolation level the module starts no transactions of its own.
+    return sqlite3.connect(path, timeout=busy_timeout_ms / 1000, isolation_level=None, check_same_thread=False)
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuses a file that is not ours before anything in it is changed."""
+    connection.execute("BEGIN")  # one view of all three, while another process may be creating the schema
+    application_id = _pragma(connection, "application_id")
+    version = _pragma(connection, "user_version")
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    connection.execute("COMMIT")
+    if application_id != APPLICATION_ID and (version or tables):
+        raise ConfigError(f"the store's file {path} is the SQLite database of another program")
+    if version > SCHEMA_VERSION:
+        raise ConfigError(
+            f"the store's file {path} was written by a newer policyd: its schema is version {version}, "
+            f"and this policyd knows versions up to {SCHEMA_VERSION}"
+        )
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """A no-op on a file that is in this mode, as it stays once it is.
+
+    For this one lock SQLite does not wait: where several processes create a file at once, a transaction does.
+    """
+    for _ in range(WAL_ATTEMPTS_MAX):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("COMMIT")
+        else:
+            return
+    raise sqlite3.OperationalError("the write-ahead log cannot be switched on: the file is in use")
+
+
+def _create_schema(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    # Looked at again under the lock: another process may have been first.
+    if _pragma(connection, "user_version") == 0:
+        for statement in SCHEMA:
+            connection.execute(statement)
+    connection.execute("COMMIT")
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value

@@ -1,0 +1,129 @@
+"""Attributes: which source wins, what is stripped, and which values are refused."""
+
+from urllib.parse import parse_qsl, urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyd.core.attributes import (
+    ATTRIBUTE_LENGTH_MAX,
+    Identity,
+    Place,
+    Source,
+    Strip,
+    parse_query,
+    strip_query,
+)
+from policyd.core.errors import AttributeInvalid
+
+IDENTITY = Identity(
+    {
+        "project": (
+            Source(Place.HEADER, "x-project", strip=True),
+            Source(Place.QUERY, "project_id", strip=True),
+            Source(Place.DEFAULT, "default"),
+        ),
+        "user": (Source(Place.HEADER, "x-user"), Source(Place.BODY, "user"), Source(Place.BODY, "metadata.user_id")),
+        "tier": (Source(Place.BODY, "tier", strip=True), Source(Place.QUERY, "tier")),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "body", "attributes"),
+    [
+        ({}, {}, {}, {"project": "default"}),
+        ({"x-project": "a"}, {"project_id": "b"}, {}, {"project": "a"}),
+        ({}, {"project_id": "b"}, {}, {"project": "b"}),
+        ({"x-project": ""}, {"project_id": "b"}, {}, {"project": "b"}),
+        ({"x-project": ""}, {"project_id": ""}, {}, {"project": "default"}),
+        ({"x-user": "ann"}, {}, {"user": "bob"}, {"project": "default", "user": "ann"}),
+        ({}, {}, {"user": "bob", "metadata.user_id": "cid"}, {"project": "default", "user": "bob"}),
+        ({}, {}, {"metadata.user_id": "cid"}, {"project": "default", "user": "cid"}),
+        # A source reads its own place only.
+        ({"user": "ann", "project_id": "a"}, {"x-user": "bob", "x-project": "b"}, {}, {"project": "default"}),
+        ({}, {"tier": "free"}, {"tier": "paid"}, {"project": "default", "tier": "paid"}),
+    ],
+)
+def test_the_first_source_that_is_present_wins(
+    headers: dict[str, str], query: dict[str, str], body: dict[str, str], attributes: dict[str, str]
+) -> None:
+    assert IDENTITY.attributes(headers=headers, query=query, body=body) == attributes
+
+
+def test_strip_names_every_place_that_says_so() -> None:
+    assert IDENTITY.strip == Strip(headers=("x-project",), query=("project_id",), body=("tier",))
+
+
+def test_body_fields_are_all_that_any_source_reads() -> None:
+    assert IDENTITY.body_fields == ("user", "metadata.user_id", "tier")
+
+
+def test_a_place_that_two_attributes_share_is_named_once() -> None:
+    shared = (Source(Place.HEADER, "x-team", strip=True),)
+    assert Identity({"org": shared, "project": shared}).strip == Strip(headers=("x-team",))
+
+
+@pytest.mark.parametrize("value", ["a" * ATTRIBUTE_LENGTH_MAX, "Ann Müller", "名前", "a,b=c|d%"])
+def test_values_that_are_taken(value: str) -> None:
+    assert IDENTITY.attributes(headers={"x-user": value}, query={}, body={})["user"] == value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a" * (ATTRIBUTE_LENGTH_MAX + 1), "user is longer than 256 characters"),
+        ("ann\n", "user holds control characters"),
+        ("\x00", "user holds control characters"),
+        ("ann\u202e", "user holds control characters"),
+        ("\udcff", "user holds control characters"),
+    ],
+)
+def test_values_that_are_refused(value: str, message: str) -> None:
+    with pytest.raises(AttributeInvalid) as caught:
+        IDENTITY.attributes(headers={"x-user": value}, query={}, body={})
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("query", "parameters"),
+    [
+        ("", {}),
+        ("a=1&b=2", {"a": "1", "b": "2"}),
+        ("a=1&a=2", {"a": "1"}),
+        ("a=&b", {"a": "", "b": ""}),
+        ("project%5Fid=a%20b+c", {"project_id": "a b c"}),
+        ("a=1&&b=2&", {"a": "1", "b": "2"}),
+        ("a=b=c", {"a": "b=c"}),
+    ],
+)
+def test_parse_query(query: str, parameters: dict[str, str]) -> None:
+    assert parse_query(query) == parameters
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        ("", ""),
+        ("project_id=a", ""),
+        ("project_id=a&beta=true", "beta=true"),
+        ("beta=true&project_id=a", "beta=true"),
+        ("project_id=a&project_id=b&beta=true", "beta=true"),
+        ("beta=true&project_id", "beta=true"),
+        # Another spelling of the name is the same parameter.
+        ("project%5Fid=a&beta=true", "beta=true"),
+        ("project+id=a", "project+id=a"),
+        # What stays is byte for byte what it was.
+        ("x=%7e%7E+%20&project_id=a&&y", "x=%7e%7E+%20&&y"),
+        ("xproject_id=a&project_idx=b", "xproject_id=a&project_idx=b"),
+    ],
+)
+def test_strip_query(query: str, left: str) -> None:
+    assert strip_query(query, ("project_id", "session_id")) == left
+
+
+@given(st.lists(st.tuples(st.sampled_from(["project_id", "Project_id", "a b", "é", "&"]), st.text(max_size=5))))
+def test_no_stripped_parameter_gets_through_and_all_others_do(pairs: list[tuple[str, str]]) -> None:
+    left = parse_qsl(strip_query(urlencode(pairs), ("project_id",)), keep_blank_values=True)
+    assert left == [pair for pair in pairs if pair[0] != "project_id"]

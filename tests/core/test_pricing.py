@@ -1,0 +1,431 @@
+"""Prices: exact costs, the right rates at every moment, and a lookup that says no rather than guess."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from itertools import product
+from math import ceil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policyd.core.pricing import (
+    DatedRates,
+    ModelPrices,
+    Price,
+    PriceBook,
+    ProviderPrices,
+    Rate,
+    RateTier,
+    RateVariant,
+    Validity,
+    model_names,
+)
+from policyd.core.usage import KINDS, Usage
+
+DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+ALWAYS = Validity()
+NOON_MS = 12 * HOUR_MS
+
+PART_OF = {
+    "cached_input": "input",
+    "cache_write_5m": "input",
+    "cache_write_1h": "cache_write_5m",
+    "audio_input": "input",
+    "image_input": "input",
+    "reasoning": "output",
+    "audio_output": "output",
+    "image_output": "output",
+}
+"""What a kind without a rate of its own is charged as."""
+
+
+def per_million(usd: int) -> Rate:
+    return Rate(usd * 10**9, 10**6)
+
+
+def flat(rates: Mapping[str, Rate]) -> Price:
+    return Price(provider="acme", model="m", tiers=[RateTier(0, rates)])
+
+
+rates = st.builds(Rate, st.integers(0, 10**12), st.sampled_from([1, 3, 1_000, 10**6, 10**15]))
+rates_by_kind = st.dictionaries(st.sampled_from(KINDS), rates)
+usages = st.builds(Usage, **{kind: st.integers(0, 10**7) for kind in KINDS})
+
+
+@st.composite
+def rising_tiers(draw: st.DrawFn) -> list[RateTier]:
+    """A base and up to three tiers, each no cheaper than the one before."""
+    tiers = [RateTier(0, draw(rates_by_kind))]
+    for above in sorted(draw(st.sets(st.integers(1, 2 * 10**7), max_size=3))):
+        last = {kind: rate for tier in tiers for kind, rate in tier.rates.items()}
+        dearer = {kind: Rate(rate.nanos + draw(st.integers(0, 10**12)), rate.per) for kind, rate in last.items()}
+        tiers.append(RateTier(above, {kind: rate for kind, rate in dearer.items() if draw(st.booleans())}))
+    return tiers
+
+
+def exact_cost(tiers: list[RateTier], usage: Usage) -> Fraction:
+    """The cost by definition: the last tier that the input passes, kind by kind, in fractions."""
+    current: dict[str, Rate] = {}
+    for tier in tiers:
+        if tier.above_input_tokens == 0 or usage.input_tokens > tier.above_input_tokens:
+            current |= tier.rates
+    total = Fraction(0)
+    for kind, units in usage.by_kind().items():
+        charged: str | None = kind
+        while charged is not None and charged not in current:
+            charged = PART_OF.get(charged)
+        if charged is not None:
+            total += Fraction(units * current[charged].nanos, current[charged].per)
+    return total
+
+
+# What a usage costs
+
+
+@given(rising_tiers(), usages)
+def test_a_cost_is_the_exact_sum_rounded_up_once(tiers: list[RateTier], usage: Usage) -> None:
+    price = Price(provider="acme", model="m", tiers=tiers)
+    assert price.cost_nanos(usage) == ceil(exact_cost(tiers, usage))
+
+
+@given(rising_tiers())
+def test_no_usage_costs_nothing(tiers: list[RateTier]) -> None:
+    assert Price(provider="acme", model="m", tiers=tiers).cost_nanos(Usage()) == 0
+
+
+@given(rates_by_kind, usages, usages)
+def test_costs_add_up_to_within_their_rounding(rates: dict[str, Rate], one: Usage, other: Usage) -> None:
+    price = flat(rates)
+    both = Usage(**{kind: getattr(one, kind) + getattr(other, kind) for kind in KINDS})
+    apart = price.cost_nanos(one) + price.cost_nanos(other)
+    assert apart - price.cost_nanos(both) in {0, 1}
+
+
+@given(rising_tiers(), usages, st.sampled_from(KINDS), st.integers(1, 10**7))
+def test_more_of_any_kind_never_costs_less(tiers: list[RateTier], usage: Usage, kind: str, more: int) -> None:
+    price = Price(provider="acme", model="m", tiers=tiers)
+    assert price.cost_nanos(replace(usage, **{kind: getattr(usage, kind) + more})) >= price.cost_nanos(usage)
+
+
+def test_the_smallest_fraction_of_a_nano_is_charged() -> None:
+    assert flat({"input": Rate(1, 10**15)}).cost_nanos(Usage(input=1)) == 1
+
+
+def test_a_tier_applies_to_every_token_once_the_input_has_passed_it() -> None:
+    price = Price(
+        provider="acme",
+        model="m",
+        tiers=[
+            RateTier(0, {"input": per_million(1), "cached_input": Rate(10**8, 10**6), "output": per_million(10)}),
+            RateTier(200_000, {"input": per_million(2), "output": per_million(15)}),
+            RateTier(500_000, {"input": per_million(4)}),
+        ],
+    )
+    assert price.cost_nanos(Usage(input=150_000, cached_input=50_000, output=100)) == 156_000_000
+    assert price.cost_nanos(Usage(input=150_001, cached_input=50_000, output=100)) == 306_502_000
+    assert price.cost_nanos(Usage(input=500_001, output=100)) == 2_001_504_000
+    assert price.cost_nanos(Usage(output=1_000_000)) == 10_000_000_000
+
+
+def test_rate_is_the_tiers_rate_or_what_the_kind_is_charged_as() -> None:
+    price = Price(
+        provider="acme",
+        model="m",
+        tiers=[
+            RateTier(0, {"input": per_million(3), "output": per_million(15), "web_searches": Rate(10**10, 1_000)}),
+            RateTier(200_000, {"input": per_million(6)}),
+        ],
+    )
+    found = {
+        (kind, tokens): price.rate(kind, input_tokens=tokens)
+        for kind, tokens in product(("cached_input", "reasoning", "web_searches"), (200_000, 200_001))
+    }
+    assert {key: Fraction(rate.nanos, rate.per) for key, rate in found.items()} == {
+        ("cached_input", 200_000): 3_000,
+        ("cached_input", 200_001): 6_000,
+        ("reasoning", 200_000): 15_000,
+        ("reasoning", 200_001): 15_000,
+        ("web_searches", 200_000): 10_000_000,
+        ("web_searches", 200_001): 10_000_000,
+    }
+    assert price.rate("input") == price.rate("input", input_tokens=200_000)
+
+
+def test_an_hour_of_cache_is_charged_as_five_minutes_before_it_is_charged_as_input() -> None:
+    price = flat({"input": per_million(4), "cache_write_5m": per_million(5)})
+    assert price.cost_nanos(Usage(cache_write_1h=1_000)) == 5_000_000
+
+
+@given(rising_tiers(), st.lists(st.sampled_from(KINDS), min_size=1), st.integers(0, 3 * 10**7))
+def test_no_other_kind_costs_more_than_the_dearest(tiers: list[RateTier], kinds: list[str], tokens: int) -> None:
+    price = Price(provider="acme", model="m", tiers=tiers)
+    dearest = price.dearest(kinds, input_tokens=tokens)
+    rates = [price.rate(kind, input_tokens=tokens).nanos for kind in kinds]
+    assert kinds.index(dearest) == rates.index(max(rates))
+
+
+def test_the_dearest_kind_depends_on_the_tier() -> None:
+    price = Price(
+        provider="acme",
+        model="m",
+        tiers=[
+            RateTier(0, {"output": per_million(2), "reasoning": per_million(1)}),
+            RateTier(100, {"reasoning": per_million(3)}),
+        ],
+    )
+    assert price.dearest(("output", "reasoning"), input_tokens=100) == "output"
+    assert price.dearest(("output", "reasoning"), input_tokens=101) == "reasoning"
+
+
+# Which rates apply
+
+
+@pytest.mark.parametrize(
+    ("validity", "at_ms", "covered"),
+    [
+        (Validity(), 0, True),
+        (Validity(starts_at_ms=DAY_MS), DAY_MS - 1, False),
+        (Validity(starts_at_ms=DAY_MS), DAY_MS, True),
+        (Validity(daily_ms=(HOUR_MS, 2 * HOUR_MS)), DAY_MS + HOUR_MS - 1, False),
+        (Validity(daily_ms=(HOUR_MS, 2 * HOUR_MS)), DAY_MS + HOUR_MS, True),
+        (Validity(daily_ms=(HOUR_MS, 2 * HOUR_MS)), DAY_MS + 2 * HOUR_MS - 1, True),
+        (Validity(daily_ms=(HOUR_MS, 2 * HOUR_MS)), DAY_MS + 2 * HOUR_MS, False),
+        (Validity(daily_ms=(23 * HOUR_MS, HOUR_MS)), 23 * HOUR_MS - 1, False),
+        (Validity(daily_ms=(23 * HOUR_MS, HOUR_MS)), 23 * HOUR_MS, True),
+        (Validity(daily_ms=(23 * HOUR_MS, HOUR_MS)), DAY_MS, True),
+        (Validity(daily_ms=(23 * HOUR_MS, HOUR_MS)), DAY_MS + HOUR_MS - 1, True),
+        (Validity(daily_ms=(23 * HOUR_MS, HOUR_MS)), DAY_MS + HOUR_MS, False),
+        (Validity(daily_ms=(HOUR_MS, HOUR_MS)), HOUR_MS, False),
+    ],
+)
+def test_validity_includes_its_start_and_not_its_end(validity: Validity, at_ms: int, covered: bool) -> None:
+    assert validity.covers(at_ms) is covered
+
+
+def dated(usd_per_million: int, validity: Validity = ALWAYS, *, kind: str = "input") -> DatedRates:
+    return DatedRates(validity, (RateTier(0, {kind: per_million(usd_per_million)}),))
+
+
+def model(name: str, *prices: DatedRates, variants: tuple[RateVariant, ...] = ()) -> ModelPrices:
+    return ModelPrices(id=name, names=(name,), dated=prices or (dated(1),), variants=variants)
+
+
+def book(*models: ModelPrices) -> PriceBook:
+    return PriceBook([ProviderPrices("acme", models)], version="test")
+
+
+def cost_of_a_token(book: PriceBook, *, at_ms: int = NOON_MS, terms: Mapping[str, str] | None = None) -> int | None:
+    found = book.find(provider="acme", model="m", at_ms=at_ms, terms=terms or {})
+    return found.price.cost_nanos(Usage(input=1)) if found else None
+
+
+def test_the_last_price_that_applies_counts() -> None:
+    prices = book(model("m", dated(1), dated(2, Validity(starts_at_ms=DAY_MS)), dated(3, Validity(daily_ms=(0, 1)))))
+    assert cost_of_a_token(prices, at_ms=DAY_MS - 1) == 1_000
+    assert cost_of_a_token(prices, at_ms=DAY_MS) == 3_000
+    assert cost_of_a_token(prices, at_ms=DAY_MS + 1) == 2_000
+
+
+def test_the_first_price_counts_where_none_applies() -> None:
+    later = Validity(starts_at_ms=DAY_MS)
+    assert cost_of_a_token(book(model("m", dated(1, later), dated(2, later))), at_ms=0) == 1_000
+
+
+def test_the_first_variant_with_a_rate_for_a_kind_counts_for_it() -> None:
+    fast, fast_output = {"speed": "fast"}, {"speed": "fast", "region": "eu"}
+    variants = (
+        RateVariant(fast_output, dated(7, kind="output")),
+        RateVariant(fast, DatedRates(ALWAYS, (RateTier(0, {"input": per_million(5), "output": per_million(6)}),))),
+    )
+    standard = DatedRates(ALWAYS, (RateTier(0, {"input": per_million(1), "output": per_million(2)}),))
+    prices = book(model("m", standard, variants=variants))
+
+    def costs(terms: Mapping[str, str]) -> tuple[int, int]:
+        found = prices.find(provider="acme", model="m", at_ms=0, terms=terms)
+        assert found is not None
+        return found.price.cost_nanos(Usage(input=1)), found.price.cost_nanos(Usage(output=1))
+
+    assert costs({}) == (1_000, 2_000)
+    assert costs({"speed": "slow"}) == (1_000, 2_000)
+    assert costs({"region": "eu"}) == (1_000, 2_000)
+    assert costs({"speed": "fast"}) == (5_000, 6_000)
+    assert costs({"speed": "fast", "region": "us"}) == (5_000, 6_000)
+    assert costs({"speed": "fast", "region": "eu", "other": "x"}) == (5_000, 7_000)
+
+
+def test_a_variant_applies_from_its_own_date_on() -> None:
+    batch = RateVariant({"processing": "batch"}, dated(5, Validity(starts_at_ms=DAY_MS)))
+    prices = book(model("m", dated(9), variants=(batch,)))
+    assert cost_of_a_token(prices, at_ms=DAY_MS - 1, terms=batch.terms) == 9_000
+    assert cost_of_a_token(prices, at_ms=DAY_MS, terms=batch.terms) == 5_000
+
+
+def test_a_variants_rate_replaces_the_kinds_rate_in_every_tier() -> None:
+    base = {"input": per_million(1), "output": per_million(2)}
+    above = {"input": per_million(3), "output": per_million(4)}
+    standard = DatedRates(ALWAYS, (RateTier(0, base), RateTier(100, above)))
+    flat_input = RateVariant({"sold": "flat"}, dated(7))
+    tiered_output = RateVariant(
+        {"sold": "tiered"},
+        DatedRates(ALWAYS, (RateTier(0, {"output": per_million(8)}), RateTier(50, {"output": per_million(9)}))),
+    )
+    prices = book(model("m", standard, variants=(flat_input, tiered_output)))
+
+    def cost(sold: str, usage: Usage) -> int:
+        found = prices.find(provider="acme", model="m", at_ms=0, terms={"sold": sold})
+        assert found is not None
+        return found.price.cost_nanos(usage)
+
+    assert cost("flat", Usage(input=101)) == 707_000
+    assert cost("flat", Usage(input=101, output=1)) == 711_000
+    assert cost("tiered", Usage(input=50, output=1)) == 58_000
+    assert cost("tiered", Usage(input=51, output=1)) == 60_000
+    assert cost("tiered", Usage(input=101, output=1)) == 312_000
+
+
+# Which model a name means
+
+
+def test_what_is_not_listed_has_no_price() -> None:
+    prices = book(model("m"))
+    assert prices.find(provider="acme", model="other", at_ms=0) is None
+    assert prices.find(provider="acme", model="", at_ms=0) is None
+    assert prices.find(provider="unlisted", model="m", at_ms=0) is None
+
+
+def test_a_model_without_any_rate_has_no_price_and_a_rate_of_zero_is_free() -> None:
+    assert cost_of_a_token(book(model("m", DatedRates(ALWAYS, ())))) is None
+    assert cost_of_a_token(book(model("m", dated(0)))) == 0
+
+
+def test_a_model_may_be_without_a_price_for_a_time() -> None:
+    prices = book(model("m", DatedRates(ALWAYS, ()), dated(2, Validity(starts_at_ms=DAY_MS))))
+    assert cost_of_a_token(prices, at_ms=0) is None
+    assert cost_of_a_token(prices, at_ms=DAY_MS) == 2_000
+
+
+def test_names_are_found_whatever_their_case() -> None:
+    found = book(model("gpt-4o")).find(provider="acme", model="GPT-4o", at_ms=0)
+    assert found is not None
+    assert (found.price.provider, found.price.model) == ("acme", "gpt-4o")
+
+
+@pytest.mark.parametrize(
+    ("sent", "names"),
+    [
+        ("GPT-5.2", ("gpt-5.2",)),
+        ("gpt-5.2-20251211", ("gpt-5.2-20251211", "gpt-5.2-2025-12-11")),
+        ("acme/gpt-20251211:free", ("acme/gpt-20251211:free", "acme/gpt-2025-12-11:free")),
+        ("gpt-20240229-x", ("gpt-20240229-x", "gpt-2024-02-29-x")),
+        ("gpt-20230229", ("gpt-20230229",)),
+        ("gpt-20251311", ("gpt-20251311",)),
+        ("gpt-19991231", ("gpt-19991231",)),
+        ("gpt-202512110", ("gpt-202512110",)),
+        ("gpt@20251211", ("gpt@20251211",)),
+    ],
+)
+def test_a_compact_date_is_also_tried_with_dashes(sent: str, names: tuple[str, ...]) -> None:
+    assert model_names(sent) == names
+
+
+def test_the_name_as_sent_goes_before_the_one_with_a_dashed_date() -> None:
+    prices = book(model("m-2025-12-11"), model("m-20251211"))
+    found = prices.find(provider="acme", model="m-20251211", at_ms=0)
+    assert found is not None
+    assert found.price.model == "m-20251211"
+
+
+SHORT_NAMES = ["".join(letters) for length in (1, 2, 3) for letters in product("ab", repeat=length)]
+
+
+def starts_with(prefix: str) -> Callable[[str], bool]:
+    return lambda name: name.startswith(prefix)
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.sampled_from(SHORT_NAMES), max_size=2), st.none() | st.sampled_from(SHORT_NAMES)),
+        max_size=6,
+    )
+)
+def test_a_name_means_the_first_model_that_it_fits(listed: list[tuple[list[str], str | None]]) -> None:
+    models = tuple(
+        ModelPrices(
+            id=str(position),
+            names=tuple(names),
+            matches=starts_with(prefix) if prefix is not None else None,
+            dated=(dated(1),),
+        )
+        for position, (names, prefix) in enumerate(listed)
+    )
+    prices = book(*models)
+    for name in SHORT_NAMES:
+        fitting = [each.id for each in models if name in each.names or (each.matches and each.matches(name))]
+        found = prices.find(provider="acme", model=name, at_ms=0)
+        assert [found.price.model] == fitting[:1] if found else not fitting
+
+
+def test_a_reseller_sells_what_it_does_not_list_at_the_makers_standard_prices() -> None:
+    fast = RateVariant({"speed": "fast"}, dated(9))
+    prices = PriceBook(
+        [
+            ProviderPrices("reseller", (model("own"), model("unpriced", DatedRates(ALWAYS, ()))), ("acme", "gone")),
+            ProviderPrices("acme", (model("m", dated(2), variants=(fast,)), model("own"), model("unpriced")), ("far",)),
+            ProviderPrices("far", (model("distant"),)),
+        ],
+        version="test",
+    )
+
+    def owner(name: str) -> str | None:
+        found = prices.find(provider="reseller", model=name, at_ms=0)
+        return found.price.provider if found else None
+
+    assert owner("own") == "reseller"
+    assert owner("m") == "acme"
+    assert owner("unpriced") is None, "what the reseller lists without a price is not sold at the maker's"
+    assert owner("distant") is None, "one step only"
+    resold = prices.find(provider="reseller", model="m", at_ms=0, terms=fast.terms)
+    assert resold is not None
+    assert resold.price.cost_nanos(Usage(input=1)) == 2_000
+
+
+def test_find_anywhere_asks_the_makers_first_and_passes_over_what_has_no_price() -> None:
+    prices = PriceBook(
+        [
+            ProviderPrices("reseller", (model("gpt-4o", dated(9)), model("rare", dated(8)))),
+            ProviderPrices("openai", (model("gpt-4o", dated(2)), model("rare", DatedRates(ALWAYS, ())))),
+        ],
+        version="test",
+    )
+
+    def owner(name: str) -> str | None:
+        found = prices.find_anywhere(model=name, at_ms=0)
+        return found.price.provider if found else None
+
+    assert owner("gpt-4o") == "openai"
+    assert owner("rare") == "reseller"
+    assert owner("unknown") is None
+
+
+def test_a_flood_of_names_does_not_fill_the_memory() -> None:
+    prices = book(model("m"), replace(model("any"), matches=starts_with("any-")))
+    tracemalloc.start()
+    try:
+        for number in range(12_000):
+            prices.find(provider="acme", model=f"any-{number:0500}", at_ms=0)
+        for number in range(100):
+            prices.find(provider="acme", model=f"any-{number:0100000}", at_ms=0)
+        for number in range(12_000):
+            prices.find(provider=f"unlisted-{number:0500}", model="m", at_ms=0, terms={"tier": f"{number:0500}"})
+            prices.find(provider="acme", model="m", at_ms=number, terms={"tier": f"{number:0500}"})
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 4_000_000
+    assert prices.find(provider="acme", model="m", at_ms=0) is not None

@@ -1,0 +1,39 @@
+"""Usage: the kinds are disjoint, and the sums are sums of kinds."""
+
+from __future__ import annotations
+
+from policyd.core.usage import INPUT_TOKEN_KINDS, KINDS, OUTPUT_TOKEN_KINDS, Usage
+
+ONE_OF_EACH = Usage(**{kind: 10**place for place, kind in enumerate(KINDS)})
+"""Every kind with a digit of its own, so that a sum shows what is in it."""
+
+
+def sum_of(kinds: tuple[str, ...]) -> int:
+    return sum(10 ** KINDS.index(kind) for kind in kinds)
+
+
+def test_each_kind_is_input_or_output_or_a_fee() -> None:
+    assert sorted((*INPUT_TOKEN_KINDS, *OUTPUT_TOKEN_KINDS, "web_searches")) == sorted(KINDS)
+
+
+def test_input_tokens_are_all_input_kinds() -> None:
+    assert ONE_OF_EACH.input_tokens == sum_of(INPUT_TOKEN_KINDS)
+
+
+def test_output_tokens_are_all_output_kinds_with_reasoning() -> None:
+    assert ONE_OF_EACH.output_tokens == sum_of(OUTPUT_TOKEN_KINDS)
+    assert "reasoning" in OUTPUT_TOKEN_KINDS
+
+
+def test_tokens_are_input_and_output_without_fees() -> None:
+    assert ONE_OF_EACH.tokens == sum_of(INPUT_TOKEN_KINDS) + sum_of(OUTPUT_TOKEN_KINDS)
+
+
+def test_nothing_was_used_by_default() -> None:
+    assert Usage().tokens == 0
+    assert Usage().by_kind() == {}
+
+
+def test_by_kind_names_what_is_not_zero_in_order() -> None:
+    assert list(Usage(output=3, input=2).by_kind().items()) == [("input", 2), ("output", 3)]
+    assert Usage(**ONE_OF_EACH.by_kind()) == ONE_OF_EACH

@@ -1,0 +1,151 @@
+"""Every price of the table gives the cost that genai-prices itself calculates, to the nano-USD.
+
+For every model: at every moment at which its prices change, on the terms of every variant, with random usages and with
+inputs that just reach and just pass every tier.
+"""
+
+from __future__ import annotations
+
+import decimal
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from math import ceil
+from random import Random
+
+import msgspec
+import pytest
+from genai_prices import types as genai
+from genai_prices.data import providers as genai_providers
+
+from policyd.core.usage import KINDS, Usage
+from policyd.prices.compile import KIND_BY_PRICE_KEY
+from policyd.prices.table import Model, Provider, Table, price_book, read_table
+
+OUR_PROVIDERS = {provider.id: provider for provider in read_table().providers}
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+RANDOM_USAGES = 4
+
+
+def test_every_provider_and_model_is_there_in_order() -> None:
+    assert {id_: [model.id for model in provider.models] for id_, provider in OUR_PROVIDERS.items()} == {
+        provider.id: [model.id for model in provider.models] for provider in genai_providers
+    }
+
+
+@pytest.mark.parametrize("provider", genai_providers, ids=lambda provider: provider.id)
+def test_costs_agree(provider: genai.Provider) -> None:
+    ours = OUR_PROVIDERS[provider.id].models
+    with decimal.localcontext(prec=80):  # so that genai-prices is exact too
+        disagreements = [
+            disagreement
+            for our_model, their_model in zip(ours, provider.models, strict=True)
+            for disagreement in compare(provider, our_model, their_model)
+        ]
+    assert not disagreements
+
+
+def compare(provider: genai.Provider, ours: Model, theirs: genai.ModelInfo) -> Iterator[str]:
+    """What differs between the two prices of one model."""
+    named = msgspec.structs.replace(ours, names=("it",))
+    book = price_book(Table(source="", providers=(Provider(id=provider.id, models=(named,)),)))
+    random = Random(f"{provider.id} {theirs.id}")
+    for at in moments(theirs):
+        for terms in contexts(theirs):
+            found = book.find(provider=provider.id, model="it", at_ms=milliseconds_since_epoch(at), terms=terms)
+            prices = theirs.get_prices(at, terms)
+            if not is_priced(prices):
+                if found is not None:
+                    yield f"{theirs.id} at {at} on {terms} has no price, and got one"
+                continue
+            for usage in usages(prices, random):
+                cost = found.price.cost_nanos(usage) if found else None
+                expected = cost_of(theirs, provider, usage, at, terms)
+                if cost != expected:
+                    yield f"{theirs.id} at {at} on {terms}: {usage} costs {expected}, not {cost}"
+
+
+def is_priced(prices: genai.ModelPrice) -> bool:
+    return any(value is not None and key in KIND_BY_PRICE_KEY for key, value in vars(prices).items())
+
+
+def moments(model: genai.ModelInfo) -> list[datetime]:
+    """Now, and the last moment before and the first one after each change of the model's prices."""
+    prices = model.prices if isinstance(model.prices, list) else []
+    changes: set[datetime] = set()
+    times: set[time] = set()
+    for constraint in (each.constraint for each in (*prices, *(model.price_variants or ()))):
+        if isinstance(constraint, genai.StartDateConstraint):
+            changes.add(datetime.combine(constraint.start_date, time(), UTC))
+        elif isinstance(constraint, genai.TimeOfDateConstraint):
+            times |= {constraint.start_time, constraint.end_time}
+    days = {NOON.date(), date(2020, 1, 1), date(2040, 1, 1), *(change.date() for change in changes)}
+    changes |= {datetime.combine(day, at).replace(tzinfo=UTC) for day in days for at in times}
+    return [NOON, *(change - MILLISECOND for change in changes), *changes]
+
+
+def milliseconds_since_epoch(at: datetime) -> int:
+    return (at - datetime.fromtimestamp(0, UTC)) // MILLISECOND
+
+
+def contexts(model: genai.ModelInfo) -> list[dict[str, str]]:
+    """Standard terms, those of each variant, those of all variants at once, and some that no variant is for."""
+    terms = [variant.when for variant in model.price_variants or ()]
+    together = {key: value for each in terms for key, value in each.items()}
+    distinct = [dict(items) for items in dict.fromkeys(tuple(each.items()) for each in (*terms, together))]
+    return [{}, {"service_tier": "unheard-of"}, *distinct] if terms else [{}]
+
+
+def usages(prices: genai.ModelPrice, random: Random) -> Iterator[Usage]:
+    for _ in range(RANDOM_USAGES):
+        yield Usage(**{kind: random.choice((0, random.randrange(10 ** random.randint(1, 6)))) for kind in KINDS})
+    starts = {
+        tier.start for price in vars(prices).values() if isinstance(price, genai.TieredPrices) for tier in price.tiers
+    }
+    for start in starts:
+        for input_tokens in (start, start + 1):
+            rest = input_tokens
+            cached = random.randrange(rest)
+            written = random.randrange(rest - cached)
+            yield Usage(
+                input=rest - cached - written,
+                cached_input=cached,
+                cache_write_5m=written,
+                output=random.randrange(9_999),
+            )
+
+
+def cost_of(
+    model: genai.ModelInfo, provider: genai.Provider, usage: Usage, at: datetime, terms: Mapping[str, str]
+) -> int:
+    """Nano-USD that genai-prices calculates, rounded up."""
+    calculated = model.calc_price(their_usage(usage), provider, genai_request_timestamp=at, price_context=terms)
+    # It adds the fee for one request to every price that has one. The table leaves it out, as compile.py says.
+    thousand_requests = calculated.model_price.requests_kcount or Decimal(0)
+    assert isinstance(thousand_requests, Decimal)
+    return ceil((calculated.total_price - thousand_requests / 1_000) * 10**9)
+
+
+def their_usage(usage: Usage) -> genai.Usage:
+    """`usage` as genai-prices counts: totals, and what they include of each kind.
+
+    Cached audio and images are within the cached input, and have to be said to be none of their own: left out, they
+    count as unknown, and the calculation stops.
+    """
+    return genai.Usage(
+        input_tokens=usage.input_tokens,
+        cache_read_tokens=usage.cached_input,
+        cache_audio_read_tokens=0,
+        cache_image_read_tokens=0,
+        cache_write_tokens=usage.cache_write_5m + usage.cache_write_1h,
+        cache_write_5m_tokens=usage.cache_write_5m,
+        cache_write_1h_tokens=usage.cache_write_1h,
+        input_audio_tokens=usage.audio_input,
+        input_image_tokens=usage.image_input,
+        output_tokens=usage.output_tokens,
+        output_reasoning_tokens=usage.reasoning,
+        output_audio_tokens=usage.audio_output,
+        output_image_tokens=usage.image_output,
+        web_searches=usage.web_searches,
+    )

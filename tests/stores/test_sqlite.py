@@ -1,0 +1,423 @@
+"""What is particular to SQLite: durability, several processes, failures of the disk, the file itself."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from policyd.core.errors import ConfigError, ReservationNotFound, StoreError, StoreUnavailable
+from policyd.core.ledger import Balance
+from policyd.core.policy import Metric
+from policyd.core.reservation import State
+from policyd.stores import sqlite as sqlite_module
+from policyd.stores.base import Granted, Refused, ReserveResult, Store, UsageFilter
+from policyd.stores.sqlite import SqliteStore
+from policyd.stores.sqlite_file import SCHEMA_VERSION, Synchronous
+from tests.stores import child
+from tests.stores.building import NOW_MS, TTL_MS, account, entry, record
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+async def store(file: Path) -> AsyncIterator[SqliteStore]:
+    async with opened(file) as store:
+        yield store
+
+
+@asynccontextmanager
+async def opened(file: Path, *, busy_timeout_ms: int = 5_000) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(file, busy_timeout_ms=busy_timeout_ms)
+    yield store
+    await store.close()
+
+
+def reserve(
+    store: Store, reservation_id: str, amount: int = 1, *, cap: int = 1_000
+) -> Coroutine[None, None, ReserveResult]:
+    return store.reserve(
+        reservation_id,
+        entries=[entry(amount, cap=cap)],
+        record=record(reservation_id),
+        now_ms=NOW_MS,
+        expires_at_ms=NOW_MS + TTL_MS,
+    )
+
+
+async def settle(store: Store, reservation_id: str, cost: int) -> State:
+    return await store.settle(reservation_id, amounts={Metric.COST: cost}, record=record(reservation_id), now_ms=NOW_MS)
+
+
+async def balance(store: Store) -> Balance:
+    return (await store.balances([(account(), None)]))[0]
+
+
+async def is_known(store: Store, reservation_id: str) -> bool:
+    try:
+        await store.get(reservation_id)
+    except ReservationNotFound:
+        return False
+    return True
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Another program writes to the file meanwhile, and so holds up every batch."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def start_child(command: str, file: Path) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.stores.child",
+        command,
+        str(file),
+        cwd=REPOSITORY,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+
+
+async def lines_of(process: asyncio.subprocess.Process) -> AsyncIterator[list[str]]:
+    assert process.stdout is not None
+    async for line in process.stdout:
+        yield line.decode().split()
+
+
+class TestDurability:
+    async def test_what_was_stored_is_there_after_reopening(self, file: Path) -> None:
+        async with opened(file) as store:
+            await reserve(store, "open", 10)
+            await reserve(store, "settled", 20)
+            await settle(store, "settled", 15)
+            expected = [await store.get("open"), await store.get("settled")]
+        async with opened(file) as store:
+            assert [await store.get("open"), await store.get("settled")] == expected
+            assert await balance(store) == Balance(15, 10)
+            assert await settle(store, "open", 10) is State.RESERVED
+
+    async def test_kill_9_in_the_middle_of_a_storm_loses_nothing_acknowledged(self, file: Path) -> None:
+        process = await start_child("storm", file)
+        acknowledged: dict[str, set[str]] = {"reserved": set(), "settled": set()}
+        async for word, reservation_id in lines_of(process):
+            acknowledged[word].add(reservation_id)
+            if len(acknowledged["settled"]) == 1_000 and process.returncode is None:
+                process.send_signal(signal.SIGKILL)
+        assert await process.wait() == -signal.SIGKILL
+        assert _log_bytes(file) > 0  # there is something to recover
+
+        async with opened(file) as store:
+            for reservation_id in acknowledged["settled"]:
+                found = await store.get(reservation_id)
+                assert (found.state, found.record.actual_cost_nanos) == (State.SETTLED, _storm_cost(reservation_id))
+            for reservation_id in acknowledged["reserved"]:
+                assert await is_known(store, reservation_id)
+            # Whatever else was under way was stored whole or not at all.
+            known = [each for each in _begun(acknowledged["reserved"]) if await is_known(store, each)]
+            states = {each: (await store.get(each)).state for each in known}
+            assert await balance(store) == Balance(
+                spent=sum(_storm_cost(each) for each, state in states.items() if state is State.SETTLED),
+                reserved=sum(child.STORM_HOLD for state in states.values() if state is State.RESERVED),
+            )
+            page = await store.usage(UsageFilter(), limit=len(states))
+            assert {each.request_id for each in page.records} == {
+                each for each, state in states.items() if state is State.SETTLED
+            }
+
+    @pytest.mark.parametrize(("synchronous", "pragma"), [(Synchronous.NORMAL, 1), (Synchronous.FULL, 2)])
+    async def test_waits_for_the_disk_as_told(self, file: Path, synchronous: Synchronous, pragma: int) -> None:
+        store = SqliteStore(file, synchronous=synchronous)
+        found = await store._writer.run(lambda db: db.execute("PRAGMA synchronous").fetchone())
+        await store.close()
+        assert found == (pragma,)
+
+
+def _log_bytes(file: Path) -> int:
+    return Path(f"{file}-wal").stat().st_size
+
+
+def _storm_cost(reservation_id: str) -> int:
+    return int(reservation_id.partition("-")[2])
+
+
+def _begun(acknowledged: set[str]) -> set[str]:
+    """Every reservation that the storm can have begun: each worker is at most one ahead of what it has said."""
+    ahead = {f"{name}-{number + 1}" for name, number in (map(int, each.split("-")) for each in acknowledged)}
+    return acknowledged | ahead | {f"{name}-0" for name in range(child.STORM_WORKERS)}
+
+
+class TestSharing:
+    async def test_two_processes_never_pass_one_cap(self, file: Path) -> None:
+        processes = [await start_child("compete", file) for _ in range(2)]
+        said = [lines_of(process) for process in processes]
+        for words in said:
+            assert await anext(words) == ["ready"]
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+        granted = [int((await anext(words))[0]) for words in said]
+        assert [await process.wait() for process in processes] == [0, 0]
+        assert sum(granted) == child.COMPETE_CAP
+        assert min(granted) >= child.COMPETE_CAP - child.COMPETE_RESERVES
+        async with opened(file) as store:
+            assert await balance(store) == Balance(0, child.COMPETE_CAP)
+
+    async def test_two_stores_see_each_others_writes(self, file: Path, store: SqliteStore) -> None:
+        async with opened(file) as other:
+            await reserve(store, "r1", 600)
+            assert isinstance(await reserve(other, "r2", 600), Refused)
+            assert await settle(other, "r1", 100) is State.RESERVED
+            assert await settle(store, "r1", 100) is State.SETTLED
+
+    def test_several_may_create_the_file_at_once(self, tmp_path: Path) -> None:
+        def create(file: Path) -> SqliteStore:
+            return SqliteStore(file)
+
+        with ThreadPoolExecutor(4) as threads:
+            for number in range(20):
+                stores = list(threads.map(create, [tmp_path / f"{number}.db"] * 4))
+                asyncio.run(_close(stores))
+
+    async def test_a_lock_that_another_holds_too_long_is_unavailable(self, file: Path) -> None:
+        async with opened(file, busy_timeout_ms=1) as store:
+            with locked(file):
+                with pytest.raises(StoreUnavailable):
+                    await reserve(store, "r1")
+                with pytest.raises(StoreUnavailable):
+                    await store.ping()
+                assert await balance(store) == Balance(0, 0)
+            assert isinstance(await reserve(store, "r1"), Granted)
+
+    async def test_callers_may_be_on_several_event_loops(self, store: SqliteStore) -> None:
+        granted: list[int] = []
+
+        async def reserve_many(name: int) -> None:
+            results = await asyncio.gather(*(reserve(store, f"{name}-{number}", cap=150) for number in range(100)))
+            granted.append(sum(isinstance(result, Granted) for result in results))
+
+        threads = [Thread(target=asyncio.run, args=(reserve_many(name),)) for name in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+        assert sum(granted) == 150
+
+
+async def _close(stores: list[SqliteStore]) -> None:
+    for store in stores:
+        await store.close()
+
+
+class TestGroupCommit:
+    async def test_calls_that_wait_together_share_a_commit(self, file: Path, store: SqliteStore) -> None:
+        statements: list[str] = []
+        await store._writer.run(lambda db: db.set_trace_callback(statements.append))
+        with locked(file):
+            calls = [asyncio.ensure_future(reserve(store, f"r{number}")) for number in range(100)]
+            await asyncio.sleep(0)  # every call is made
+        assert all(isinstance(result, Granted) for result in await asyncio.gather(*calls))
+        # The rest of the first batch, which the lock held up, and the others.
+        assert statements.count("COMMIT") <= 1 + 2
+
+    async def test_the_event_loop_runs_while_a_commit_waits(self, file: Path, store: SqliteStore) -> None:
+        with locked(file):
+            call = asyncio.ensure_future(reserve(store, "r1"))
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not call.done()
+        assert isinstance(await call, Granted)
+
+    async def test_a_reservation_is_not_acknowledged_before_its_commit(self, file: Path, store: SqliteStore) -> None:
+        for number in range(50):
+            await reserve(store, f"r{number}")
+            with closing(sqlite3.connect(file)) as other:
+                assert other.execute("SELECT reserved FROM accounts").fetchone() == (number + 1,)
+
+    async def test_a_call_that_fails_spoils_no_other_of_its_batch(self, file: Path, store: SqliteStore) -> None:
+        _make_fail(file, "ABORT")
+        with locked(file):
+            calls = [asyncio.ensure_future(store.append(record(name))) for name in ("a", "poison", "b", "c")]
+            await asyncio.sleep(0)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [type(None), StoreUnavailable, type(None), type(None)]
+        assert await _usage_ids(store) == ["c", "b", "a"]
+
+    async def test_a_step_that_fails_half_way_is_undone(self, file: Path, store: SqliteStore) -> None:
+        _make_fail(file, "ABORT")
+        await reserve(store, "poison", 10)
+        with pytest.raises(StoreUnavailable):
+            await settle(store, "poison", 5)  # fails at the usage record, its last write
+        assert await balance(store) == Balance(0, 10)
+        assert (await store.get("poison")).state is State.RESERVED
+
+    async def test_a_lost_transaction_acknowledges_nothing(self, file: Path, store: SqliteStore) -> None:
+        _make_fail(file, "ROLLBACK")
+        names = [*(f"a{number}" for number in range(20)), "poison", *(f"b{number}" for number in range(20))]
+        with locked(file):
+            calls = {name: asyncio.ensure_future(store.append(record(name))) for name in names}
+            await asyncio.sleep(0)
+        await asyncio.gather(*calls.values(), return_exceptions=True)
+        failed = {name for name, call in calls.items() if isinstance(call.exception(), StoreUnavailable)}
+        # A batch that holds "poison" holds all that come before it, or all that come after.
+        assert len(failed) > 20
+        assert "poison" in failed
+        assert set(await _usage_ids(store)) == set(names) - failed
+        await store.append(record("afterwards"))
+        assert "afterwards" in await _usage_ids(store)
+
+    async def test_a_caller_that_gave_up_is_not_missed(self, file: Path, store: SqliteStore) -> None:
+        with locked(file):
+            given_up, waiting = (asyncio.ensure_future(reserve(store, name)) for name in ("r1", "r2"))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            await asyncio.sleep(0)
+        assert isinstance(await waiting, Granted)
+        assert given_up.cancelled()
+        await store.ping()
+
+    async def test_an_event_loop_that_is_gone_is_not_missed(self, file: Path, store: SqliteStore) -> None:
+        async def give_up() -> None:
+            call = asyncio.ensure_future(reserve(store, "r1"))
+            await asyncio.sleep(0)
+            call.cancel()
+
+        with locked(file):
+            await asyncio.to_thread(asyncio.run, give_up())
+        await store.ping()
+        assert await is_known(store, "r1")
+
+    async def test_a_defect_reaches_its_caller_and_nobody_else(self, store: SqliteStore) -> None:
+        unstorable = reserve(store, "r1", 2**63, cap=2**63)
+        results = await asyncio.gather(unstorable, reserve(store, "r2"), return_exceptions=True)
+        assert isinstance(results[0], OverflowError)
+        assert isinstance(results[1], Granted)
+        assert not await is_known(store, "r1")
+
+
+def _make_fail(file: Path, kind: str) -> None:
+    """From now on SQLite itself fails when the usage record "poison" is stored."""
+    with closing(sqlite3.connect(file)) as other:
+        other.execute(
+            "CREATE TRIGGER fail BEFORE INSERT ON usage WHEN NEW.request_id = 'poison' "
+            f"BEGIN SELECT RAISE({kind}, 'made to fail'); END"
+        )
+
+
+async def _usage_ids(store: Store) -> list[str]:
+    return [each.request_id for each in (await store.usage(UsageFilter(), limit=1_000)).records]
+
+
+class TestDiskFull:
+    async def test_a_commit_that_cannot_be_written_is_not_acknowledged(self, file: Path) -> None:
+        """No file of the process may grow for a while: SQLite's log cannot be written."""
+        process = await start_child("full", file)
+        said = [words async for words in lines_of(process)]
+        assert await process.wait() == 0
+        failed = [words[1] for words in said if words[0] == "failed"]
+        assert {words[2] for words in said if words[0] == "failed"} == {"StoreError"}
+        assert len(failed) > 0
+        acknowledged = [words[1] for words in said if words[0] in ("reserved", "recovered")]
+        assert sorted(acknowledged) == sorted(f"r{number}" for number in range(child.FULL_RESERVES))
+        async with opened(file) as store:
+            assert await balance(store) == Balance(0, child.FULL_RESERVES)
+
+    async def test_a_full_database_fails_calls_and_recovers(self, store: SqliteStore) -> None:
+        names = [f"r{number}" for number in range(300)]
+        await store._writer.run(lambda db: db.execute("PRAGMA max_page_count = 1"))  # as many as there are
+        answers = await asyncio.gather(*(reserve(store, name) for name in names), return_exceptions=True)
+        granted = [name for name, answer in zip(names, answers, strict=True) if isinstance(answer, Granted)]
+        failed = [name for name, answer in zip(names, answers, strict=True) if isinstance(answer, StoreError)]
+        assert len(granted) + len(failed) == 300
+        assert failed
+        assert await balance(store) == Balance(0, len(granted))
+        await store._writer.run(lambda db: db.execute("PRAGMA max_page_count = 1000000"))
+        for name in failed:
+            assert isinstance(await reserve(store, name), Granted)
+        assert await balance(store) == Balance(0, 300)
+
+
+class TestFile:
+    def _refusal(self, file: Path) -> str:
+        with pytest.raises(ConfigError) as raised:
+            SqliteStore(file)
+        assert str(file) in str(raised.value)
+        return str(raised.value)
+
+    def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
+        message = self._refusal(tmp_path / "missing" / "store.db")
+        assert f"the folder {tmp_path / 'missing'} does not exist" in message
+
+    def test_a_folder_is_no_file(self, tmp_path: Path) -> None:
+        assert "unable to open" in self._refusal(tmp_path)
+
+    def test_a_file_of_another_kind(self, file: Path) -> None:
+        file.write_bytes(b"this is a text of more than a hundred bytes" * 100)
+        assert "file is not a database" in self._refusal(file)
+
+    def test_a_damaged_file(self, file: Path) -> None:
+        asyncio.run(_close([SqliteStore(file)]))
+        content = bytearray(file.read_bytes())
+        content[100:4096] = b"\xff" * 3996  # the table of tables
+        file.write_bytes(content)
+        assert "malformed" in self._refusal(file)
+
+    def test_a_newer_schema(self, file: Path) -> None:
+        asyncio.run(_close([SqliteStore(file)]))
+        with closing(sqlite3.connect(file)) as other:
+            other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 6}")
+        message = self._refusal(file)
+        assert f"version {SCHEMA_VERSION + 6}" in message
+        assert f"up to {SCHEMA_VERSION}" in message
+
+    @pytest.mark.parametrize("statement", ["CREATE TABLE notes (text)", "PRAGMA user_version = 1"])
+    def test_the_database_of_another_program_is_left_alone(self, file: Path, statement: str) -> None:
+        with closing(sqlite3.connect(file)) as other:
+            other.execute(statement)
+        before = file.read_bytes()
+        assert "another program" in self._refusal(file)
+        assert file.read_bytes() == before
+
+    def test_only_the_file_is_left_after_closing(self, file: Path) -> None:
+        asyncio.run(_close([SqliteStore(file)]))
+        assert [each.name for each in file.parent.iterdir()] == [file.name]
+
+
+def _statements() -> list[str]:
+    """Every statement of the store that looks for something."""
+    texts = [text for text in vars(sqlite_module).values() if isinstance(text, str)]
+    searching = [text for text in texts if re.match(r"\s*(SELECT|UPDATE|DELETE)\b", text)]
+    listing = sqlite_module._SELECT_USAGE + sqlite_module._WITH_ATTRIBUTE + sqlite_module._NEWEST_FIRST
+    return [*searching, listing]
+
+
+@pytest.mark.parametrize("statement", _statements(), ids=lambda statement: " ".join(statement.split())[:40])
+async def test_every_search_has_its_index(store: SqliteStore, statement: str) -> None:
+    """No statement reads a whole table, or sorts, however many rows there are."""
+    values = [1] * statement.count("?")
+    plan = await store._writer.run(lambda db: db.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall())
+    for *_, detail in plan:
+        assert "TEMP B-TREE" not in detail
+        assert "SCAN" not in detail or "INDEX reservations_to_expire" in detail
+
+
+async def test_the_statements_are_found() -> None:
+    assert len(_statements()) >= 12

@@ -1,0 +1,247 @@
+"""The same random steps on every store, compared answer by answer with the memory model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from policyd.core.errors import PolicydError
+from policyd.core.ledger import Carry, Entry
+from policyd.core.policy import Metric
+from policyd.core.reservation import State
+from policyd.stores.base import Granted, Reservation, Store, Swept, UsageFilter
+from policyd.stores.url import open_store
+from tests.stores.building import account, record
+from tests.stores.conftest import STORES, store_url
+
+ETERNAL = [account(name) for name in ("cost", "tokens", "rate")]
+"""Accounts that are never forgotten: what is charged to them is still there at the end."""
+
+COST, TOKENS, RATE = ETERNAL
+MINUTE = account("minute", keep_until_ms=30)
+METRICS = {"cost": Metric.COST, "tokens": Metric.TOKENS, "rate": Metric.REQUESTS, "minute": Metric.COST}
+CARRIES = {"rate": Carry(TOKENS.key, weight=333_333)}
+TOGETHER = [[COST, TOKENS, MINUTE], [COST, RATE, MINUTE]]
+"""Nothing is held on a bucket and on the one after it at once."""
+
+IDS = st.sampled_from(["a", "b", "c", "d", "e"])
+AMOUNTS = st.integers(0, 60)
+PROJECTS = st.sampled_from(["acme", "zeta"])
+
+
+@st.composite
+def entry_lists(draw: st.DrawFn) -> list[Entry]:
+    return [
+        Entry(
+            account=chosen,
+            metric=METRICS[chosen.limit],
+            amount=draw(AMOUNTS),
+            cap=draw(st.sampled_from([0, 50, 100, 200])),
+            enforce=draw(st.booleans()),
+            on_expiry=draw(st.none() | AMOUNTS),
+            carry=CARRIES.get(chosen.limit),
+        )
+        for chosen in draw(st.lists(st.sampled_from(draw(st.sampled_from(TOGETHER))), unique=True))
+    ]
+
+
+def expiry_charges(reservation: Reservation) -> Counter[str]:
+    return Counter(
+        {each.account.key: each.amount if each.on_expiry is None else each.on_expiry for each in reservation.entries}
+    )
+
+
+class Stores(RuleBasedStateMachine):
+    """The stores side by side, and what is known to be charged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.loop = asyncio.new_event_loop()
+        self.stores = {kind: open_store(store_url(kind, Path(self.folder.name))) for kind in STORES}
+        self.now_ms = 0
+        self.charged: dict[str, Counter[str]] = {}  # by reservation, what it has charged to each account
+        self.forgotten: Counter[str] = Counter()  # what forgotten reservations have charged
+
+    def teardown(self) -> None:
+        for store in self.stores.values():
+            self.loop.run_until_complete(store.close())
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        self.folder.cleanup()
+
+    def on_all(self, call: Callable[[Store], Awaitable[object]]) -> object:
+        """What every store answers, which has to be the same; an error counts as an answer."""
+        answers = {kind: self.loop.run_until_complete(self._answer(store, call)) for kind, store in self.stores.items()}
+        expected = answers["memory"]
+        for kind, answer in answers.items():
+            assert answer == expected, f"{kind} answers {answer}, memory {expected}"
+        return expected
+
+    @staticmethod
+    async def _answer(store: Store, call: Callable[[Store], Awaitable[object]]) -> object:
+        try:
+            answer = await call(store)
+        except PolicydError as error:
+            return type(error), str(error)
+        if isinstance(answer, Swept):  # in no promised order
+            return Swept(tuple(sorted(answer.expired, key=lambda each: each.request_id)), answer.open_reservations)
+        return answer
+
+    def reservation(self, reservation_id: str) -> Reservation | None:
+        found = self.on_all(lambda store: store.get(reservation_id))
+        return found if isinstance(found, Reservation) else None
+
+    def reservations(self) -> list[Reservation]:
+        return [found for each in "abcde" if (found := self.reservation(each)) is not None]
+
+    def check_caps(self, entries: list[Entry], added: dict[str, int]) -> None:
+        balances = self.loop.run_until_complete(
+            self.stores["memory"].balances([(each.account, each.carry) for each in entries])
+        )
+        for each, balance in zip(entries, balances, strict=True):
+            if each.enforce and added[each.account.key]:
+                assert balance.used <= each.cap
+
+    @rule(
+        reservation_id=IDS,
+        entries=entry_lists(),
+        fingerprint=st.sampled_from(["", "f"]),
+        ttl_ms=st.integers(1, 40),
+        project=PROJECTS,
+    )
+    def reserve(self, reservation_id: str, entries: list[Entry], fingerprint: str, ttl_ms: int, project: str) -> None:
+        answer = self.on_all(
+            lambda store: store.reserve(
+                reservation_id,
+                entries=entries,
+                record=record(reservation_id, at_ms=self.now_ms, attributes={"project": project}),
+                now_ms=self.now_ms,
+                expires_at_ms=self.now_ms + ttl_ms,
+                fingerprint=fingerprint,
+            )
+        )
+        if isinstance(answer, Granted):
+            self.charged[reservation_id] = Counter()
+            self.check_caps(entries, {each.account.key: each.amount for each in entries})
+
+    @rule(
+        reservation_id=IDS,
+        unit_amounts=st.dictionaries(st.sampled_from(Metric), st.integers(0, 9)),
+        wanted_units=st.integers(0, 20),
+        at_least_units=st.integers(0, 10),
+    )
+    def extend(
+        self, reservation_id: str, unit_amounts: dict[Metric, int], wanted_units: int, at_least_units: int
+    ) -> None:
+        units = self.on_all(
+            lambda store: store.extend(
+                reservation_id,
+                unit_amounts=unit_amounts,
+                wanted_units=wanted_units,
+                at_least_units=at_least_units,
+                now_ms=self.now_ms,
+            )
+        )
+        if isinstance(units, int):
+            assert units in (0, wanted_units) or at_least_units <= units < wanted_units
+            reservation = self.reservation(reservation_id)
+            assert reservation is not None
+            added = {each.account.key: units * unit_amounts.get(each.metric, 0) for each in reservation.entries}
+            self.check_caps(list(reservation.entries), added)
+
+    @rule(reservation_id=IDS, amounts=st.dictionaries(st.sampled_from(Metric), AMOUNTS), project=PROJECTS)
+    def settle(self, reservation_id: str, amounts: dict[Metric, int], project: str) -> None:
+        # The record may be of another moment and project than the pending one.
+        ended = record(reservation_id, at_ms=self.now_ms, attributes={"project": project})
+        found = self.on_all(
+            lambda store: store.settle(reservation_id, amounts=amounts, record=ended, now_ms=self.now_ms)
+        )
+        if found in (State.RESERVED, State.EXPIRED):
+            reservation = self.reservation(reservation_id)
+            assert reservation is not None
+            self.charged[reservation_id] = Counter(
+                {each.account.key: amounts.get(each.metric, 0) for each in reservation.entries}
+            )
+
+    @rule(reservation_id=IDS)
+    def release(self, reservation_id: str) -> None:
+        ended = record(reservation_id, at_ms=self.now_ms)
+        found = self.on_all(lambda store: store.release(reservation_id, record=ended, now_ms=self.now_ms))
+        if found in (State.RESERVED, State.EXPIRED):
+            self.charged[reservation_id] = Counter()
+
+    @rule(reservation_ids=st.lists(IDS), ttl_ms=st.integers(0, 40))
+    def renew(self, reservation_ids: list[str], ttl_ms: int) -> None:
+        self.on_all(lambda store: store.renew(reservation_ids, expires_at_ms=self.now_ms + ttl_ms))
+
+    @rule(passed_ms=st.integers(0, 30), ended_kept_ms=st.integers(0, 100), usage_kept_ms=st.integers(0, 100))
+    def sweep(self, passed_ms: int, ended_kept_ms: int, usage_kept_ms: int) -> None:
+        self.now_ms += passed_ms
+        due = [
+            each for each in self.reservations() if each.state is State.RESERVED and each.expires_at_ms <= self.now_ms
+        ]
+        swept = self.on_all(
+            lambda store: store.sweep(
+                now_ms=self.now_ms,
+                ended_before_ms=self.now_ms - ended_kept_ms,
+                usage_before_ms=self.now_ms - usage_kept_ms,
+            )
+        )
+        assert isinstance(swept, Swept)
+        assert [each.request_id for each in swept.expired] == sorted(each.id for each in due)
+        for each in due:
+            self.charged[each.id] = expiry_charges(each)
+        known = {each.id for each in self.reservations()}
+        for reservation_id in self.charged.keys() - known:
+            self.forgotten += self.charged.pop(reservation_id)
+
+    @rule(request_id=st.sampled_from(["a", "x", "y"]), project=PROJECTS)
+    def append(self, request_id: str, project: str) -> None:
+        denied = record(request_id, at_ms=self.now_ms, attributes={"project": project})
+        self.on_all(lambda store: store.append(denied))
+
+    @rule(
+        project=st.none() | PROJECTS,
+        from_ms=st.none() | st.integers(0, 200),
+        until_ms=st.none() | st.integers(0, 200),
+        limit=st.integers(1, 3),
+    )
+    def list_usage(self, project: str | None, from_ms: int | None, until_ms: int | None, limit: int) -> None:
+        wanted = UsageFilter({} if project is None else {"project": project}, from_ms, until_ms)
+
+        async def pages(store: Store) -> list[object]:
+            found = [await store.usage(wanted, limit=limit)]
+            while found[-1].next_cursor:
+                found.append(await store.usage(wanted, limit=limit, cursor=found[-1].next_cursor))
+            return list(found)
+
+        self.on_all(pages)
+
+    @invariant()
+    def balances_are_equal_and_money_is_conserved(self) -> None:
+        everywhere = [(each, CARRIES.get(each.limit)) for each in (*ETERNAL, MINUTE)]
+        self.on_all(lambda store: store.balances(everywhere))
+        spent = sum(self.charged.values(), self.forgotten.copy())
+        reserved: Counter[str] = Counter()
+        for reservation in self.reservations():
+            if reservation.state is State.RESERVED:
+                reserved.update({each.account.key: each.amount for each in reservation.entries})
+        balances = self.loop.run_until_complete(self.stores["memory"].balances([(each, None) for each in ETERNAL]))
+        for each, balance in zip(ETERNAL, balances, strict=True):
+            assert (balance.spent, balance.reserved) == (spent[each.key], reserved[each.key])
+
+    @invariant()
+    def unknown_reservations_are_charged_no_more(self) -> None:
+        assert self.charged.keys() == {each.id for each in self.reservations()}
+
+
+TestStores = Stores.TestCase
+TestStores.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
