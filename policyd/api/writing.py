@@ -1,0 +1,125 @@
+"""From the enforcer's types to the messages of `policyd.v1`."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.type.money_pb2 import Money
+
+from policyd.core import estimate as core_estimate
+from policyd.core.decision import Decision, LimitReport
+from policyd.core.money import NANOS_PER_USD
+from policyd.core.policy import Metric
+from policyd.core.record import Record
+from policyd.core.reservation import State
+from policyd.core.usage import Usage
+from policyd.v1 import reservation_pb2, usage_pb2, verdict_pb2
+
+
+def money(nanos: int) -> Money:
+    """USD: whole dollars and the billionths of one, so nothing is rounded."""
+    units, rest = divmod(nanos, NANOS_PER_USD)
+    return Money(currency_code="USD", units=units, nanos=rest)
+
+
+def timestamp(at_ms: int) -> Timestamp:
+    seconds, rest_ms = divmod(at_ms, 1000)
+    return Timestamp(seconds=seconds, nanos=rest_ms * 1_000_000)
+
+
+def duration(microseconds: int) -> Duration:
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return Duration(seconds=seconds, nanos=rest * 1000)
+
+
+def verdict(decision: Decision) -> verdict_pb2.Verdict:
+    retry_after_seconds, remaining = decision.retry_after_seconds, decision.budget_remaining_nanos
+    return verdict_pb2.Verdict(
+        decision=verdict_pb2.DECISION_ALLOW if decision.allowed else verdict_pb2.DECISION_DENY,
+        denials=map(limit_report, decision.denials),
+        shadow_denials=map(limit_report, decision.shadow_denials),
+        estimate=estimate(decision.estimate),
+        retry_after=duration(retry_after_seconds * 1_000_000) if retry_after_seconds is not None else None,
+        remaining_budget=money(remaining) if remaining is not None else None,
+    )
+
+
+def limit_report(report: LimitReport) -> verdict_pb2.LimitReport:
+    limit = report.limit
+    return verdict_pb2.LimitReport(
+        name=limit.name,
+        metric=verdict_pb2.Metric.Value(f"METRIC_{limit.metric.upper()}"),
+        scope=report.scope,
+        window=str(limit.window) if limit.window is not None else "",
+        action=verdict_pb2.LimitAction.Value(f"LIMIT_ACTION_{limit.action.upper()}"),
+        limit=_amount(limit.metric, limit.amount),
+        spent=_amount(limit.metric, report.spent),
+        reserved=_amount(limit.metric, report.reserved),
+        requested=_amount(limit.metric, report.requested),
+        remaining=_amount(limit.metric, report.remaining),
+        resets_at=timestamp(report.resets_at_ms) if report.resets_at_ms is not None else None,
+        http_status=limit.status,
+        refusal_message=limit.refusal.message,
+        refusal_fields=limit.refusal.fields,
+    )
+
+
+def _amount(metric: Metric, amount: int) -> verdict_pb2.Amount:
+    if metric is Metric.COST:
+        return verdict_pb2.Amount(money=money(amount))
+    return verdict_pb2.Amount(units=amount)
+
+
+def estimate(made: core_estimate.Estimate) -> verdict_pb2.Estimate:
+    return verdict_pb2.Estimate(
+        input_tokens=made.expected.input_tokens,
+        expected_output_tokens=made.expected.output_tokens,
+        max_input_tokens=made.maximum.input_tokens,
+        max_output_tokens=made.maximum.output_tokens,
+        expected_cost=money(made.expected_cost_nanos),
+        max_cost=money(made.maximum_cost_nanos),
+        confidence=_confidence(made.confidence),
+        bounded=made.bounded,
+        price_provider=made.price.provider if made.price is not None else "",
+        price_model=made.price.model if made.price is not None else "",
+    )
+
+
+def _confidence(confidence: str | None) -> verdict_pb2.Confidence.ValueType:
+    if confidence is None:
+        return verdict_pb2.CONFIDENCE_UNSPECIFIED
+    return verdict_pb2.Confidence.Value(f"CONFIDENCE_{confidence.upper()}")
+
+
+def state(reached: State) -> reservation_pb2.ReservationState.ValueType:
+    return reservation_pb2.ReservationState.Value(f"RESERVATION_STATE_{reached.upper()}")
+
+
+def usage(counted: Usage) -> usage_pb2.Usage:
+    return usage_pb2.Usage(**counted.by_kind())
+
+
+def usage_record(record: Record) -> usage_pb2.UsageRecord:
+    return usage_pb2.UsageRecord(
+        request_id=record.request_id,
+        time=timestamp(record.at_ms),
+        outcome=usage_pb2.Outcome.Value(f"OUTCOME_{record.outcome.upper()}"),
+        decision=verdict_pb2.Decision.Value(f"DECISION_{record.decision.upper()}"),
+        denied_by=record.denied_by,
+        shadow_denied_by=record.shadow_denied_by,
+        attributes=record.attributes,
+        provider=record.provider,
+        endpoint=record.endpoint,
+        model=record.model,
+        response_model=record.response_model,
+        status=record.status,
+        streamed=record.streamed,
+        usage=usage(record.usage) if record.usage is not None else None,
+        usage_source=usage_pb2.UsageSource.Value(f"USAGE_SOURCE_{record.usage_source.upper()}"),
+        estimated_cost=money(record.estimated_cost_nanos),
+        actual_cost=money(record.actual_cost_nanos or 0),
+        confidence=_confidence(record.confidence),
+        duration=duration(record.duration_ms * 1000),
+        policy_duration=duration(record.policy_us),
+        error=record.error,
+    )

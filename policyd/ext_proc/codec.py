@@ -1,0 +1,157 @@
+"""Envoy's protobuf messages to and from the plain types of `messages`. No transport: streams are the servicer's.
+
+Header values come and go as `raw_value`: Envoy fills only that field, and reads the other one only with old settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from envoy.config.core.v3 import base_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from envoy.type.v3 import http_status_pb2
+
+from policyd.core.errors import ProtocolError
+from policyd.ext_proc import messages as m
+
+_BODY_MODES: Mapping[int, m.BodyMode] = {
+    getattr(processing_mode_pb2.ProcessingMode, mode.value): mode for mode in m.BodyMode
+}
+_BODY_MODE_NUMBERS: Mapping[m.BodyMode, int] = {mode: number for number, mode in _BODY_MODES.items()}
+_SEND = processing_mode_pb2.ProcessingMode.SEND
+_SKIP = processing_mode_pb2.ProcessingMode.SKIP
+_OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+
+
+class Decoder:
+    """Reads the messages of one gRPC stream. The first one tells the body modes for all that follow."""
+
+    def __init__(self, *, provider: str | None) -> None:
+        self._provider = provider
+        self._request_mode = m.BodyMode.BUFFERED
+        self._response_mode = m.BodyMode.STREAMED
+        self._mode_fixed = False
+
+    def event(self, message: pb.ProcessingRequest) -> m.Event:
+        """Raises `ProtocolError` for a kind of message or a body mode that is not known."""
+        if message.HasField("protocol_config"):
+            config = message.protocol_config
+            self._request_mode = _body_mode(config.request_body_mode)
+            self._response_mode = _body_mode(config.response_body_mode)
+            self._mode_fixed = (
+                config.send_body_without_waiting_for_header_response
+                or m.BodyMode.FULL_DUPLEX_STREAMED in (self._request_mode, self._response_mode)
+            )
+        match message.WhichOneof("request"):
+            case "request_headers":
+                return m.RequestHeaders(
+                    headers=_headers(message.request_headers.headers.headers),
+                    end_of_stream=message.request_headers.end_of_stream,
+                    request_body_mode=self._request_mode,
+                    response_body_mode=self._response_mode,
+                    provider=self._provider,
+                )
+            case "request_body":
+                return m.RequestBody(message.request_body.body, message.request_body.end_of_stream)
+            case "request_trailers":
+                return m.RequestTrailers()
+            case "response_headers":
+                return m.ResponseHeaders(
+                    headers=_headers(message.response_headers.headers.headers),
+                    end_of_stream=message.response_headers.end_of_stream,
+                    body_mode=self._response_mode,
+                    mode_fixed=self._mode_fixed,
+                )
+            case "response_body":
+                return m.ResponseBody(message.response_body.body, message.response_body.end_of_stream)
+            case "response_trailers":
+                return m.ResponseTrailers()
+            case other:
+                raise ProtocolError(f"Envoy sent a message of an unknown kind ({other})")
+
+
+def encode(reply: m.Reply) -> pb.ProcessingResponse:
+    """The protobuf message of a reply."""
+    match reply:
+        case m.HeadersReply(response, set_headers, remove_headers, mode):
+            headers = pb.HeadersResponse(response=_common(set_headers, remove_headers))
+            message = _response(response, "headers", headers)
+            if mode is not None:
+                message.mode_override.CopyFrom(_mode_override(mode))
+            return message
+        case m.BodyReply(response, body, set_headers):
+            common = _common(set_headers)
+            if body is not None:
+                # An empty replacement has to be said as such: an empty `body` means none was given.
+                mutation = pb.BodyMutation(body=body) if body else pb.BodyMutation(clear_body=True)
+                common.body_mutation.CopyFrom(mutation)
+            return _response(response, "body", pb.BodyResponse(response=common))
+        case m.StreamedBody(response, body, end_of_stream):
+            streamed = pb.StreamedBodyResponse(body=body, end_of_stream=end_of_stream)
+            common = pb.CommonResponse(body_mutation=pb.BodyMutation(streamed_response=streamed))
+            return _response(response, "body", pb.BodyResponse(response=common))
+        case m.TrailersReply(response):
+            return _response(response, "trailers", pb.TrailersResponse())
+        case m.ImmediateReply(status, headers, body):
+            return pb.ProcessingResponse(
+                immediate_response=pb.ImmediateResponse(
+                    status=http_status_pb2.HttpStatus(code=status),
+                    headers=_mutation(headers),
+                    body=body,
+                    details="policyd",
+                )
+            )
+
+
+def _response(
+    response: bool, part: str, message: pb.HeadersResponse | pb.BodyResponse | pb.TrailersResponse
+) -> pb.ProcessingResponse:
+    side = "response" if response else "request"
+    return pb.ProcessingResponse(**{f"{side}_{part}": message})
+
+
+def _common(set_headers: Mapping[str, str], remove_headers: tuple[str, ...] = ()) -> pb.CommonResponse:
+    if not set_headers and not remove_headers:
+        return pb.CommonResponse()
+    return pb.CommonResponse(header_mutation=_mutation(set_headers, remove_headers))
+
+
+def _mutation(set_headers: Mapping[str, str], remove_headers: tuple[str, ...] = ()) -> pb.HeaderMutation:
+    return pb.HeaderMutation(
+        set_headers=[
+            base_pb2.HeaderValueOption(
+                header=base_pb2.HeaderValue(key=name, raw_value=value.encode("utf-8", "surrogateescape")),
+                append_action=_OVERWRITE,
+            )
+            for name, value in set_headers.items()
+        ],
+        remove_headers=remove_headers,
+    )
+
+
+def _mode_override(mode: m.ModeOverride) -> processing_mode_pb2.ProcessingMode:
+    return processing_mode_pb2.ProcessingMode(
+        request_header_mode=_SEND,
+        request_body_mode=_BODY_MODE_NUMBERS[mode.request_body],
+        request_trailer_mode=_SKIP,
+        response_header_mode=_SEND if mode.response_headers else _SKIP,
+        response_body_mode=_BODY_MODE_NUMBERS[mode.response_body],
+        response_trailer_mode=_SEND if mode.response_trailers else _SKIP,
+    )
+
+
+def _body_mode(number: int) -> m.BodyMode:
+    mode = _BODY_MODES.get(number)
+    if mode is None:
+        raise ProtocolError(f"Envoy is configured with an unknown body mode ({number})")
+    return mode
+
+
+def _headers(headers: Iterable[base_pb2.HeaderValue]) -> dict[str, str]:
+    """By lower-case name; of a repeated one the first, so that a client cannot override what a proxy set before."""
+    found: dict[str, str] = {}
+    for header in headers:
+        value = header.raw_value.decode("utf-8", "surrogateescape") if header.raw_value else header.value
+        found.setdefault(header.key.lower(), value)
+    return found

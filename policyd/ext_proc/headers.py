@@ -1,0 +1,38 @@
+"""The headers that policyd adds to what the client gets. Their prefix is settable."""
+
+from __future__ import annotations
+
+from policyd.core.money import format_usd
+from policyd.core.record import Record
+from policyd.enforcer import Verdict
+
+
+def request_id_header(request_id: str, prefix: str) -> dict[str, str]:
+    return {f"{prefix}request-id": request_id}
+
+
+def decision_headers(verdict: Verdict, prefix: str) -> dict[str, str]:
+    """The decision and the estimate behind it: the maximum, which is what is held."""
+    decision, estimate = verdict.decision, verdict.decision.estimate
+    headers = {
+        **request_id_header(verdict.record.request_id, prefix),
+        f"{prefix}decision": "allow" if decision.allowed else "deny",
+        f"{prefix}estimated-input-tokens": str(estimate.maximum.input_tokens),
+        f"{prefix}estimated-output-tokens": str(estimate.maximum.output_tokens),
+        f"{prefix}estimated-cost-usd": format_usd(estimate.maximum_cost_nanos),
+        f"{prefix}confidence": estimate.confidence,
+    }
+    if decision.budget_remaining_nanos is not None:
+        headers[f"{prefix}budget-remaining-usd"] = format_usd(decision.budget_remaining_nanos)
+    return headers
+
+
+def cost_headers(record: Record, prefix: str) -> dict[str, str]:
+    """What the exchange really used and cost; nothing if nothing was charged."""
+    if record.usage is None or record.actual_cost_nanos is None:
+        return {}
+    return {
+        f"{prefix}input-tokens": str(record.usage.input_tokens),
+        f"{prefix}output-tokens": str(record.usage.output_tokens),
+        f"{prefix}cost-usd": format_usd(record.actual_cost_nanos),
+    }

@@ -1,0 +1,232 @@
+"""What Envoy and an exchange say to each other, in plain types: no protobuf, no transport.
+
+Events come in, effects go out. Header names are lower-case; values are text, with bytes that are not UTF-8 as surrogate
+escapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from policyd.core.errors import RequestError
+from policyd.core.record import Record
+from policyd.enforcer import Ending, Verdict
+from policyd.estimator import Ask
+
+NO_HEADERS: Mapping[str, str] = {}
+
+
+class BodyMode(Enum):
+    """How Envoy passes a body. The names are Envoy's."""
+
+    NONE = "NONE"
+    STREAMED = "STREAMED"
+    BUFFERED = "BUFFERED"
+    BUFFERED_PARTIAL = "BUFFERED_PARTIAL"
+    FULL_DUPLEX_STREAMED = "FULL_DUPLEX_STREAMED"
+
+
+# --- events: from Envoy ---
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHeaders:
+    headers: Mapping[str, str]
+    end_of_stream: bool
+    """The request has no body."""
+    request_body_mode: BodyMode = BodyMode.BUFFERED
+    response_body_mode: BodyMode = BodyMode.STREAMED
+    provider: str | None = None
+    """The provider that the route names; a client cannot set it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    chunk: bytes
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTrailers:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHeaders:
+    headers: Mapping[str, str]
+    end_of_stream: bool
+    """The reply has no body."""
+    body_mode: BodyMode = BodyMode.STREAMED
+    mode_fixed: bool = False
+    """Whether Envoy's configuration shows that it takes no mode override."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseBody:
+    chunk: bytes
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTrailers:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Envoy closed the stream, or it broke. A normal end and a client's hang-up look the same."""
+
+
+# --- events: answers to what the exchange asked for ---
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The request cannot be priced, or the policy does not allow its like."""
+
+    error: RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """policyd itself failed: its store, or a defect. `error` is a name for people, without content."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """`tokens` more output tokens are held; 0: the budget is used up."""
+
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The exchange is settled or released, and its record is durable."""
+
+    record: Record
+
+
+Event = (
+    RequestHeaders
+    | RequestBody
+    | RequestTrailers
+    | ResponseHeaders
+    | ResponseBody
+    | ResponseTrailers
+    | Closed
+    | Decided
+    | Rejected
+    | Failed
+    | Extended
+    | Ended
+)
+
+
+# --- effects: to Envoy ---
+
+
+@dataclass(frozen=True, slots=True)
+class ModeOverride:
+    """Body modes from here on. Every mode is set: Envoy takes one left out as NONE."""
+
+    response_body: BodyMode
+    response_trailers: bool = False
+    response_headers: bool = True
+    request_body: BodyMode = BodyMode.BUFFERED
+
+
+@dataclass(frozen=True, slots=True)
+class HeadersReply:
+    """Lets headers pass, changed as told."""
+
+    response: bool
+    set_headers: Mapping[str, str] = field(default_factory=dict)
+    remove_headers: tuple[str, ...] = ()
+    mode: ModeOverride | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BodyReply:
+    """Lets a body message pass; `body` replaces its content, `None` leaves it."""
+
+    response: bool
+    body: bytes | None = None
+    set_headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedBody:
+    """A piece of body in full duplex. Independent of what came in; `end_of_stream` ends the body for good."""
+
+    response: bool
+    body: bytes
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TrailersReply:
+    response: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ImmediateReply:
+    """Envoy answers the client itself; the provider sees nothing, or is cancelled."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+# --- effects: asked of the enforcer; each is answered by an event ---
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """Answered by `Decided`, `Rejected` or `Failed`."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """Answered by `Extended` or `Failed`."""
+
+    verdict: Verdict
+    wanted_tokens: int
+    at_least_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Settle or release. Answered by `Ended` or `Failed`."""
+
+    verdict: Verdict
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Store and report an exchange that holds nothing. Answered by nothing."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """End the gRPC stream with an error status: an orderly end would let the request pass unmetered."""
+
+    message: str
+
+
+Reply = HeadersReply | BodyReply | StreamedBody | TrailersReply | ImmediateReply
+Request = Decide | TopUp | Finish | Report
+Effect = Reply | Request | Abort

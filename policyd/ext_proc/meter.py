@@ -1,0 +1,210 @@
+"""Reads a reply while it passes, and knows at any moment what it has used so far.
+
+A stream is passed on in whole events: an event is never split between what the client got and what it did not, so the
+stream can be ended after any of them. A document is passed on as it comes. A reply that is not known to be a document
+when its headers pass is passed on decoded, because they have promised that.
+
+Output text is counted lazily. Its UTF-8 bytes bound its tokens from above, so as long as the bytes fit into the hold
+nothing is counted at all; only near the hold, or when the reply ends without the provider's own numbers, is the text
+turned into tokens. Text is kept until it is counted, and no longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum, auto
+
+import msgspec
+
+from policyd.core.estimate import Estimate, cost_nanos
+from policyd.core.ledger import Amounts
+from policyd.core.policy import Metric
+from policyd.core.record import UsageSource
+from policyd.core.usage import Usage
+from policyd.ext_proc.encoding import Decoder
+from policyd.providers.base import ReplyReader
+from policyd.providers.framing.json_members import JsonMembers
+from policyd.providers.framing.sse import SseFrame, SseFramer
+
+UNCOUNTED_BYTES_MAX = 65_536
+"""How much output text is kept at most before it is counted."""
+
+CAPTURED_BYTES_MAX = 262_144
+"""The most of a large document's members that is kept to be read."""
+
+
+class Framing(Enum):
+    EVENTS = auto()
+    DOCUMENT = auto()
+    UNSURE = auto()
+    """A stream was asked for and the reply is not labelled as one: its first byte tells."""
+
+
+class ReplyMeter:
+    def __init__(
+        self,
+        *,
+        reader: ReplyReader,
+        framing: Framing,
+        decoder: Decoder | None,
+        estimate: Estimate,
+        held: Usage,
+        token_amounts: Amounts,
+        count_text: Callable[[str], int],
+    ) -> None:
+        self.reader = reader
+        self._framing = framing
+        self._passes_plain = framing is not Framing.DOCUMENT
+        self._decoder = decoder
+        self._estimate = estimate
+        self._held = held
+        self._held_cost_nanos = cost_nanos(estimate.price, held)
+        self._token_cost_nanos = token_amounts[Metric.COST]
+        self._count_text = count_text
+        self._events = SseFramer()
+        self._members = JsonMembers(reader.document_members, bytes_max=CAPTURED_BYTES_MAX)
+        self._has_come = False
+        self._granted_tokens = 0
+        self._counted_tokens = 0
+        self._latest_tokens = 0
+        self._uncounted: list[str] = []
+        self._uncounted_bytes = 0
+        self._latest_bytes = 0
+        self._room_for: Usage | None = None
+        self._room = self._room_beside(estimate.expected)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the reply consists of events, so that it can be ended with one."""
+        return self._framing is Framing.EVENTS
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Reads a chunk; returns the bytes that the client may have now. Raises `UndecodableReply`."""
+        plain = self._decode(chunk)
+        if self._framing is Framing.EVENTS:
+            return self._pass_events(self._events.feed(plain))
+        self._members.feed(plain)
+        return plain if self._passes_plain else chunk
+
+    def finish(self) -> bytes:
+        """The reply has ended, or broken off; returns what was held back and may still pass."""
+        if self._framing is Framing.EVENTS:
+            return self._pass_events(self._events.finish())
+        self.reader.read_document(self._members.found, partial=True)
+        return b""
+
+    def read_whole(self, body: bytes) -> bytes:
+        """Reads a reply that came in one piece; returns what the client may have of it. Raises `UndecodableReply`."""
+        plain = self._decode(body)
+        if self._framing is Framing.EVENTS:
+            return self._pass_events(self._events.feed(plain)) + self.finish()
+        try:
+            document = msgspec.json.decode(plain)
+        except (ValueError, RecursionError):
+            document = None
+        if isinstance(document, dict):
+            self.reader.read_document(document)
+            self._keep_text()
+        return plain if self._passes_plain else body
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether a document has come that said nothing of what it costs: not whole, not JSON, or without usage."""
+        if self._framing is Framing.EVENTS or self.reader.usage is not None or self.reader.error is not None:
+            return False
+        return self._has_come and not self._uncounted and not self._counted_tokens
+
+    def observed(self) -> tuple[Usage, UsageSource]:
+        """What has been used so far, in the provider's numbers where it gave them and counted where it did not."""
+        reported = self.reader.usage
+        if reported is not None and self.reader.usage_complete:
+            return reported, UsageSource.REPORTED
+        self._count()
+        if reported is None or not reported.input_tokens:
+            reported = replace(reported or Usage(), input=self._estimate.expected.input)
+        unreported = max(0, self._within_bound(self._counted_tokens) - reported.output_tokens)
+        return replace(reported, output=reported.output + unreported), UsageSource.COUNTED
+
+    def shortfall_tokens(self) -> int:
+        """How many output tokens more have to be held for the reply to go on.
+
+        That is for what has come and for as much again as came last: the next event should fit before it comes. A reply
+        whose usage is complete has nothing more to come.
+        """
+        room = self._room_tokens()
+        if self.reader.usage_complete or self._output_bound() <= room:
+            return 0
+        usage, _ = self.observed()
+        coming = self._within_bound(usage.output_tokens + max(1, self._latest_tokens))
+        return max(0, max(usage.output_tokens, coming) - room)
+
+    def covers_observed(self) -> bool:
+        """Whether what is held covers all that has come so far."""
+        usage, _ = self.observed()
+        return usage.output_tokens <= self._room_tokens()
+
+    def grant(self, tokens: int) -> None:
+        """`tokens` more output tokens are held."""
+        self._granted_tokens += tokens
+
+    @property
+    def held_output_tokens(self) -> int:
+        return self._held.output_tokens + self._granted_tokens
+
+    def _room_tokens(self) -> int:
+        """How many output tokens fit into what is held, beside the input as it is known by now."""
+        reported = self.reader.usage
+        if reported is not self._room_for:
+            self._room_for = reported
+            self._room = self._room_beside(reported or self._estimate.expected)
+        return self._room + self._granted_tokens
+
+    def _room_beside(self, usage: Usage) -> int:
+        unanswered = replace(usage, output=0, reasoning=0, audio_output=0, image_output=0)
+        room = min(self._held.output_tokens, self._held.tokens - unanswered.tokens)
+        if self._token_cost_nanos:
+            left_nanos = self._held_cost_nanos - cost_nanos(self._estimate.price, unanswered)
+            room = min(room, left_nanos // self._token_cost_nanos)
+        return room
+
+    def _output_bound(self) -> int:
+        """No more output tokens than this have come or come with an event as long as the latest one."""
+        reported = self.reader.usage.output_tokens if self.reader.usage is not None else 0
+        observed = max(reported, self._counted_tokens + self._uncounted_bytes)
+        return max(reported, self._within_bound(observed + self._latest_bytes + 1))
+
+    def _within_bound(self, output_tokens: int) -> int:
+        """`output_tokens`, as far as a bounded request lets its reply go: an inexact count can pass that."""
+        return min(output_tokens, self._estimate.maximum.output_tokens) if self._estimate.bounded else output_tokens
+
+    def _decode(self, chunk: bytes) -> bytes:
+        plain = self._decoder.feed(chunk) if self._decoder is not None else chunk
+        self._has_come = self._has_come or bool(plain.strip())
+        if self._framing is Framing.UNSURE and (start := plain.lstrip()):
+            self._framing = Framing.DOCUMENT if start[:1] in b"{[" else Framing.EVENTS
+        return plain
+
+    def _pass_events(self, frames: list[SseFrame]) -> bytes:
+        passing = [frame.raw for frame in frames if self.reader.read_frame(frame)]
+        self._keep_text()
+        return passing[0] if len(passing) == 1 else b"".join(passing)
+
+    def _keep_text(self) -> None:
+        text = self.reader.take_text()
+        if text:
+            self._latest_bytes = len(text.encode("utf-8", "surrogatepass"))
+            self._uncounted.append(text)
+            self._uncounted_bytes += self._latest_bytes
+            if self._uncounted_bytes > UNCOUNTED_BYTES_MAX:
+                self._count()
+
+    def _count(self) -> None:
+        """Counts the text that has come since the last time, the latest piece apart."""
+        if not self._uncounted:
+            return
+        *earlier, latest = self._uncounted
+        self._latest_tokens = self._count_text(latest)
+        self._counted_tokens += self._count_text("".join(earlier)) + self._latest_tokens
+        self._uncounted.clear()
+        self._uncounted_bytes = 0

@@ -1,0 +1,111 @@
+"""How a refusal is worded: status, headers, and the `policyd` object in the provider's own error shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from policyd.core.decision import RETRY_WORTHWHILE_SECONDS, Decision, LimitReport
+from policyd.core.money import format_usd
+from policyd.core.policy import Metric
+from policyd.core.times import iso_time
+from policyd.ext_proc.messages import ImmediateReply
+from policyd.providers.base import ErrorInfo, WireFormat
+
+REASON_BY_METRIC: Mapping[Metric, str] = {
+    Metric.COST: "budget_exceeded",
+    Metric.TOKENS: "token_limit_exceeded",
+    Metric.INPUT_TOKENS: "token_limit_exceeded",
+    Metric.OUTPUT_TOKENS: "token_limit_exceeded",
+    Metric.REQUESTS: "rate_limit_exceeded",
+    Metric.CONCURRENT_REQUESTS: "concurrency_limit_exceeded",
+}
+
+
+def denial(decision: Decision, *, request_id: str) -> ErrorInfo:
+    """What a denied request is told: the binding limit's status and message, the numbers of all that refused."""
+    binding = decision.denials[0]
+    reason = REASON_BY_METRIC[binding.limit.metric]
+    policyd: dict[str, Any] = {
+        "reason": reason,
+        "request_id": request_id,
+        "limits": [limit_object(report) for report in decision.denials],
+    }
+    cost = next((report for report in decision.denials if report.limit.metric is Metric.COST), None)
+    if cost is not None:
+        policyd |= {
+            "limit_usd": usd(cost.limit.amount),
+            "spent_usd": usd(cost.spent),
+            "remaining_usd": usd(cost.remaining),
+            "estimated_cost_usd": usd(decision.estimate.maximum_cost_nanos),
+        }
+    policyd |= binding.limit.refusal.fields
+    return ErrorInfo(
+        status=binding.limit.status,
+        reason=reason,
+        message=binding.limit.refusal.message or _message(binding),
+        policyd=policyd,
+    )
+
+
+def error_info(*, status: int, reason: str, message: str, request_id: str) -> ErrorInfo:
+    """A refusal without a limit behind it: a request that cannot be read or priced, or trouble inside policyd."""
+    return ErrorInfo(status, reason, message, {"reason": reason, "request_id": request_id})
+
+
+def immediate(
+    wire: WireFormat, error: ErrorInfo, *, headers: Mapping[str, str], retry_after_seconds: int | None, retry: bool
+) -> ImmediateReply:
+    """The reply that carries `error`. `retry`: whether a client library may try again by itself."""
+    all_headers = {"content-type": "application/json", **headers}
+    if retry_after_seconds is not None:
+        all_headers["retry-after"] = str(retry_after_seconds)
+    if not retry:
+        all_headers["x-should-retry"] = "false"
+    return ImmediateReply(error.status, all_headers, wire.error_body(error))
+
+
+def worth_retrying(decision: Decision) -> bool:
+    """Whether a client library that waits as told may succeed."""
+    wait = decision.retry_after_seconds
+    return wait is not None and wait <= RETRY_WORTHWHILE_SECONDS
+
+
+def limit_object(report: LimitReport) -> dict[str, Any]:
+    """One limit's numbers, JSON-ready: money as exact numbers of dollars, times in ISO 8601."""
+    limit = report.limit
+    amount = usd if limit.metric is Metric.COST else int
+    return {
+        "name": limit.name,
+        "metric": limit.metric.value,
+        "scope": report.scope,
+        "window": str(limit.window) if limit.window is not None else None,
+        "limit": amount(limit.amount),
+        "spent": amount(report.spent),
+        "reserved": amount(report.reserved),
+        "requested": amount(report.requested),
+        "remaining": amount(report.remaining),
+        "resets_at": iso_time(report.resets_at_ms) if report.resets_at_ms is not None else None,
+    }
+
+
+def usd(nanos: int) -> msgspec.Raw:
+    """Dollars as a JSON number, printed from the integer."""
+    return msgspec.Raw(format_usd(nanos).encode())
+
+
+def _message(report: LimitReport) -> str:
+    limit = report.limit
+    where = f" for {report.scope}" if report.scope else ""
+    within = f" in this {limit.window}" if limit.window is not None else ""
+    if limit.metric is Metric.COST:
+        return (
+            f"Budget exceeded{where}: the request may cost {format_usd(report.requested)} USD and "
+            f"{format_usd(report.remaining)} of {format_usd(limit.amount)} USD are left{within} (limit {limit.name})."
+        )
+    return (
+        f"Limit exceeded{where}: the request needs {report.requested} {limit.metric.replace('_', ' ')} and "
+        f"{report.remaining} of {limit.amount} are left{within} (limit {limit.name})."
+    )

@@ -1,0 +1,173 @@
+"""The request's side of an exchange: its headers and body on the way in, and how they go on upstream.
+
+A metered request is withheld until it is decided. How depends on the body mode that Envoy was configured with:
+
+    BUFFERED               Envoy holds headers and body back; one message has the whole body
+    BUFFERED_PARTIAL       the same up to Envoy's buffer; a body that does not fit is refused
+    STREAMED               headers go on at once; every piece is taken out, the whole body goes with the last one
+    FULL_DUPLEX_STREAMED   nothing is answered until the body is whole, then all of it goes on
+    NONE                   the body is never shown: a metered request is refused as misconfigured
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from policyd.core.attributes import Strip, parse_query, strip_query
+from policyd.core.errors import BodyTooLarge, BodyUnreadable, RequestError
+from policyd.core.policy import Policy
+from policyd.estimator import Ask
+from policyd.ext_proc import messages as m
+from policyd.providers.base import Endpoint, RequestEdits, WireFormat
+
+STREAMED_PIECE_BYTES = 65_536
+"""A body sent in full duplex goes out in pieces of this size."""
+
+
+class Misconfigured(RequestError):
+    """Envoy's configuration does not show policyd what it needs."""
+
+    status = 500
+    reason = "misconfigured"
+
+
+class RequestSide:
+    def __init__(self, event: m.RequestHeaders, *, strip: Strip) -> None:
+        self._headers = event.headers
+        self._mode = event.request_body_mode
+        self._has_body = not event.end_of_stream
+        self._reply_mode = event.response_body_mode
+        self._body = bytearray()
+        self._whole = False
+        self.path, _, self._query = event.headers.get(":path", "").partition("?")
+        self._headers_reply = m.HeadersReply(
+            response=False,
+            set_headers=self._stripped_path(strip),
+            remove_headers=tuple(name for name in strip.headers if name in event.headers),
+        )
+
+    @property
+    def in_full_duplex(self) -> bool:
+        return self._mode is m.BodyMode.FULL_DUPLEX_STREAMED
+
+    def check(self, *, body_bytes_max: int) -> None:
+        """Refuses what the headers alone show cannot be metered. Raises `RequestError`s."""
+        if "upgrade" in self._headers:
+            raise BodyUnreadable("this endpoint does not take a connection upgrade")
+        if m.BodyMode.NONE in (self._mode, self._reply_mode):
+            raise Misconfigured("Envoy's processing_mode shows policyd no bodies")
+        if not self._has_body:
+            raise BodyUnreadable("the request has no body; a JSON object is expected")
+        if self._headers.get("content-encoding", "identity") != "identity":
+            raise BodyUnreadable("the request body is compressed; send it uncompressed")
+        if decimal(self._headers.get("content-length", ""), otherwise=0) > body_bytes_max:
+            raise _too_large(body_bytes_max)
+
+    def withhold(self) -> list[m.Effect]:
+        """Answers the headers of a metered request so that Envoy goes on to send the body."""
+        # A compressed reply would have to be decoded before it can be read.
+        reply = self._headers_reply = replace(
+            self._headers_reply, set_headers={**self._headers_reply.set_headers, "accept-encoding": "identity"}
+        )
+        if self._mode is m.BodyMode.STREAMED:
+            # The body may have another length when it goes on.
+            reply = replace(reply, remove_headers=(*reply.remove_headers, "content-length"))
+        return [] if self.in_full_duplex else [reply]
+
+    def take(self, event: m.RequestBody, *, body_bytes_max: int) -> bool:
+        """Takes a piece of the body; returns whether it is whole. Raises `BodyTooLarge`."""
+        self._body += event.chunk
+        if len(self._body) > body_bytes_max:
+            raise _too_large(body_bytes_max)
+        if self._mode is m.BodyMode.BUFFERED_PARTIAL and not event.end_of_stream:
+            raise BodyTooLarge("the request body is larger than Envoy's buffer")
+        # A buffered body is whole although trailers may follow.
+        self._whole = event.end_of_stream or self._mode is m.BodyMode.BUFFERED
+        return self._whole
+
+    def await_more(self) -> list[m.Effect]:
+        """Answers a piece that is not the last one: it does not go on yet."""
+        return [] if self.in_full_duplex else [m.BodyReply(response=False, body=b"")]
+
+    def ask(self, *, request_id: str, endpoint: Endpoint, wire: WireFormat, policy: Policy) -> Ask:
+        """Reads the whole body. Raises `RequestError`s."""
+        facts = wire.read_request(
+            bytes(self._body), vendor=endpoint.vendor, identity_fields=policy.identity.body_fields
+        )
+        try:
+            query = parse_query(self._query)
+        except ValueError:
+            raise BodyUnreadable("the query has too many parameters") from None
+        identity = policy.identity.attributes(headers=self._headers, query=query, body=facts.fields)
+        return Ask(
+            request_id=request_id,
+            provider=endpoint.vendor.id,
+            endpoint=endpoint.name,
+            facts=facts,
+            identity=identity,
+            policy=policy,
+        )
+
+    def forward(self, endpoint: Endpoint, wire: WireFormat, edits: RequestEdits) -> list[m.Effect]:
+        """Lets the withheld request go upstream, with `edits`."""
+        return self._send(lambda body: wire.edit_request(body, edits, vendor=endpoint.vendor))
+
+    def forward_unread(self) -> list[m.Effect]:
+        """Lets the withheld request go upstream as it came, as far as it has; `pass_body` passes the rest."""
+        return self._send(lambda body: body)
+
+    def pass_headers(self) -> m.HeadersReply:
+        """Lets an unmetered request pass; Envoy is asked to show no more of the exchange."""
+        return replace(self._headers_reply, mode=UNMETERED)
+
+    def pass_body(self, event: m.RequestBody) -> m.Effect:
+        """Lets a piece of an unmetered request pass, where Envoy shows it all the same."""
+        if self.in_full_duplex:
+            return m.StreamedBody(response=False, body=event.chunk, end_of_stream=event.end_of_stream)
+        return m.BodyReply(response=False)
+
+    def _send(self, edit: Callable[[bytes], bytes]) -> list[m.Effect]:
+        original = bytes(self._body)
+        body = edit(original)
+        # Not before: an edit that failed must not take the body with it.
+        self._body.clear()
+        if self.in_full_duplex:
+            return [self._headers_reply, *_in_pieces(body, whole=self._whole)]
+        if self._mode is m.BodyMode.STREAMED:
+            return [m.BodyReply(response=False, body=body)]
+        if body == original:
+            return [m.BodyReply(response=False)]
+        return [m.BodyReply(response=False, body=body, set_headers={"content-length": str(len(body))})]
+
+    def _stripped_path(self, strip: Strip) -> dict[str, str]:
+        kept = strip_query(self._query, strip.query)
+        if kept == self._query:
+            return {}
+        return {":path": f"{self.path}?{kept}" if kept else self.path}
+
+
+UNMETERED = m.ModeOverride(
+    request_body=m.BodyMode.NONE, response_body=m.BodyMode.NONE, response_headers=False, response_trailers=False
+)
+
+
+def decimal(text: str, *, otherwise: int) -> int:
+    """A header's number; `otherwise` for anything that is not plain digits of sane length."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else otherwise
+
+
+def _too_large(body_bytes_max: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the request body is larger than {body_bytes_max} bytes")
+
+
+def _in_pieces(body: bytes, *, whole: bool) -> list[m.Effect]:
+    """At least one, so that the end is said of an empty body too."""
+    return [
+        m.StreamedBody(
+            response=False,
+            body=body[start : start + STREAMED_PIECE_BYTES],
+            end_of_stream=whole and start + STREAMED_PIECE_BYTES >= len(body),
+        )
+        for start in range(0, max(1, len(body)), STREAMED_PIECE_BYTES)
+    ]

@@ -1,0 +1,205 @@
+"""The ext_proc service on grpc.aio: a thin edge that drives one `Exchange` a stream.
+
+Three rules stand behind the code. A stream never ends with OK before its exchange has: Envoy would let the request
+through unmetered. What the enforcer was asked is finished even if Envoy closes the stream meanwhile, so that no hold is
+left behind. And any exception whatever ends in the exchange's own failure row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+
+from policyd.core.errors import PolicydError, RequestError
+from policyd.enforcer import Enforcer
+from policyd.ext_proc import messages as m
+from policyd.ext_proc.codec import Decoder, encode
+from policyd.ext_proc.exchange import Exchange, ExchangeSettings, State
+
+PROVIDER_METADATA = "x-policyd-provider"
+"""gRPC metadata by which a route names its provider (`ExtProcPerRoute.overrides.grpc_initial_metadata`)."""
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[pb.ProcessingRequest, pb.ProcessingResponse]
+_END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
+
+Send = Callable[[m.Reply], Awaitable[None]]
+
+
+class ExternalProcessor:
+    """Serves `envoy.service.ext_proc.v3.ExternalProcessor/Process`."""
+
+    def __init__(self, enforcer: Enforcer, settings: ExchangeSettings) -> None:
+        self._enforcer = enforcer
+        self._settings = settings
+        self._open: set[Exchange] = set()
+        self._endings: set[asyncio.Task[None]] = set()
+
+    @property
+    def open_exchanges(self) -> int:
+        return len(self._open)
+
+    async def process(self, _: AsyncIterator[pb.ProcessingRequest], context: Context) -> None:
+        """One gRPC stream, one exchange."""
+        provider = next((v for k, v in context.invocation_metadata() or () if k == PROVIDER_METADATA), None)
+        decoder = Decoder(provider=provider if isinstance(provider, str) else None)
+        exchange = self._new_exchange()
+        driver = Driver(exchange, self._enforcer)
+        self._open.add(exchange)
+
+        async def send(reply: m.Reply) -> None:
+            await context.write(encode(reply))
+
+        try:
+            while (message := await context.read()) is not _END:
+                try:
+                    event = decoder.event(message)
+                except PolicydError as error:
+                    event = m.Failed(str(error))
+                await driver.handle(event, send)
+                if driver.aborted is not None:
+                    break
+        finally:
+            # Runs on cancellation too (Envoy reset the stream, or the server stops), when nothing can be awaited here.
+            ending = asyncio.ensure_future(self._end(exchange, driver))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+        if driver.aborted is not None:
+            await context.abort(grpc.StatusCode.INTERNAL, driver.aborted)
+
+    async def finish_endings(self) -> None:
+        """Waits until every exchange whose stream has ended is settled."""
+        while self._endings:
+            await asyncio.wait(self._endings)
+
+    async def _end(self, exchange: Exchange, driver: Driver) -> None:
+        await driver.handle(m.Closed(), _nowhere)
+        self._open.discard(exchange)
+
+    def _new_exchange(self) -> Exchange:
+        enforcer = self._enforcer
+        return Exchange(
+            request_id=f"pd-{uuid.uuid4().hex}",
+            began_ms=enforcer.now_ms(),
+            policy=enforcer.policy,
+            settings=self._settings,
+            count_text=lambda text, provider, model: enforcer.counter.count_text(text, provider=provider, model=model),
+        )
+
+
+class Driver:
+    """Carries out an exchange's effects, one after the other, and feeds the answers back.
+
+    `handle` can be cancelled at any await: what is left to do stays here, and the next call goes on with it.
+    """
+
+    def __init__(self, exchange: Exchange, enforcer: Enforcer) -> None:
+        self._exchange = exchange
+        self._enforcer = enforcer
+        self._effects: deque[m.Effect] = deque()
+        self._asked: asyncio.Task[m.Event | None] | None = None
+        self.aborted: str | None = None
+        """Why the gRPC stream has to end with an error."""
+
+    async def handle(self, event: m.Event, send: Send) -> None:
+        """Feeds `event` and everything that follows from it.
+
+        An answer that a cancelled call was waiting for is fed after `event`: the exchange knows then that it is closed.
+        """
+        self._effects.extend(self._receive(event))
+        await self._take_answer()
+        while self._effects:
+            effect = self._effects.popleft()
+            if isinstance(effect, m.Abort):
+                self.aborted = effect.message
+            elif isinstance(effect, m.Decide | m.TopUp | m.Finish | m.Report):
+                self._asked = asyncio.ensure_future(self._ask(effect))
+                await self._take_answer()
+            else:
+                await send(effect)
+
+    async def _take_answer(self) -> None:
+        if self._asked is None:
+            return
+        answer = await asyncio.shield(self._asked)
+        self._asked = None
+        if answer is not None:
+            self._effects.extendleft(reversed(self._receive(answer)))
+
+    async def _ask(self, request: m.Request) -> m.Event | None:
+        try:
+            return await self._answer(request)
+        except RequestError as error:
+            return m.Rejected(error)
+        except Exception as error:
+            # Whatever it was, the exchange's failure row decides what becomes of the request.
+            log.exception("%s failed", type(request).__name__)
+            return m.Failed(_name(error))
+
+    async def _answer(self, request: m.Request) -> m.Event | None:
+        enforcer = self._enforcer
+        match request:
+            case m.Decide(ask):
+                verdict = await enforcer.reserve(ask)
+                if verdict.decision.allowed:
+                    enforcer.keep_alive(ask.request_id)
+                return m.Decided(verdict)
+            case m.TopUp(verdict, wanted_tokens, at_least_tokens):
+                tokens = await enforcer.extend(
+                    verdict.record.request_id,
+                    verdict.decision.estimate,
+                    wanted_tokens=wanted_tokens,
+                    at_least_tokens=at_least_tokens,
+                )
+                return m.Extended(tokens)
+            case m.Finish(verdict, ending):
+                enforcer.let_go(verdict.record.request_id)
+                return m.Ended(await enforcer.end(verdict.record, verdict.decision.estimate, ending))
+            case m.Report(record):
+                await enforcer.end_unheld(record)
+                return None
+
+    def _receive(self, event: m.Event) -> list[m.Effect]:
+        try:
+            return self._exchange.receive(event)
+        except Exception as error:
+            log.exception("an exchange failed while %s", self._exchange.state)
+            return self._fail(_name(error))
+
+    def _fail(self, name: str) -> list[m.Effect]:
+        try:
+            return self._exchange.receive(m.Failed(name))
+        except Exception:
+            # The failure row itself failed: what is held expires and is charged, and the stream must not end with OK.
+            log.exception("an exchange could not be ended while %s", self._exchange.state)
+            self._enforcer.let_go(self._exchange.request_id)
+            self._exchange.state = State.ENDED
+            return [m.Abort(name)]
+
+
+async def _nowhere(_: m.Reply) -> None:
+    """Replies to a stream that is closed go nowhere."""
+
+
+def _name(error: Exception) -> str:
+    """An error's name for the log and the record, without content that could be a client's."""
+    return str(error) if isinstance(error, PolicydError) else type(error).__name__
+
+
+def add_external_processor(server: grpc.aio.Server, processor: ExternalProcessor) -> None:
+    """Registers the service. By hand: the generated base class is untyped and would hide the method's types."""
+    method = grpc.stream_stream_rpc_method_handler(
+        processor.process,
+        request_deserializer=pb.ProcessingRequest.FromString,
+        response_serializer=pb.ProcessingResponse.SerializeToString,
+    )
+    service = "envoy.service.ext_proc.v3.ExternalProcessor"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Process": method}),))

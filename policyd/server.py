@@ -1,0 +1,240 @@
+"""The server: everything put together, started in order, and stopped without losing a charge.
+
+Stopping goes: health NOT_SERVING, no new streams, open exchanges finish or are cut off after a grace, their charges are
+settled, what is left in the store's queue is written, then the process may end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from policyd import __version__
+from policyd.api.service import SERVICE_NAME, add_policy_service, add_standard_services
+from policyd.clock import Clock, SystemClock
+from policyd.config import HostPort, PolicySource, Settings
+from policyd.core.errors import ConfigError, StoreError
+from policyd.core.policy import Policy
+from policyd.enforcer import Enforcer
+from policyd.ext_proc.exchange import ExchangeSettings
+from policyd.ext_proc.servicer import ExternalProcessor, add_external_processor
+from policyd.http import create_app, serving
+from policyd.prices.table import load_price_book
+from policyd.stores.url import open_store
+from policyd.telemetry import LineWriter, Telemetry
+from policyd.tokens import TokenCounter
+
+POLICY_POLL_SECONDS = 1.0
+SWEEP_SECONDS = 5.0
+RENEWALS_PER_TTL = 4
+"""A hold is renewed this often in its life, so that a missed renewal or two do no harm."""
+
+MESSAGE_BYTES_OVERHEAD = 1024 * 1024
+"""What a message from Envoy may be larger than the body in it."""
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """policyd as one process: `async with Server(settings) as server: await server.wait()`."""
+
+    def __init__(self, settings: Settings, *, log_stream: BinaryIO | None = None, clock: Clock | None = None) -> None:
+        """Exchanges are logged to `log_stream`, standard output by default."""
+        self._settings = settings
+        self._log_stream = log_stream
+        self._clock = clock or SystemClock()
+        self._stopping = asyncio.Event()
+        self._stack = AsyncExitStack()
+        self._grpc_port = 0
+        self._http_port = 0
+
+    @property
+    def grpc_address(self) -> str:
+        """Where gRPC is served, with the real port where 0 was asked for."""
+        address = self._settings.grpc_address
+        return str(replace(address, port=self._grpc_port) if isinstance(address, HostPort) else address)
+
+    @property
+    def http_address(self) -> str:
+        """Where metrics and health are served, with the real port where 0 was asked for."""
+        return str(replace(self._settings.http_address, port=self._http_port))
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy.current
+
+    def stop(self) -> None:
+        """Asks the server to stop: `wait` returns."""
+        self._stopping.set()
+
+    def reload_policy(self) -> None:
+        """Reads the policy file again; a bad one is reported and changes nothing."""
+        self._policy.reload()
+
+    async def wait(self) -> None:
+        """Returns when SIGTERM or SIGINT came, or `stop` was called; it goes on serving. SIGHUP reloads the policy."""
+        loop = asyncio.get_running_loop()
+        handlers: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGTERM: self.stop,
+            signal.SIGINT: self.stop,
+            signal.SIGHUP: self.reload_policy,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            await self._stopping.wait()
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    # --- starting; what is started last is stopped first ---
+
+    async def _start(self) -> None:
+        settings, stack = self._settings, self._stack
+        # Sockets first: a taken port is said before anything else happens.
+        listener = stack.enter_context(_listen(settings.http_address))
+        self._http_port = listener.getsockname()[1]
+
+        prices = load_price_book()
+        writer = LineWriter(self._log_stream) if self._log_stream is not None else LineWriter()
+        stack.callback(writer.close)
+        telemetry = self._telemetry = Telemetry(
+            version=__version__,
+            prices_version=prices.version,
+            write_line=writer.write,
+            attribute_labels=settings.metric_attributes,
+        )
+        self._policy = PolicySource(
+            settings.policy_path, on_change=self._policy_changed, on_problem=self._policy_rejected
+        )
+        telemetry.policy_in_force(self.policy.revision)
+        counter = TokenCounter()
+        await asyncio.to_thread(counter.preload)
+
+        store = open_store(settings.store_url)
+        stack.push_async_callback(store.close)
+        self._enforcer = enforcer = Enforcer(
+            store=store,
+            prices=prices,
+            counter=counter,
+            clock=self._clock,
+            policy=lambda: self.policy,
+            observer=telemetry,
+        )
+        await store.ping()
+
+        exchange_settings = ExchangeSettings(
+            header_prefix=settings.header_prefix,
+            request_body_bytes_max=settings.request_body_bytes_max,
+            response_buffer_bytes_max=settings.response_buffer_bytes_max,
+        )
+        processor = ExternalProcessor(enforcer, exchange_settings)
+        telemetry.count_open_exchanges(lambda: processor.open_exchanges)
+        await self._start_grpc(processor)
+        app = create_app(registry=telemetry.registry, ready=self._readiness)
+        await stack.enter_async_context(serving(app, listener))
+        for chore in (
+            self._policy.watch(interval_seconds=POLICY_POLL_SECONDS),
+            self._repeat(self._renew, lambda: self.policy.reservations.ttl_seconds / RENEWALS_PER_TTL),
+            self._repeat(enforcer.sweep, lambda: SWEEP_SECONDS),
+        ):
+            self._start_chore(chore)
+
+    async def _start_grpc(self, processor: ExternalProcessor) -> None:
+        bytes_max = self._settings.request_body_bytes_max + MESSAGE_BYTES_OVERHEAD
+        server = grpc.aio.server(
+            options=[("grpc.max_receive_message_length", bytes_max), ("grpc.so_reuseport", 0)],
+        )
+        add_external_processor(server, processor)
+        calls = add_policy_service(server, self._enforcer)
+        health = add_standard_services(server)
+        address = self._settings.grpc_address
+        try:
+            self._grpc_port = server.add_insecure_port(str(address))
+        except RuntimeError as error:
+            raise ConfigError(
+                f"--grpc: cannot listen on {address}: it is in use or not an address of this machine"
+            ) from error
+
+        async def stop() -> None:
+            await health.enter_graceful_shutdown()
+            await server.stop(self._settings.shutdown_grace_seconds)
+            await processor.finish_endings()
+            await calls.finish()
+
+        self._stack.push_async_callback(stop)
+        await server.start()
+        await health.set(SERVICE_NAME, HealthCheckResponse.SERVING)
+
+    def _start_chore(self, chore: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(chore)
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.wait([task])
+
+        self._stack.push_async_callback(stop)
+
+    # --- chores ---
+
+    async def _repeat(self, chore: Callable[[], Coroutine[Any, Any, None]], every: Callable[[], float]) -> None:
+        while True:
+            try:
+                await chore()
+            except StoreError as error:
+                # It is counted as a store error, and the next turn may succeed.
+                log.warning("a chore failed: %s", error)
+            await asyncio.sleep(every())
+
+    async def _renew(self) -> None:
+        await self._enforcer.renew_open()
+
+    async def _readiness(self) -> str | None:
+        if self._stopping.is_set():
+            return "stopping"
+        try:
+            await self._enforcer.store.ping()
+        except StoreError as error:
+            return f"store: {error}"
+        return None
+
+    def _policy_changed(self, policy: Policy) -> None:
+        self._telemetry.policy_in_force(policy.revision)
+        self._telemetry.policy_reloaded(ok=True)
+        log.info("policy %s is in force", policy.revision)
+
+    def _policy_rejected(self, error: ConfigError) -> None:
+        self._telemetry.policy_reloaded(ok=False)
+        log.error("the policy file has mistakes; the policy before it stays in force\n%s", error)
+
+
+def _listen(address: HostPort) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server((address.host, address.port), family=family)
+    except OSError as error:
+        raise ConfigError(f"--http: cannot listen on {address}: {error.strerror or error}") from error

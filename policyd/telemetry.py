@@ -1,0 +1,318 @@
+"""Metrics and the log line, both fed by the one record that an exchange ends with.
+
+Prometheus counts in floats; money does not. Costs are summed as integers of nano-USD here and turned into dollars only
+when a scrape reads them.
+
+Labels are bounded. Model names come from clients, so only the first `LABEL_VALUES_MAX` different values of a label get
+a time series of their own; later ones count as `other`. Attributes such as user or session become labels only where
+the operator switched them on.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from policyd.core.estimate import Estimate
+from policyd.core.money import NANOS_PER_USD, format_usd
+from policyd.core.record import Outcome, Record
+from policyd.core.times import iso_time
+from policyd.core.usage import Usage
+from policyd.stores.base import Swept
+
+LABEL_VALUES_MAX = 500
+OTHER = "other"
+
+_SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_DURATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_RATIO_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, 10)
+
+
+class Telemetry:
+    """The enforcer's observer: metrics in `registry`, log lines through `write_line`."""
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        prices_version: str,
+        write_line: Callable[[bytes], None],
+        attribute_labels: tuple[str, ...] = (),
+    ) -> None:
+        # A `_created` series beside every counter doubles what a scrape carries and tells nobody anything.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry = CollectorRegistry()
+        self._write_line = write_line
+        # Provider and model are labels already.
+        attribute_labels = tuple(name for name in attribute_labels if name not in ("provider", "model"))
+        self._attribute_labels = attribute_labels
+        self._seen: dict[str, set[str]] = defaultdict(set)
+
+        who = ("provider", "model", *attribute_labels)
+        self._exchanges = Counter(
+            "policyd_exchanges", "Exchanges by how they ended.", ("decision", "outcome", *who), registry=registry
+        )
+        self._denials = Counter(
+            "policyd_denials",
+            "Requests that a limit refused, or would have refused in shadow.",
+            ("limit", "action", *who),
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "policyd_tokens", "Tokens and fee-bearing calls by kind.", ("kind", "source", *who), registry=registry
+        )
+        self._cost = UsdCounter("policyd_cost_usd", "Money charged, in US dollars.", ("outcome", *who))
+        registry.register(self._cost)
+        self._accuracy = Histogram(
+            "policyd_actual_to_expected_cost_ratio",
+            "Actual cost over the cost that was expected, for served exchanges.",
+            ("provider", "confidence"),
+            buckets=_RATIO_BUCKETS,
+            registry=registry,
+        )
+        self._hold_use = Histogram(
+            "policyd_actual_to_held_cost_ratio",
+            "Actual cost over the cost that was held, for served exchanges.",
+            ("provider", "confidence"),
+            buckets=_RATIO_BUCKETS,
+            registry=registry,
+        )
+        self._decision_seconds = Histogram(
+            "policyd_decision_seconds",
+            "Time from the whole request to the decision: reading, counting, pricing and reserving.",
+            ("decision",),
+            buckets=_SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._duration_seconds = Histogram(
+            "policyd_exchange_seconds",
+            "Time from the decision to the exchange's end.",
+            ("provider",),
+            buckets=_DURATION_BUCKETS,
+            registry=registry,
+        )
+        self._store_seconds = Histogram(
+            "policyd_store_seconds", "Time of store calls.", ("operation",), buckets=_SECONDS_BUCKETS, registry=registry
+        )
+        self._store_errors = Counter(
+            "policyd_store_errors", "Store calls that failed.", ("operation",), registry=registry
+        )
+        self._errors = Counter(
+            "policyd_errors", "Exchanges that ended with an error, by error.", ("error",), registry=registry
+        )
+        self._cut_streams = Counter(
+            "policyd_cut_streams", "Streams that were ended because the budget was used up.", who, registry=registry
+        )
+        self._expired = Counter(
+            "policyd_expired_reservations", "Holds whose exchange never came back.", registry=registry
+        )
+        self._open_holds = Gauge(
+            "policyd_open_reservations", "Holds that are open in the store, as of the last sweep.", registry=registry
+        )
+        self._open_exchanges = Gauge(
+            "policyd_open_exchanges", "Exchanges that are passing through this process now.", registry=registry
+        )
+        self._reloads = Counter(
+            "policyd_policy_reloads", "Times the policy file was read again.", ("result",), registry=registry
+        )
+        self._policy = Info("policyd_policy", "The policy in force.", registry=registry)
+        Info("policyd_build", "What runs here.", registry=registry).info({"version": version, "prices": prices_version})
+
+    # --- the enforcer's observer ---
+
+    def ended(self, record: Record, estimate: Estimate | None) -> None:
+        who = self._who(record)
+        self._exchanges.labels(record.decision, record.outcome, *who).inc()
+        for action, limits in (("deny", record.denied_by), ("shadow", record.shadow_denied_by)):
+            for limit in limits:
+                self._denials.labels(limit, action, *who).inc()
+        if record.usage is not None:
+            for kind, units in record.usage.by_kind().items():
+                self._tokens.labels(kind, record.usage_source, *who).inc(units)
+        if record.actual_cost_nanos:
+            self._cost.add((record.outcome, *who), record.actual_cost_nanos)
+        if record.outcome is Outcome.CUT:
+            self._cut_streams.labels(*who).inc()
+        if record.error is not None:
+            self._errors.labels(self._bounded("error", record.error)).inc()
+        if estimate is not None:
+            self._measure(record, estimate)
+        if record.policy_us:
+            self._decision_seconds.labels(record.decision).observe(record.policy_us / 1_000_000)
+        self._write_line(log_line(record))
+
+    def store_call(self, operation: str, seconds: float, *, failed: bool) -> None:
+        self._store_seconds.labels(operation).observe(seconds)
+        if failed:
+            self._store_errors.labels(operation).inc()
+
+    def swept(self, swept: Swept) -> None:
+        self._open_holds.set(swept.open_reservations)
+        self._expired.inc(len(swept.expired))
+
+    # --- what the server tells ---
+
+    def count_open_exchanges(self, count: Callable[[], int]) -> None:
+        """Reads the number of open exchanges from `count` at every scrape."""
+        self._open_exchanges.set_function(count)
+
+    def policy_in_force(self, revision: str) -> None:
+        self._policy.info({"revision": revision})
+
+    def policy_reloaded(self, *, ok: bool) -> None:
+        self._reloads.labels("ok" if ok else "failed").inc()
+
+    # --- parts ---
+
+    def _measure(self, record: Record, estimate: Estimate) -> None:
+        self._duration_seconds.labels(record.provider).observe(record.duration_ms / 1000)
+        if record.outcome is not Outcome.SERVED or record.actual_cost_nanos is None:
+            return
+        labels = (record.provider, record.confidence or "")
+        for histogram, nanos in (
+            (self._accuracy, estimate.expected_cost_nanos),
+            (self._hold_use, estimate.maximum_cost_nanos),
+        ):
+            if nanos:
+                histogram.labels(*labels).observe(record.actual_cost_nanos / nanos)
+
+    def _who(self, record: Record) -> tuple[str, ...]:
+        values = (("provider", record.provider), ("model", record.model))
+        attributes = ((name, record.attributes.get(name, "")) for name in self._attribute_labels)
+        return tuple(self._bounded(label, value) for label, value in (*values, *attributes))
+
+    def _bounded(self, label: str, value: str) -> str:
+        seen = self._seen[label]
+        if value not in seen:
+            if len(seen) >= LABEL_VALUES_MAX:
+                return OTHER
+            seen.add(value)
+        return value
+
+
+class UsdCounter(Collector):
+    """A counter of money: summed as integers of nano-USD, shown in dollars."""
+
+    def __init__(self, name: str, documentation: str, labels: tuple[str, ...]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labels = labels
+        self._nanos: dict[tuple[str, ...], int] = defaultdict(int)
+
+    def add(self, labels: tuple[str, ...], nanos: int) -> None:
+        self._nanos[labels] += nanos
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
+        for labels, nanos in list(self._nanos.items()):
+            family.add_metric(labels, nanos / NANOS_PER_USD)
+        yield family
+
+
+# --- the log line ---
+
+_encoder = msgspec.json.Encoder()
+
+
+def log_line(record: Record) -> bytes:
+    """The JSON object of one exchange, without its line end. Money is printed from the integer."""
+    fields: dict[str, Any] = {
+        "timestamp": iso_time(record.at_ms),
+        "event": "exchange",
+        "request_id": record.request_id,
+        "decision": record.decision,
+        "outcome": record.outcome,
+        "denied_by": record.denied_by,
+        "shadow_denied_by": record.shadow_denied_by,
+        "status": record.status,
+        "provider": record.provider,
+        "endpoint": record.endpoint,
+        "tier": record.attributes.get("tier"),
+        "model": record.model,
+        "response_model": record.response_model,
+        "attributes": record.attributes,
+        "streamed": record.streamed,
+        "usage": usage_fields(record.usage) if record.usage is not None else None,
+        "usage_source": record.usage_source,
+        "estimated_cost_usd": _usd(record.estimated_cost_nanos),
+        "actual_cost_usd": _usd(record.actual_cost_nanos) if record.actual_cost_nanos is not None else None,
+        "confidence": record.confidence,
+        "duration_ms": record.duration_ms,
+        "policy_ms": msgspec.Raw(f"{record.policy_us // 1000}.{record.policy_us % 1000:03d}".encode()),
+        "error": record.error,
+    }
+    return _encoder.encode(fields)
+
+
+def usage_fields(usage: Usage) -> dict[str, int]:
+    """Usage as people read it: `output` with the reasoning in it, `input` and `output` always there."""
+    kinds = {"input": usage.input, "output": 0, **usage.by_kind()}
+    return {**kinds, "output": usage.output + usage.reasoning}
+
+
+def _usd(nanos: int) -> msgspec.Raw:
+    return msgspec.Raw(format_usd(nanos).encode())
+
+
+class LineWriter:
+    """Writes lines from a thread of its own: a reader of the log that stalls must not stall decisions.
+
+    `LINES_WAITING_MAX` lines can wait; what comes beyond is dropped and counted, and the count is logged.
+    """
+
+    LINES_WAITING_MAX = 100_000
+
+    def __init__(self, stream: BinaryIO = sys.stdout.buffer) -> None:
+        self._stream = stream
+        self._lines: queue.Queue[bytes | None] = queue.Queue(self.LINES_WAITING_MAX)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name="policyd-log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._dropped += 1
+
+    def close(self) -> None:
+        """Writes what waits and stops."""
+        self._lines.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        for batch in iter(self._take, []):
+            try:
+                self._stream.write(b"".join(batch))
+                self._stream.flush()
+            except (OSError, ValueError):
+                # The reader has gone; there is nobody left to tell.
+                return
+
+    def _take(self) -> list[bytes]:
+        """All lines that wait, at least one; nothing once the writer is closed."""
+        batch = list(self._waiting())
+        if batch and self._dropped:
+            batch.append(b'{"event":"log_lines_dropped","count":%d}\n' % self._dropped)
+            self._dropped = 0
+        return batch
+
+    def _waiting(self) -> Iterator[bytes]:
+        line = self._lines.get()
+        while line is not None:
+            yield line + b"\n"
+            try:
+                line = self._lines.get_nowait()
+            except queue.Empty:
+                return
+        self._lines.put(None)
