@@ -111,6 +111,9 @@ def demo(
     admin: Admin = None,
 ) -> None:
     """Tell in half a minute what policyd does, with a real Envoy and a simulated provider."""
+    # gRPC reads it once, when it is loaded; its own lines would break into the story.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
     from policyd.config import Settings
     from policyd.demo.screen import Screen
     from policyd.demo.story import run_demo
@@ -124,11 +127,54 @@ def demo(
 @app.command("check-config")
 def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", help="Policy file.")]) -> None:
     """Check a policy file: every mistake with its line and field."""
+    from policyd.clock import SystemClock
     from policyd.config import load_policy
+    from policyd.estimator import check_guess
+    from policyd.prices.table import load_price_book
 
     policy = load_policy(file)
+    check_guess(policy, load_price_book(), now_ms=SystemClock().now_ms())
     limits = len(policy.limits)
     typer.echo(f"{file}: ok, {limits} limit{'' if limits == 1 else 's'} (revision {policy.revision})")
+
+
+@app.command()
+def estimate(
+    body: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A request body as it would be sent; - for standard input.")
+    ],
+    provider: Annotated[str, typer.Option("--provider", metavar="NAME", help="Whose prices.")] = "openai",
+    path: Annotated[str, typer.Option("--path", help="The path it would be sent to.")] = "",
+    config: Config = None,
+) -> None:
+    """Tell what a request would cost, without sending it."""
+    from policyd.config import Settings, load_policy
+    from policyd.core.policy import default_policy
+    from policyd.estimates import estimate_body
+
+    settings = Settings.from_environment(os.environ, config=config)
+    policy = load_policy(settings.policy_path) if settings.policy_path is not None else default_policy()
+    content = sys.stdin.buffer.read() if str(body) == "-" else _read(body)
+    for name, value in estimate_body(content, provider=provider, path=path, policy=policy).items():
+        typer.echo(f"{name:<24}{value}")
+
+
+@app.command("envoy-config")
+def envoy_config(listen: Listen = None, upstream: Upstreams = None, grpc: Grpc = None, admin: Admin = None) -> None:
+    """Print the Envoy configuration that `up` runs, as YAML."""
+    from policyd.config import Settings
+    from policyd.envoy_config import EnvoySettings, build_bootstrap, to_yaml
+
+    settings = Settings.from_environment(os.environ, grpc=grpc)
+    envoy = EnvoySettings.from_environment(os.environ, listen=listen, admin=admin, upstreams=upstream)
+    typer.echo(to_yaml(build_bootstrap(envoy, policyd_address=settings.grpc_address)), nl=False)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
 
 
 def _announce(**addresses: object) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from policyd.core.attributes import REQUEST_ATTRIBUTES
-from policyd.core.errors import ModelUnpriced, OutputUnbounded
+from policyd.core.errors import ConfigError, ModelUnpriced, OutputUnbounded
 from policyd.core.estimate import Confidence, Estimate
 from policyd.core.ledger import Amounts
 from policyd.core.money import divide_up
@@ -156,6 +156,13 @@ class Estimator:
         if characters <= COUNT_INLINE_CHARACTERS_MAX:
             return self.counter.count_prompt(prompt, provider=ask.provider, model=ask.facts.model)
         return await asyncio.to_thread(self.counter.count_prompt, prompt, provider=ask.provider, model=ask.facts.model)
+
+
+def check_guess(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
+    """Raises `ConfigError` if the policy prices unknown models as a model that has no price itself."""
+    guess = policy.unknown_model.model
+    if guess is not None and prices.find_anywhere(model=guess, at_ms=now_ms) is None:
+        raise ConfigError(f'unknown_model.price_as: found "{guess}", expected a model with a known price')
 
 
 def output_token_amounts(estimate: Estimate) -> Amounts:

@@ -26,6 +26,7 @@ from policyd.config import HostPort, PolicySource, Settings
 from policyd.core.errors import ConfigError, StoreError
 from policyd.core.policy import Policy
 from policyd.enforcer import Enforcer
+from policyd.estimator import check_guess
 from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.servicer import ExternalProcessor, add_external_processor
 from policyd.http import create_app, serving
@@ -132,6 +133,7 @@ class Server:
             settings.policy_path, on_change=self._policy_changed, on_problem=self._policy_rejected
         )
         telemetry.policy_in_force(self.policy.revision)
+        check_guess(self.policy, prices, now_ms=self._clock.now_ms())
         counter = TokenCounter()
         await asyncio.to_thread(counter.preload)
 

@@ -22,7 +22,8 @@ _OTHERS = (
     Vendor("avian", hosts=("api.avian.io",)),
     Vendor("baseten", hosts=("inference.baseten.co",)),
     Vendor("cerebras", hosts=("api.cerebras.ai",)),
-    Vendor("databricks", bases=("/serving-endpoints",)),
+    # Reports usage unasked, in each of ten recorded streams.
+    Vendor("databricks", bases=("/serving-endpoints",), stream_options=False),
     Vendor("deepseek", hosts=("api.deepseek.com",), bases=("/beta", "/anthropic", "/anthropic/v1"), messages=True),
     Vendor("doubleword", hosts=("api.doubleword.ai",)),
     Vendor("fireworks", hosts=("api.fireworks.ai",), bases=("/inference/v1",)),

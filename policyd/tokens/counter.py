@@ -13,7 +13,7 @@ from policyd.tokens.images import image_rule, image_size
 from policyd.tokens.vocabulary import CL100K_BASE, O200K_BASE
 
 FORCED_CUT_ERROR_TOKENS = 8
-"""By how much one cut inside an endless run can make a count too small, measured."""
+"""By how much one cut inside an endless run may make a count too small; two is the most that was found."""
 
 UNREAD_BYTES_PER_TOKEN = 8
 """Documents and audio are guessed at one token for so many bytes, and bounded at one token a byte."""

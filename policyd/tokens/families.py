@@ -12,7 +12,7 @@ prints how well they fit. For distinct requests of text alone, and the error of 
 | claude-since-4.7: a new tokenizer | 13 | 2 | 1.41 | 1 % | 1 % |
 | gpt-oss | 13 | 2 | 1, and 60 to 74 more | 1 % | 2 % |
 | grok | 11 | 11 | 1, and 150 to 680 more | 3 % | 92 % |
-| other | 170 | 17 | 1, and up to 40 more; thousands where a vendor searches | 10 % | 184 % |
+| other | 168 | 17 | 1, and up to 40 more; thousands where a vendor searches | 10 % | 184 % |
 
 With tools, images, documents and answer schemas the error is that of how well their rendering is known; for Claude 10 %
 in the median. Of 2,074 requests 4 pass their bound: one word repeated a thousand times that Claude splits in two, a

@@ -26,8 +26,8 @@ from itertools import takewhile
 from typing import NamedTuple
 
 SEGMENT_CHARS_MAX = 4096
-"""A power of two, because repeated characters merge by powers of two: an endless run of one character counts the same in
-segments of this length as whole."""
+"""A power of two, because repeated characters merge by powers of two: an endless run of one character counts the same
+in segments of this length as whole."""
 
 _NUMBER_PIECE_CHARS = 3
 """Both patterns split numbers, of any script, every three digits."""

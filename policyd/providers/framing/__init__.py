@@ -1,1 +1,4 @@
-"""Framings: bytes in any chunking to whole events. Sans-IO; a framer keeps what is incomplete and nothing else."""
+"""Framings: bytes in any chunking to whole events and members, and edits of JSON by splicing bytes.
+
+Sans-IO; what reads a stream keeps what is incomplete and nothing else.
+"""
