@@ -31,8 +31,9 @@ class Account:
 
     @property
     def key(self) -> str:
-        """The account's stable name."""
-        return f"{self.limit}|{self.scope}|{self.starts_at_ms}"
+        """The account's stable name. The end is part of it: an hour and a month can start at the same instant."""
+        ends = "" if self.ends_at_ms is None else self.ends_at_ms
+        return f"{self.limit}|{self.scope}|{self.starts_at_ms}-{ends}"
 
 
 @dataclass(frozen=True, slots=True)

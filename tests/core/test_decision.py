@@ -103,7 +103,7 @@ def test_entries_carry_what_the_store_has_to_know() -> None:
             Metric.REQUESTS,
             amount=1,
             cap=20,
-            carry=Carry(f"rate||{starts_at_ms - 60_000}", 250_000),
+            carry=Carry(f"rate||{starts_at_ms - 60_000}-{starts_at_ms}", 250_000),
         ),
         Entry(Account("spend", "", 0, None, None), Metric.COST, amount=1800, cap=5000, enforce=False),
     )

@@ -122,7 +122,7 @@ def test_a_sliding_window_carries_the_bucket_before() -> None:
             starts_at_ms + MINUTE_MS,
             starts_at_ms + MINUTE_MS + SHORT_ACCOUNT_KEPT_MS,
         ),
-        Carry(f"rate|user=ann|{starts_at_ms - MINUTE_MS}", 250_000),
+        Carry(f"rate|user=ann|{starts_at_ms - MINUTE_MS}-{starts_at_ms}", 250_000),
     )
 
 
