@@ -10,7 +10,7 @@ from policyd.core.money import format_usd
 from policyd.core.policy import Policy
 from policyd.estimator import Ask, Estimator
 from policyd.prices.table import load_price_book
-from policyd.providers.base import Endpoint
+from policyd.providers.base import Endpoint, RawRequest
 from policyd.providers.registry import resolve
 from policyd.tokens import TokenCounter
 
@@ -29,7 +29,7 @@ def estimate_body(body: bytes, *, provider: str, path: str, policy: Policy) -> d
         raise EndpointUnknown(f"POST {path} of {provider} is not an endpoint that policyd can price")
     if endpoint.wire is None:
         return {"endpoint": endpoint.name, "cost_usd": "0.00 (free)"}
-    facts = endpoint.wire.read_request(body, vendor=endpoint.vendor)
+    facts = endpoint.wire.read_request(RawRequest(body, path=endpoint.path), vendor=endpoint.vendor)
     ask = Ask(
         request_id="",
         provider=endpoint.vendor.id,

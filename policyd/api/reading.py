@@ -16,7 +16,7 @@ from policyd.core.money import divide_up
 from policyd.core.policy import Policy
 from policyd.core.usage import KINDS, Usage
 from policyd.estimator import Ask
-from policyd.providers.base import OUTPUT_TOKENS_MAX, CacheWrite, Prompt, RequestFacts, WireFormat
+from policyd.providers.base import OUTPUT_TOKENS_MAX, CacheWrite, Prompt, RawRequest, RequestFacts, WireFormat
 from policyd.providers.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
 from policyd.providers.vendors import vendor_named
 from policyd.stores.base import UsageFilter
@@ -98,7 +98,7 @@ def _facts_of_body(body: requests.RequestBody, policy: Policy, *, provider: str)
     if wire is None:
         raise FieldInvalid("model_request.body.wire_format", expected=f"one of {', '.join(_WIRE_FORMATS)}")
     vendor = vendor_named(provider)
-    facts = wire.read_request(body.content, vendor=vendor, identity_fields=policy.identity.body_fields)
+    facts = wire.read_request(RawRequest(body.content), vendor=vendor, identity_fields=policy.identity.body_fields)
     check_value("model", facts.model)
     return facts
 

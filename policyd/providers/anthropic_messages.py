@@ -9,7 +9,7 @@ import msgspec
 from policyd.core.errors import BodyUnreadable
 from policyd.providers.anthropic_prompt import AnthropicPrompt
 from policyd.providers.anthropic_reply import AnthropicReply
-from policyd.providers.base import OUTPUT_TOKENS_MAX, ErrorInfo, RequestEdits, RequestFacts, Vendor
+from policyd.providers.base import OUTPUT_TOKENS_MAX, ErrorInfo, RawRequest, RequestEdits, RequestFacts, Vendor
 from policyd.providers.framing.json_edit import remove_member, set_member
 from policyd.providers.request_body import (
     Json,
@@ -36,8 +36,8 @@ class AnthropicMessages:
     name = "anthropic-messages"
     exact_vocabulary = False
 
-    def read_request(self, body: bytes, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
-        document = decode_request(body, decisive=_DECISIVE)
+    def read_request(self, request: RawRequest, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
+        document = decode_request(request.body, decisive=_DECISIVE)
         try:
             return _facts(document, identity=identity_fields)
         except RecursionError:

@@ -11,7 +11,7 @@ from typing import Any
 
 from policyd.core.usage import Usage
 from policyd.providers.anthropic_usage import read_usage
-from policyd.providers.framing.sse import SseFrame
+from policyd.providers.framing.frame import Frame
 from policyd.providers.reply_values import Json, count, decode, json_text, mapping, objects, term, text, word
 
 
@@ -60,7 +60,7 @@ class AnthropicReply:
             for block in objects(document.get("content")):
                 self._add_block(block)
 
-    def read_frame(self, frame: SseFrame) -> bool:
+    def read_frame(self, frame: Frame) -> bool:
         event = mapping(decode(frame.data)) if frame.data else mapping(None)
         match event.get("type") or frame.event:
             case "message_start":

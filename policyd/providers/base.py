@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from policyd.core.usage import Usage
-from policyd.providers.framing.sse import SseFrame
+from policyd.providers.framing.frame import Frame
 
 OUTPUT_TOKENS_MAX = 100_000_000
 """More output than any provider serves: a larger maximum in a request is refused, so that no cost leaves 64 bits."""
@@ -84,6 +84,17 @@ class RequestFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A request as it came: everything that says what it asks for, which some formats say in the path."""
+
+    body: bytes
+    path: str = ""
+    """Without the query, and without a first segment that only named the vendor."""
+    query: str = ""
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
 class RequestEdits:
     """What policy changes in a request's body. Everything else stays byte for byte the client's."""
 
@@ -136,7 +147,7 @@ class ReplyReader(Protocol):
         """Takes a JSON reply. `partial`: it holds only `document_members`, as far as the reply has them."""
         ...
 
-    def read_frame(self, frame: SseFrame) -> bool:
+    def read_frame(self, frame: Frame) -> bool:
         """Takes one event of a stream; returns whether the client may see it.
 
         False for an event that is there only because policyd asked for usage on the client's behalf.
@@ -169,7 +180,7 @@ class WireFormat(Protocol):
     exact_vocabulary: bool
     """Whether the models behind it use a public vocabulary, so that text can be counted exactly."""
 
-    def read_request(self, body: bytes, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
+    def read_request(self, request: RawRequest, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
         """Reads a request. Raises `BodyUnreadable` for one that the provider could not serve either."""
         ...
 
@@ -221,6 +232,8 @@ class Endpoint:
     vendor: Vendor
     name: str
     """`chat.completions`, `messages`, `models`, ...: the `endpoint` attribute."""
+    path: str
+    """The path at the vendor: without the query, and without a first segment that only named the vendor."""
     wire: WireFormat | None
     error_wire: WireFormat
     """Who words a refusal on this endpoint."""

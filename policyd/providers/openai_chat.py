@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import msgspec
 
 from policyd.core.errors import BodyUnreadable
-from policyd.providers.base import OUTPUT_TOKENS_MAX, CacheWrite, ErrorInfo, RequestEdits, RequestFacts, Vendor
+from policyd.providers.base import (
+    OUTPUT_TOKENS_MAX,
+    CacheWrite,
+    ErrorInfo,
+    RawRequest,
+    RequestEdits,
+    RequestFacts,
+    Vendor,
+)
 from policyd.providers.framing.json_edit import remove_member, set_member
 from policyd.providers.openai_prompt import read_prompt
 from policyd.providers.openai_reply import OpenAIChatReply
@@ -55,8 +63,8 @@ class OpenAIChat:
     name = "openai-chat"
     exact_vocabulary = True
 
-    def read_request(self, body: bytes, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
-        document = decode_request(body, decisive=_DECISIVE)
+    def read_request(self, request: RawRequest, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
+        document = decode_request(request.body, decisive=_DECISIVE)
         try:
             return _facts(document, vendor=vendor, identity=identity_fields)
         except RecursionError:

@@ -12,7 +12,7 @@ from typing import Any
 
 from policyd.core.usage import Usage
 from policyd.providers.base import RequestFacts
-from policyd.providers.framing.sse import SseFrame
+from policyd.providers.framing.frame import Frame
 from policyd.providers.openai_usage import is_complete, read_usage
 from policyd.providers.reply_values import Json, decode, first_count, json_text, mapping, objects, term, text, word
 
@@ -80,7 +80,7 @@ class OpenAIChatReply:
             self._read_choices(document, "message")
             self._read_bare_error(document)
 
-    def read_frame(self, frame: SseFrame) -> bool:
+    def read_frame(self, frame: Frame) -> bool:
         if not frame.data:
             return True
         if frame.data.strip() == b"[DONE]":

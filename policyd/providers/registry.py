@@ -63,7 +63,7 @@ def resolve(*, provider: str | None, host: str, method: str, path: str) -> Endpo
     for route in _ROUTES:
         if route.method == method and _speaks(vendor, route) and _follows_base(vendor, route, path):
             wire = _wire(vendor, path)
-            return Endpoint(vendor, route.name, wire if route.metered else None, error_wire=wire)
+            return Endpoint(vendor, route.name, path, wire if route.metered else None, error_wire=wire)
     return UnknownEndpoint(vendor, error_wire=_wire(vendor, path))
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd.core.errors import BodyUnreadable
-from policyd.providers.base import OUTPUT_TOKENS_MAX, CacheWrite, Image, Prompt, RequestEdits, RequestFacts
+from policyd.providers.base import OUTPUT_TOKENS_MAX, CacheWrite, Image, Prompt, RawRequest, RequestEdits, RequestFacts
 from policyd.providers.registry import ANTHROPIC_MESSAGES
 from policyd.providers.vendors import ANTHROPIC
 from tests.providers.garbling import UNHURRIED, garbled, with_other_values
@@ -24,7 +24,7 @@ LONG = {"type": "ephemeral", "ttl": "1h"}
 
 
 def read(body: bytes, *, fields: tuple[str, ...] = ()) -> RequestFacts:
-    return ANTHROPIC_MESSAGES.read_request(body, vendor=ANTHROPIC, identity_fields=fields)
+    return ANTHROPIC_MESSAGES.read_request(RawRequest(body), vendor=ANTHROPIC, identity_fields=fields)
 
 
 def read_with(**members: Any) -> RequestFacts:

@@ -19,6 +19,7 @@ from policyd.providers.base import (
     Detail,
     Image,
     Prompt,
+    RawRequest,
     RequestEdits,
     RequestFacts,
     Vendor,
@@ -34,7 +35,7 @@ GROQ, MISTRAL = VENDORS["groq"], VENDORS["mistral"]
 
 
 def read(body: bytes, *, vendor: Vendor = OPENAI, fields: tuple[str, ...] = ()) -> RequestFacts:
-    return OPENAI_CHAT.read_request(body, vendor=vendor, identity_fields=fields)
+    return OPENAI_CHAT.read_request(RawRequest(body), vendor=vendor, identity_fields=fields)
 
 
 def read_with(*, vendor: Vendor = OPENAI, **members: Any) -> RequestFacts:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from policyd.core.errors import BodyUnreadable
-from policyd.providers.base import ReplyReader, RequestEdits, RequestFacts
+from policyd.providers.base import RawRequest, ReplyReader, RequestEdits, RequestFacts
 from policyd.providers.registry import OPENAI_CHAT, resolve
 from policyd.providers.vendors import vendor_named
 from tests import recordings
@@ -31,7 +31,7 @@ def facts_of(record: Recording) -> RequestFacts | None:
     if not has_readable_request(record):
         return None
     return WIRES[record["wire"]].read_request(
-        record["request_body"].encode(),
+        RawRequest(record["request_body"].encode()),
         vendor=vendor_named(record["vendor"]),
         identity_fields=("user", "metadata.user_id"),
     )
@@ -172,7 +172,7 @@ def test_usage_can_be_asked_for_in_every_request(number: int) -> None:
 def test_requests_that_are_refused(identity: str) -> None:
     record = next(record for record in recordings.recordings() if record["id"] == identity)
     with pytest.raises(BodyUnreadable):
-        OPENAI_CHAT.read_request(record["request_body"].encode(), vendor=vendor_named("openai"))
+        OPENAI_CHAT.read_request(RawRequest(record["request_body"].encode()), vendor=vendor_named("openai"))
 
 
 def test_only_the_usage_chunk_is_withheld() -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from policyd.core.usage import Usage
 from policyd.providers.base import ReplyReader, WireFormat
-from policyd.providers.framing.sse import SseFrame, SseFramer
+from policyd.providers.framing.frame import Frame
+from policyd.providers.framing.sse import SseFramer
 from policyd.providers.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
 from tests.providers.garbling import UNHURRIED, garbled, with_other_values
 from tests.providers.replay import (
@@ -128,7 +129,7 @@ def test_usage_is_complete_from_its_event_on_and_not_before(wire: WireFormat, ca
     assert all(complete[case["completes_at"] :])
 
 
-def frames_of(case: Case) -> list[SseFrame]:
+def frames_of(case: Case) -> list[Frame]:
     return SseFramer().feed(stream_of(case))
 
 

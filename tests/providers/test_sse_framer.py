@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd.providers.framing.sse import SseFrame, SseFramer
+from policyd.providers.framing.frame import Frame
+from policyd.providers.framing.sse import SseFramer
 from tests.providers.garbling import UNHURRIED
 from tests.providers.replay import random_chunks, single_bytes
 
@@ -18,7 +19,7 @@ PIECES = st.sampled_from([*LINES, *ENDS, b"data: \xc3\xa9", b"\xef\xbb\xbf", b" 
 STREAMS = st.lists(PIECES, max_size=24).map(b"".join)
 
 
-def frames(*chunks: bytes) -> list[SseFrame]:
+def frames(*chunks: bytes) -> list[Frame]:
     framer = SseFramer()
     return [frame for chunk in chunks for frame in framer.feed(chunk)] + framer.finish()
 

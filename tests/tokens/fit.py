@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from policyd.core.errors import BodyUnreadable
-from policyd.providers.base import Prompt, WireFormat
+from policyd.providers.base import Prompt, RawRequest, WireFormat
 from policyd.providers.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
 from policyd.providers.vendors import vendor_named
 from policyd.tokens import TokenCount, TokenCounter
@@ -89,7 +89,7 @@ def samples(recordings: Path) -> Iterator[Sample]:
             seen.add((origin, body))
             vendor = vendor_named(VENDOR_IDS.get(record["vendor"], record["vendor"]))
             try:
-                facts = wire.read_request(body.encode(), vendor=vendor)
+                facts = wire.read_request(RawRequest(body.encode()), vendor=vendor)
             except BodyUnreadable:
                 continue
             counted = counter.count_prompt(facts.prompt, provider=vendor.id, model=facts.model)

@@ -8,7 +8,8 @@ is what came in.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from policyd.providers.framing.frame import Frame
 
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 """The largest event that is read: more than any provider's, images in base64 included."""
@@ -17,17 +18,6 @@ EVENT_BYTES_MAX = 16 * 1024 * 1024
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _BLANK_LINE_BYTES_MAX = 4
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True, slots=True)
-class SseFrame:
-    """One event, or a run of bytes between events (comments, keep-alives), with the bytes that made it."""
-
-    raw: bytes
-    event: str
-    """The event's type; empty where it has none."""
-    data: bytes
-    """The data lines, joined by LF; empty for a frame that is no event."""
 
 
 class SseFramer:
@@ -48,19 +38,19 @@ class SseFramer:
         """Whether the buffer goes on with an event whose beginning was given up."""
         self._at_start = True
 
-    def feed(self, chunk: bytes) -> list[SseFrame]:
+    def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that `chunk` completes."""
         self._buffer += chunk
         return self._frames(ended=False)
 
-    def finish(self) -> list[SseFrame]:
+    def finish(self) -> list[Frame]:
         """The frames that the end of the stream completes: the last one may lack its blank line."""
         frames = self._frames(ended=True)
         if self._buffer:
             frames.append(self._take(len(self._buffer)))
         return frames
 
-    def _frames(self, *, ended: bool) -> list[SseFrame]:
+    def _frames(self, *, ended: bool) -> list[Frame]:
         frames = []
         while (end := self._frame_end(ended=ended)) is not None:
             frames.append(self._take(end))
@@ -80,20 +70,20 @@ class SseFramer:
             return None
         return end
 
-    def _take(self, end: int) -> SseFrame:
+    def _take(self, end: int) -> Frame:
         raw = self._cut(end)
         if self._oversized:
             self._oversized = False
-            return SseFrame(raw, "", b"")
+            return Frame(raw, "", b"")
         text = raw.removeprefix(_BYTE_ORDER_MARK) if self._at_start else raw
         self._at_start = False
         return parse_frame(raw, text)
 
-    def _give_up(self) -> SseFrame:
+    def _give_up(self) -> Frame:
         self._oversized = True
         self._at_start = False
         # What could be the beginning of the blank line that ends the event stays.
-        return SseFrame(self._cut(self._searched), "", b"")
+        return Frame(self._cut(self._searched), "", b"")
 
     def _cut(self, end: int) -> bytes:
         raw = bytes(self._buffer[:end])
@@ -102,7 +92,7 @@ class SseFramer:
         return raw
 
 
-def parse_frame(raw: bytes, text: bytes) -> SseFrame:
+def parse_frame(raw: bytes, text: bytes) -> Frame:
     """The frame of the lines in `text`. Fields other than `data` and `event` are passed over."""
     event = b""
     data = []
@@ -114,4 +104,4 @@ def parse_frame(raw: bytes, text: bytes) -> SseFrame:
             event = value.removeprefix(b" ")
     joined = b"\n".join(data)
     # An event without data is none, as the standard has it.
-    return SseFrame(raw, event.decode("utf-8", "replace") if joined else "", joined)
+    return Frame(raw, event.decode("utf-8", "replace") if joined else "", joined)
