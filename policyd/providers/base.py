@@ -201,6 +201,13 @@ class WireFormat(Protocol):
         ...
 
 
+class Api(StrEnum):
+    """A family of endpoints with paths and error shapes of one maker, which other vendors adopt."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
 @dataclass(frozen=True, slots=True)
 class Vendor:
     """One row of the vendor table: who answers, where, and how it deviates from the wire format's maker."""
@@ -210,10 +217,8 @@ class Vendor:
     hosts: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()
     """Base paths of its endpoints, beside those that are common."""
-    chat: bool = True
-    """Whether it serves OpenAI chat completions."""
-    messages: bool = False
-    """Whether it serves Anthropic messages."""
+    apis: tuple[Api, ...] = (Api.OPENAI,)
+    """Whose APIs it serves, its own first: that one words refusals of paths that nothing else tells apart."""
     stream_options: bool = True
     """Whether a stream reports usage only where `stream_options.include_usage` asks for it.
 

@@ -9,10 +9,11 @@ nothing, because the provider might read it otherwise than we do.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from policyd.providers.anthropic_messages import AnthropicMessages
-from policyd.providers.base import Endpoint, UnknownEndpoint, Vendor, WireFormat
+from policyd.providers.base import Api, Endpoint, UnknownEndpoint, Vendor, WireFormat
 from policyd.providers.openai_chat import OpenAIChat
 from policyd.providers.vendors import ANTHROPIC, COMMON_BASES, OPENAI, VENDORS, VENDORS_BY_HOST, vendor_named
 
@@ -20,28 +21,34 @@ OPENAI_CHAT = OpenAIChat()
 ANTHROPIC_MESSAGES = AnthropicMessages()
 
 
+ERROR_WIRES: Mapping[Api, WireFormat] = {Api.OPENAI: OPENAI_CHAT, Api.ANTHROPIC: ANTHROPIC_MESSAGES}
+"""Who words the refusals of an API where no endpoint of its own does."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """One row of the endpoint table: `tail` follows one of the vendor's base paths."""
+    """One row of the endpoint table: `tail` follows one of the vendor's base paths. Without `wire` it is free."""
 
+    api: Api
     method: str
     tail: re.Pattern[str]
     name: str
-    metered: bool
-    messages: bool = False
-    """Whether it is part of Anthropic's API, and not of OpenAI's."""
+    wire: WireFormat | None
 
 
-def _route(method: str, tail: str, name: str, *, metered: bool = False, messages: bool = False) -> _Route:
-    return _Route(method, re.compile(tail), name, metered, messages)
+def _route(api: Api, method: str, tail: str, name: str, wire: WireFormat | None = None) -> _Route:
+    return _Route(api, method, re.compile(tail), name, wire)
 
+
+_MODELS = "/models(?:/[A-Za-z0-9_][A-Za-z0-9_.:@-]*)?"
 
 _ROUTES = (
-    _route("POST", "/chat/completions", "chat.completions", metered=True),
-    _route("POST", "/messages", "messages", metered=True, messages=True),
-    _route("POST", "/messages/count_tokens", "messages.count_tokens", messages=True),
-    _route("POST", "/moderations", "moderations"),
-    _route("GET", "/models(?:/[A-Za-z0-9_][A-Za-z0-9_.:@-]*)?", "models"),
+    _route(Api.OPENAI, "POST", "/chat/completions", "chat.completions", OPENAI_CHAT),
+    _route(Api.OPENAI, "POST", "/moderations", "moderations"),
+    _route(Api.OPENAI, "GET", _MODELS, "models"),
+    _route(Api.ANTHROPIC, "POST", "/messages", "messages", ANTHROPIC_MESSAGES),
+    _route(Api.ANTHROPIC, "POST", "/messages/count_tokens", "messages.count_tokens"),
+    _route(Api.ANTHROPIC, "GET", _MODELS, "models"),
 )
 
 _BARE_ANTHROPIC = re.compile(r"/v1/(?:messages|complete)(?:/.*)?")
@@ -60,11 +67,11 @@ def resolve(*, provider: str | None, host: str, method: str, path: str) -> Endpo
     if found is None:
         return None
     vendor, path = found
-    for route in _ROUTES:
-        if route.method == method and _speaks(vendor, route) and _follows_base(vendor, route, path):
-            wire = _wire(vendor, path)
-            return Endpoint(vendor, route.name, path, wire if route.metered else None, error_wire=wire)
-    return UnknownEndpoint(vendor, error_wire=_wire(vendor, path))
+    for api in vendor.apis:
+        for route in _ROUTES:
+            if route.api is api and route.method == method and _follows_base(vendor, route, path):
+                return Endpoint(vendor, route.name, path, route.wire, route.wire or ERROR_WIRES[api])
+    return UnknownEndpoint(vendor, _nearest_error_wire(vendor, path))
 
 
 def _vendor(provider: str | None, host: str, path: str) -> tuple[Vendor, str] | None:
@@ -93,19 +100,17 @@ def _host_name(host: str) -> str:
     return host.partition(":")[0].lower().removesuffix(".")
 
 
-def _speaks(vendor: Vendor, route: _Route) -> bool:
-    return vendor.messages if route.messages else vendor.chat
-
-
 def _follows_base(vendor: Vendor, route: _Route, path: str) -> bool:
     return any(
         path.startswith(base) and route.tail.fullmatch(path, len(base)) for base in (*COMMON_BASES, *vendor.bases)
     )
 
 
-def _wire(vendor: Vendor, path: str) -> WireFormat:
-    """Which of a vendor's wire formats a path is in; for paths that both have, its own."""
-    if path.endswith("/chat/completions"):
+def _nearest_error_wire(vendor: Vendor, path: str) -> WireFormat:
+    """Who words the refusal of a path without a route: the API whose endpoint's name is in it, or the vendor's own."""
+    segments = path.split("/")
+    if "messages" in segments and Api.ANTHROPIC in vendor.apis:
+        return ANTHROPIC_MESSAGES
+    if "completions" in segments and Api.OPENAI in vendor.apis:
         return OPENAI_CHAT
-    anthropic = vendor is ANTHROPIC or (vendor.messages and "messages" in path.split("/"))
-    return ANTHROPIC_MESSAGES if anthropic else OPENAI_CHAT
+    return ERROR_WIRES[vendor.apis[0]]

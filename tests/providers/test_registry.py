@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policyd.providers.base import Endpoint, UnknownEndpoint
+from policyd.providers.base import Api, Endpoint, UnknownEndpoint
 from policyd.providers.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, resolve
 from policyd.providers.vendors import VENDORS, VENDORS_BY_HOST
 
@@ -180,7 +180,7 @@ def test_every_row_is_reached_by_its_name_and_its_hosts() -> None:
             assert where("/v1/chat/completions", host=host) == chat(vendor.id)
         for base in vendor.bases:
             assert where(f"{base}/chat/completions", provider=vendor.id) == chat(vendor.id)
-        if vendor.messages:
+        if Api.ANTHROPIC in vendor.apis:
             assert where("/v1/messages", provider=vendor.id) == messages(vendor.id)
         else:
             assert where("/v1/messages", provider=vendor.id) == (vendor.id, "unknown", None)
