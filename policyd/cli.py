@@ -90,7 +90,9 @@ def up(
     from policyd.up import running
 
     settings = Settings.from_environment(os.environ, config=config, store=store, grpc=grpc, http=http)
-    envoy = EnvoySettings.from_environment(os.environ, listen=listen, admin=admin, upstreams=upstream)
+    envoy = EnvoySettings.from_environment(
+        os.environ, listen=listen, admin=admin, upstreams=upstream, buffer_bytes_max=settings.request_body_bytes_max
+    )
 
     async def run() -> None:
         async with running(Server(settings), envoy) as mesh:
@@ -111,16 +113,15 @@ def demo(
     admin: Admin = None,
 ) -> None:
     """Tell in half a minute what policyd does, with a real Envoy and a simulated provider."""
-    # gRPC reads it once, when it is loaded; its own lines would break into the story.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
     from policyd.config import Settings
     from policyd.demo.screen import Screen
     from policyd.demo.story import run_demo
     from policyd.envoy_config import EnvoySettings
 
     settings = Settings.from_environment(os.environ, grpc=grpc, http=http)
-    envoy = EnvoySettings.from_environment(os.environ, listen=listen, admin=admin, upstreams=None)
+    envoy = EnvoySettings.from_environment(
+        os.environ, listen=listen, admin=admin, upstreams=None, buffer_bytes_max=settings.request_body_bytes_max
+    )
     _run(run_demo(settings, envoy, screen=Screen(), keep=keep))
 
 
@@ -166,7 +167,9 @@ def envoy_config(listen: Listen = None, upstream: Upstreams = None, grpc: Grpc =
     from policyd.envoy_config import EnvoySettings, build_bootstrap, to_yaml
 
     settings = Settings.from_environment(os.environ, grpc=grpc)
-    envoy = EnvoySettings.from_environment(os.environ, listen=listen, admin=admin, upstreams=upstream)
+    envoy = EnvoySettings.from_environment(
+        os.environ, listen=listen, admin=admin, upstreams=upstream, buffer_bytes_max=settings.request_body_bytes_max
+    )
     typer.echo(to_yaml(build_bootstrap(envoy, policyd_address=settings.grpc_address)), nl=False)
 
 
@@ -195,7 +198,8 @@ def main() -> None:
     """The entry point: mistakes of configuration are messages, not tracebacks."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("policyd").setLevel(logging.INFO)
-    # gRPC would warn that it cannot follow the fork by which Envoy is started; the child never uses it.
+    # gRPC reads them when it is loaded. What its own lines say (a taken port, a fork), policyd says in its own words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         app()

@@ -11,6 +11,16 @@ settings.py       flags and environment variables -> `Settings`
 
 from policyd.config.policy_file import load_policy, parse_policy
 from policyd.config.policy_source import PolicySource
-from policyd.config.settings import Address, HostPort, Settings, UnixSocket
+from policyd.config.settings import Address, HostPort, Settings, UnixSocket, parse_address, parse_host_port
 
-__all__ = ["Address", "HostPort", "PolicySource", "Settings", "UnixSocket", "load_policy", "parse_policy"]
+__all__ = [
+    "Address",
+    "HostPort",
+    "PolicySource",
+    "Settings",
+    "UnixSocket",
+    "load_policy",
+    "parse_address",
+    "parse_host_port",
+    "parse_policy",
+]

@@ -50,7 +50,8 @@ _ATTRIBUTE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 # Readers: text in, value out, ValueError for anything else.
 
 
-def _host_port(text: str) -> HostPort:
+def parse_host_port(text: str) -> HostPort:
+    """`HOST:PORT`, an IPv6 address in brackets. Raises `ValueError`."""
     matched = _HOST_PORT.fullmatch(text)
     if matched is None or int(matched["port"]) > _PORT_MAX:
         raise ValueError(text)
@@ -58,10 +59,11 @@ def _host_port(text: str) -> HostPort:
     return HostPort(host, int(matched["port"]))
 
 
-def _address(text: str) -> Address:
+def parse_address(text: str) -> Address:
+    """`HOST:PORT` or `unix:PATH`. Raises `ValueError`."""
     scheme, _, path = text.partition(":")
     if scheme != "unix":
-        return _host_port(text)
+        return parse_host_port(text)
     if not path:
         raise ValueError(text)
     return UnixSocket(Path(path))
@@ -168,8 +170,8 @@ _SIZE_EXPECTED = "a size such as 1048576, 512KiB or 16MiB"
 _READERS: Mapping[str, _Reader] = {
     "config": _Reader("policy_path", _path, "the path of a policy file"),
     "store": _Reader("store_url", _url, "a URL such as sqlite:///policyd.db", secret=True),
-    "grpc": _Reader("grpc_address", _address, "HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH"),
-    "http": _Reader("http_address", _host_port, "HOST:PORT such as 127.0.0.1:9464 or [::1]:9464"),
+    "grpc": _Reader("grpc_address", parse_address, "HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH"),
+    "http": _Reader("http_address", parse_host_port, "HOST:PORT such as 127.0.0.1:9464 or [::1]:9464"),
     "header_prefix": _Reader("header_prefix", _header_prefix, "words that end in a dash, such as x-policyd-"),
     "request_body_max": _Reader("request_body_bytes_max", _size_bytes, _SIZE_EXPECTED),
     "response_buffer_max": _Reader("response_buffer_bytes_max", _size_bytes, _SIZE_EXPECTED),

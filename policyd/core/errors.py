@@ -16,7 +16,8 @@
     │   └── ReservationMismatch  the same id was used for another content
     ├── StoreError               the store failed; nothing is known of the call's outcome
     │   └── StoreUnavailable     the store cannot be reached or is shutting down; the call had no effect
-    └── ProtocolError            Envoy sent a message that its place in the exchange does not allow
+    ├── ProtocolError            Envoy sent a message that its place in the exchange does not allow
+    └── EnvoyFailed              Envoy, where policyd runs it, did not start or ended by itself (defined in policyd.up)
 
 Anything else that escapes is a defect, and the exchange that meets it follows `failure_mode`.
 """

@@ -1,0 +1,1 @@
+"""The parts of the simulated provider; `policyd.demo.provider` puts them together."""

@@ -1,0 +1,49 @@
+"""Envoy's bootstrap, whole. Why each value is what it is stands in envoy/envoy.yaml, line by line."""
+
+from typing import Final
+
+import yaml
+
+from policyd.config import Address
+from policyd.envoy_config.addresses import socket_address
+from policyd.envoy_config.clusters import policyd_cluster, provider_cluster
+from policyd.envoy_config.listener import listener
+from policyd.envoy_config.settings import EnvoySettings
+from policyd.envoy_config.typed import Json, typed
+
+CONNECTIONS_MAX: Final = 10_000
+"""How many clients may be connected."""
+
+
+def build_bootstrap(settings: EnvoySettings, *, policyd_address: Address) -> Json:
+    """The bootstrap as plain dicts and lists, ready for JSON or YAML.
+
+    `policyd_address` is where Envoy reaches policyd's gRPC. Raises `ConfigError` where an upstream speaks TLS and this
+    machine's CA certificates are not found.
+    """
+    return {
+        "admin": {"address": socket_address(settings.admin_address)},
+        "overload_manager": {"resource_monitors": [_connection_limit()]},
+        "static_resources": {
+            "listeners": [listener(settings)],
+            "clusters": [
+                policyd_cluster(policyd_address),
+                *(
+                    provider_cluster(name, upstream, buffer_bytes_max=settings.buffer_bytes_max)
+                    for name, upstream in settings.upstreams.items()
+                ),
+            ],
+        },
+    }
+
+
+def to_yaml(bootstrap: Json) -> str:
+    return yaml.safe_dump(bootstrap, sort_keys=False, width=120)
+
+
+def _connection_limit() -> Json:
+    message = "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+    return {
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": typed(message, max_active_downstream_connections=CONNECTIONS_MAX),
+    }

@@ -1,0 +1,118 @@
+"""What Envoy reaches: policyd and the providers."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from policyd.config import Address, HostPort, UnixSocket
+from policyd.core.errors import ConfigError
+from policyd.envoy_config.addresses import is_ip, on_this_machine, socket_address
+from policyd.envoy_config.typed import Json, typed
+from policyd.envoy_config.upstreams import Upstream
+
+POLICYD_CLUSTER: Final = "policyd"
+
+OPEN_EXCHANGES_MAX: Final = 65_536
+"""How many exchanges may be open at once, towards policyd and towards each provider."""
+
+CA_PATHS: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine, Arch
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # RHEL 10
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/ssl/cert.pem",
+)
+"""Where systems keep the certificates that they trust."""
+
+
+def policyd_cluster(address: Address) -> Json:
+    return {
+        "name": POLICYD_CLUSTER,
+        **_reaching(POLICYD_CLUSTER, on_this_machine(address), dns="STRICT_DNS"),
+        "connect_timeout": "1s",
+        "circuit_breakers": _circuit_breakers(),
+        **_http_protocol_options(
+            explicit_http_config={"http2_protocol_options": {"max_concurrent_streams": OPEN_EXCHANGES_MAX}}
+        ),
+    }
+
+
+def provider_cluster(name: str, upstream: Upstream, *, buffer_bytes_max: int) -> Json:
+    """Raises `ConfigError` where the upstream speaks TLS and this machine's CA certificates are not found."""
+    return {
+        "name": name,
+        **_reaching(name, HostPort(upstream.host, upstream.port), dns="LOGICAL_DNS"),
+        "connect_timeout": "5s",
+        "per_connection_buffer_limit_bytes": buffer_bytes_max,
+        "circuit_breakers": _circuit_breakers(),
+        **(_over_tls() if upstream.tls else _in_clear()),
+    }
+
+
+def find_ca_path() -> Path:
+    """The file of certificates that this machine trusts: `SSL_CERT_FILE`, or where its system keeps them.
+
+    Raises `ConfigError` if there is none.
+    """
+    given = os.environ.get("SSL_CERT_FILE")
+    for path in map(Path, [given] if given else CA_PATHS):
+        if path.is_file():
+            return path
+    raise ConfigError(
+        f'SSL_CERT_FILE: found "{given}", expected a file of CA certificates'
+        if given
+        else "no CA certificates were found, and an https:// upstream needs them: install the package ca-certificates, "
+        "or set SSL_CERT_FILE to a file of them"
+    )
+
+
+def _reaching(cluster: str, address: Address, *, dns: str) -> Json:
+    """The members of a cluster that say where it is. `dns`: how a name is resolved."""
+    discovery: Json = {"type": "STATIC"}
+    if isinstance(address, UnixSocket):
+        endpoint: Json = {"pipe": {"path": str(address.path)}}
+    else:
+        endpoint = socket_address(address)
+        if not is_ip(address.host):
+            discovery = {"type": dns, "dns_lookup_family": "V4_PREFERRED", "wait_for_warm_on_init": False}
+    return {
+        **discovery,
+        "load_assignment": {
+            "cluster_name": cluster,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": endpoint}}]}],
+        },
+    }
+
+
+def _circuit_breakers() -> Json:
+    limits = ("max_connections", "max_pending_requests", "max_requests")
+    return {"thresholds": [dict.fromkeys(limits, OPEN_EXCHANGES_MAX)]}
+
+
+def _over_tls() -> Json:
+    return {
+        "transport_socket": {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": typed(
+                "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                common_tls_context={"validation_context": {"trusted_ca": {"filename": str(find_ca_path())}}},
+            ),
+        },
+        **_http_protocol_options(
+            common_http_protocol_options={"idle_timeout": "60s"},
+            upstream_http_protocol_options={"auto_sni": True, "auto_san_validation": True},
+            auto_config={"http2_protocol_options": {}},
+        ),
+    }
+
+
+def _in_clear() -> Json:
+    return _http_protocol_options(
+        common_http_protocol_options={"idle_timeout": "60s"},
+        explicit_http_config={"http_protocol_options": {}},
+    )
+
+
+def _http_protocol_options(**options: Json) -> Json:
+    message = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {"typed_extension_protocol_options": {message: typed(message, **options)}}

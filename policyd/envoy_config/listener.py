@@ -1,0 +1,120 @@
+"""What clients reach: the listener, and what a request passes on its way through it."""
+
+from typing import Final
+
+from policyd.envoy_config.addresses import socket_address
+from policyd.envoy_config.clusters import POLICYD_CLUSTER
+from policyd.envoy_config.routes import routes
+from policyd.envoy_config.settings import EnvoySettings
+from policyd.envoy_config.typed import EXT_PROC, Json, typed
+
+STAT_PREFIX: Final = "policyd"
+"""What Envoy's statistics of requests are named by: `http.policyd.*`."""
+
+CREDENTIAL_HEADERS: Final = (
+    "authorization",
+    "proxy-authorization",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "x-amz-security-token",
+    "ocp-apim-subscription-key",
+    "cookie",
+    "set-cookie",
+)
+"""Headers that Envoy does not show to policyd, neither of requests nor of replies."""
+
+NETWORK_HEADERS: Final = ("x-forwarded-for", "x-forwarded-proto", "x-envoy-external-address")
+"""Headers that would tell a provider about the network behind Envoy."""
+
+
+def listener(settings: EnvoySettings) -> Json:
+    return {
+        "name": "policyd",
+        "address": socket_address(settings.listen_address),
+        "per_connection_buffer_limit_bytes": settings.buffer_bytes_max,
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": _http_connection_manager(settings),
+                    }
+                ]
+            }
+        ],
+    }
+
+
+def _http_connection_manager(settings: EnvoySettings) -> Json:
+    return typed(
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=STAT_PREFIX,
+        use_remote_address=True,
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action="REJECT_REQUEST",
+        server_header_transformation="PASS_THROUGH",
+        request_headers_timeout="30s",
+        request_timeout="300s",
+        stream_idle_timeout="3600s",
+        **({"access_log": [_access_log()]} if settings.access_log else {}),
+        route_config={
+            "name": "providers",
+            "request_headers_to_remove": list(NETWORK_HEADERS),
+            "virtual_hosts": [{"name": "providers", "domains": ["*"], "routes": routes(settings.upstreams)}],
+        },
+        http_filters=[
+            {"name": EXT_PROC, "typed_config": _ext_proc()},
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": typed(
+                    "envoy.extensions.filters.http.router.v3.Router",
+                    suppress_envoy_headers=True,
+                ),
+            },
+        ],
+    )
+
+
+def _ext_proc() -> Json:
+    return typed(
+        "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+        grpc_service={"envoy_grpc": {"cluster_name": POLICYD_CLUSTER}},
+        failure_mode_allow=False,
+        message_timeout="2s",
+        allow_mode_override=True,
+        route_cache_action="RETAIN",
+        processing_mode={
+            "request_header_mode": "SEND",
+            "request_body_mode": "BUFFERED",
+            "response_header_mode": "SEND",
+            "response_body_mode": "STREAMED",
+            "request_trailer_mode": "SKIP",
+            "response_trailer_mode": "SKIP",
+        },
+        forward_rules={"disallowed_headers": {"patterns": [{"exact": header} for header in CREDENTIAL_HEADERS]}},
+    )
+
+
+def _access_log() -> Json:
+    return {
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": typed(
+            "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            log_format={
+                "json_format": {
+                    "timestamp": "%START_TIME%",
+                    "event": "access",
+                    "method": "%REQ(:METHOD)%",
+                    "path": "%PATH(NQ)%",
+                    "route": "%ROUTE_NAME%",
+                    "status": "%RESPONSE_CODE%",
+                    "details": "%RESPONSE_CODE_DETAILS%",
+                    "request_bytes": "%BYTES_RECEIVED%",
+                    "response_bytes": "%BYTES_SENT%",
+                    "duration_ms": "%DURATION%",
+                }
+            },
+        ),
+    }

@@ -1,0 +1,92 @@
+"""Which path leads to which provider.
+
+    /NAME/...     upstream NAME, with the prefix taken off
+    bare paths    the providers whose SDKs use them, as `_BARE_PATHS` says
+    all else      404
+
+Every route to a provider tells policyd which one it is, as metadata of the gRPC stream: what a client sends in its
+headers does not get there. A path whose provider is not configured is answered by Envoy, so that a request for one
+provider never reaches another.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from policyd.envoy_config.typed import EXT_PROC, Json, typed
+from policyd.envoy_config.upstreams import Upstream
+
+PROVIDER_METADATA: Final = "x-policyd-provider"
+"""The key of the gRPC stream's metadata that names the provider."""
+
+_ANTHROPIC_SDK: Json = {"headers": [{"name": "anthropic-version", "present_match": True}]}
+
+# In order: the first match counts. `path_separated_prefix` takes a path and what is below it: /v1/messages and
+# /v1/messages/batches, but not /v1/messages2.
+_BARE_PATHS: tuple[tuple[Json, str], ...] = (
+    ({"path_separated_prefix": "/v1/messages"}, "anthropic"),
+    ({"path_separated_prefix": "/v1/complete"}, "anthropic"),
+    # Paths that both have, such as /v1/models and /v1/files. Anthropic asks for the header on each of them.
+    ({"prefix": "/v1/", **_ANTHROPIC_SDK}, "anthropic"),
+    ({"prefix": "/v1/"}, "openai"),
+    ({"prefix": "/v1beta/"}, "google"),
+)
+
+
+def routes(upstreams: Mapping[str, Upstream]) -> list[Json]:
+    """The route table, in order."""
+    return [*_named(upstreams), *_bare(upstreams), _not_found({"prefix": "/"}, "no upstream serves this path")]
+
+
+def _named(upstreams: Mapping[str, Upstream]) -> Iterator[Json]:
+    for name, upstream in upstreams.items():
+        yield _to_provider({"prefix": f"/{name}/"}, name, upstream, prefix_rewrite=f"{upstream.base_path}/")
+
+
+def _bare(upstreams: Mapping[str, Upstream]) -> Iterator[Json]:
+    for match, name in _BARE_PATHS:
+        upstream = upstreams.get(name)
+        if upstream is None:
+            yield _not_found(match, f"this path belongs to the upstream {name}, which is not configured")
+        else:
+            prefix = match.get("prefix") or match["path_separated_prefix"]
+            yield _to_provider(match, name, upstream, prefix_rewrite=f"{upstream.base_path}{prefix}")
+
+
+def _to_provider(match: Json, name: str, upstream: Upstream, *, prefix_rewrite: str) -> Json:
+    return {
+        "match": match,
+        "name": name,
+        "route": {
+            "cluster": name,
+            "prefix_rewrite": prefix_rewrite,
+            "host_rewrite_literal": upstream.authority,
+            "timeout": "0s",
+        },
+        "typed_per_filter_config": {
+            EXT_PROC: typed(
+                "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
+                overrides={"grpc_initial_metadata": [{"key": PROVIDER_METADATA, "value": name}]},
+            )
+        },
+    }
+
+
+def _not_found(match: Json, message: str) -> Json:
+    """Envoy answers, in a form that both the OpenAI and the Anthropic SDK read."""
+    error = {"message": message, "type": "not_found_error", "param": None, "code": "route_not_found"}
+    return {
+        "match": match,
+        "name": "not-found",
+        "direct_response": {"status": 404, "body": {"inline_string": json.dumps({"type": "error", "error": error})}},
+        "response_headers_to_add": [
+            {
+                "header": {"key": "content-type", "value": "application/json"},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
+        # Nothing is sent anywhere, so there is nothing to decide.
+        "typed_per_filter_config": {
+            EXT_PROC: typed("envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", disabled=True)
+        },
+    }

@@ -1,0 +1,60 @@
+"""The settings of Envoy on one machine, from flags and `POLICYD_*` environment variables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from policyd.config import HostPort, Settings
+from policyd.envoy_config.addresses import parse_listening
+from policyd.envoy_config.upstreams import DEFAULT_UPSTREAMS, Upstream, parse_upstreams
+
+LISTEN_DEFAULT: Final = HostPort("127.0.0.1", 10000)
+ADMIN_DEFAULT: Final = HostPort("127.0.0.1", 9901)
+BUFFER_BYTES_MAX_DEFAULT: Final = Settings().request_body_bytes_max
+"""What policyd reads: Envoy's buffer has to hold the largest body that policyd takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoySettings:
+    """What can be set about Envoy. Its addresses are IP addresses; port 0 is any free one."""
+
+    listen_address: HostPort = LISTEN_DEFAULT
+    """Where clients come in."""
+    admin_address: HostPort = ADMIN_DEFAULT
+    """Where Envoy's admin interface is."""
+    upstreams: Mapping[str, Upstream] = field(default_factory=lambda: DEFAULT_UPSTREAMS)
+    """The providers by name."""
+    buffer_bytes_max: int = BUFFER_BYTES_MAX_DEFAULT
+    """The largest request body that Envoy takes; it answers 413 to a larger one."""
+    access_log: bool = False
+    """Whether Envoy writes a line of JSON to stdout for every request, without its query string."""
+
+    @classmethod
+    def from_environment(
+        cls,
+        environ: Mapping[str, str],
+        *,
+        listen: str | None,
+        admin: str | None,
+        upstreams: Sequence[str] | None,
+        buffer_bytes_max: int = BUFFER_BYTES_MAX_DEFAULT,
+    ) -> Self:
+        """The settings that flags and variables make: `--listen` before `POLICYD_LISTEN` before the default.
+
+        A flag that is `None` and a variable that is empty count as not given. Raises `ConfigError`, which names the
+        flag or variable.
+        """
+        return cls(
+            listen_address=_listening(environ, "listen", listen) or LISTEN_DEFAULT,
+            admin_address=_listening(environ, "admin", admin) or ADMIN_DEFAULT,
+            upstreams=parse_upstreams(upstreams) if upstreams else DEFAULT_UPSTREAMS,
+            buffer_bytes_max=buffer_bytes_max,
+        )
+
+
+def _listening(environ: Mapping[str, str], name: str, flag: str | None) -> HostPort | None:
+    if flag is not None:
+        return parse_listening(flag, origin=f"--{name}")
+    variable = f"POLICYD_{name.upper()}"
+    text = environ.get(variable)
+    return parse_listening(text, origin=variable) if text else None
