@@ -25,7 +25,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+prices_app = typer.Typer(no_args_is_help=True)
+app.add_typer(prices_app, name="prices", help="Look up what models cost, and why.")
+
 Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="Policy file. [POLICYD_CONFIG]")]
+Prices = Annotated[
+    str | None,
+    typer.Option("--prices", metavar="FILE", help="Price table in place of the package's own. [POLICYD_PRICES]"),
+]
 Store = Annotated[
     str | None,
     typer.Option("--store", metavar="URL", help="sqlite:///FILE or memory://. [POLICYD_STORE]"),
@@ -40,6 +47,7 @@ Listen = Annotated[
 Admin = Annotated[
     str | None, typer.Option("--admin", metavar="HOST:PORT", help="Envoy's admin interface. [POLICYD_ADMIN]")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Upstreams = Annotated[
     list[str] | None,
     typer.Option(
@@ -58,15 +66,18 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command()
-def serve(config: Config = None, store: Store = None, grpc: Grpc = None, http: Http = None) -> None:
+def serve(
+    config: Config = None, prices: Prices = None, store: Store = None, grpc: Grpc = None, http: Http = None
+) -> None:
     """Run the server: ext_proc and PolicyService over gRPC, metrics and health over HTTP."""
     from policyd.config import Settings
     from policyd.server import Server
 
-    settings = Settings.from_environment(os.environ, config=config, store=store, grpc=grpc, http=http)
+    settings = Settings.from_environment(os.environ, config=config, prices=prices, store=store, grpc=grpc, http=http)
 
     async def run() -> None:
         async with Server(settings) as server:
+            server.handle_signals()
             _announce(grpc=server.grpc_address, http=server.http_address)
             await server.wait()
 
@@ -76,6 +87,7 @@ def serve(config: Config = None, store: Store = None, grpc: Grpc = None, http: H
 @app.command()
 def up(
     config: Config = None,
+    prices: Prices = None,
     listen: Listen = None,
     upstream: Upstreams = None,
     store: Store = None,
@@ -89,13 +101,15 @@ def up(
     from policyd.server import Server
     from policyd.up import running
 
-    settings = Settings.from_environment(os.environ, config=config, store=store, grpc=grpc, http=http)
+    settings = Settings.from_environment(os.environ, config=config, prices=prices, store=store, grpc=grpc, http=http)
     envoy = EnvoySettings.from_environment(
         os.environ, listen=listen, admin=admin, upstreams=upstream, buffer_bytes_max=settings.request_body_bytes_max
     )
 
     async def run() -> None:
-        async with running(Server(settings), envoy) as mesh:
+        server = Server(settings)
+        async with running(server, envoy) as mesh:
+            server.handle_signals()
             _announce(
                 listen=mesh.listen_address, grpc=mesh.grpc_address, http=mesh.http_address, admin=mesh.admin_address
             )
@@ -126,15 +140,18 @@ def demo(
 
 
 @app.command("check-config")
-def check_config(file: Annotated[Path, typer.Argument(metavar="FILE", help="Policy file.")]) -> None:
+def check_config(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Policy file.")], prices: Prices = None
+) -> None:
     """Check a policy file: every mistake with its line and field."""
     from policyd.clock import SystemClock
-    from policyd.config import load_policy
+    from policyd.config import Settings, load_policy
     from policyd.estimator import check_guess
-    from policyd.prices.table import load_price_book
+    from policyd.prices.table_file import open_price_book
 
+    settings = Settings.from_environment(os.environ, prices=prices)
     policy = load_policy(file)
-    check_guess(policy, load_price_book(), now_ms=SystemClock().now_ms())
+    check_guess(policy, open_price_book(settings.prices_path), now_ms=SystemClock().now_ms())
     limits = len(policy.limits)
     typer.echo(f"{file}: ok, {limits} limit{'' if limits == 1 else 's'} (revision {policy.revision})")
 
@@ -147,16 +164,19 @@ def estimate(
     provider: Annotated[str, typer.Option("--provider", metavar="NAME", help="Whose prices.")] = "openai",
     path: Annotated[str, typer.Option("--path", help="The path it would be sent to.")] = "",
     config: Config = None,
+    prices: Prices = None,
 ) -> None:
     """Tell what a request would cost, without sending it."""
     from policyd.config import Settings, load_policy
     from policyd.core.policy import default_policy
     from policyd.estimates import estimate_body
+    from policyd.prices.table_file import open_price_book
 
-    settings = Settings.from_environment(os.environ, config=config)
+    settings = Settings.from_environment(os.environ, config=config, prices=prices)
     policy = load_policy(settings.policy_path) if settings.policy_path is not None else default_policy()
+    book = open_price_book(settings.prices_path)
     content = sys.stdin.buffer.read() if str(body) == "-" else _read(body)
-    for name, value in estimate_body(content, provider=provider, path=path, policy=policy).items():
+    for name, value in estimate_body(content, provider=provider, path=path, policy=policy, prices=book).items():
         typer.echo(f"{name:<24}{value}")
 
 
@@ -171,6 +191,76 @@ def envoy_config(listen: Listen = None, upstream: Upstreams = None, grpc: Grpc =
         os.environ, listen=listen, admin=admin, upstreams=upstream, buffer_bytes_max=settings.request_body_bytes_max
     )
     typer.echo(to_yaml(build_bootstrap(envoy, policyd_address=settings.grpc_address)), nl=False)
+
+
+@prices_app.command("list")
+def prices_list(
+    provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="Of this provider alone.")] = None,
+    search: Annotated[str | None, typer.Option("--search", metavar="TEXT", help="With this in a name.")] = None,
+    config: Config = None,
+    prices: Prices = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models that have a price, and what they cost now."""
+    from policyd.clock import SystemClock
+    from policyd.config import Settings
+    from policyd.pricelist import listing, listing_text, open_price_list, to_json
+
+    known = open_price_list(Settings.from_environment(os.environ, config=config, prices=prices))
+    models = listing(known, at_ms=SystemClock().now_ms(), provider=provider, search=search)
+    typer.echo(to_json(models) if as_json else listing_text(models))
+
+
+@prices_app.command("show")
+def prices_show(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model, as a request would name it.")],
+    provider: Annotated[
+        str | None, typer.Option("--provider", metavar="NAME", help="Whose price. Default: the maker's.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="A date (UTC) or an RFC 3339 instant. Default: now.")
+    ] = None,
+    service_tier: Annotated[
+        str | None, typer.Option("--service-tier", metavar="TIER", help="Such as batch, flex or priority.")
+    ] = None,
+    config: Config = None,
+    prices: Prices = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain the price of one model: which entry it is, every rate, and how it changes."""
+    from policyd.clock import SystemClock
+    from policyd.config import Settings
+    from policyd.pricelist import explain, explanation_text, open_price_list, to_json
+
+    at_ms = SystemClock().now_ms() if at is None else _instant_ms("--at", at)
+    known = open_price_list(Settings.from_environment(os.environ, config=config, prices=prices))
+    told = explain(known, model, provider=provider, at_ms=at_ms, service_tier=service_tier)
+    typer.echo(to_json(told) if as_json else explanation_text(told))
+
+
+@prices_app.command("diff")
+def prices_diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="A price table.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW.json", help="Another one.")],
+    as_json: AsJson = False,
+) -> None:
+    """Tell what changed between two price tables."""
+    from policyd.pricelist import differences, differences_text, to_json
+    from policyd.prices.table_file import load_table
+
+    told = differences(load_table(old), load_table(new))
+    typer.echo(to_json(told) if as_json else differences_text(told))
+
+
+def _instant_ms(option: str, text: str) -> int:
+    from policyd.core.times import parse_instant
+
+    try:
+        return parse_instant(text)
+    except ValueError as error:
+        raise ConfigError(
+            f'{option}: found "{text}", expected a date or an RFC 3339 instant with its offset'
+        ) from error
 
 
 def _read(file: Path) -> bytes:

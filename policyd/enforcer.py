@@ -18,12 +18,13 @@ from policyd.core.errors import ReservationError, ReservationNotFound
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
 from policyd.core.limits import applied_limits
+from policyd.core.own_prices import Tariff
 from policyd.core.policy import Action, Policy, Unbounded
 from policyd.core.pricing import NO_TERMS, Price, PriceBook
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.reservation import State
 from policyd.core.usage import Usage
-from policyd.estimator import Ask, Estimator, output_token_amounts
+from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, price_served
 from policyd.stores.base import Exists, Granted, Refused, Reservation, Store, Swept, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
 
@@ -127,6 +128,10 @@ class Enforcer:
     def policy(self) -> Policy:
         """The policy in force now."""
         return self._policy()
+
+    def use_prices(self, prices: PriceBook) -> None:
+        """Prices what begins from now on by another book; what has begun is settled by the one before."""
+        self._estimator.use_prices(prices)
 
     @property
     def counter(self) -> TokenCounter:
@@ -256,7 +261,7 @@ class Enforcer:
 
         The price is that of the request's moment, of the model that the reply names if that has one.
         """
-        ended = await self._end(record, ending, price=estimate.price, estimate=estimate)
+        ended = await self._end(record, ending, price=estimate.price, tariff=estimate.tariff, estimate=estimate)
         self.let_go(record.request_id)
         return ended.record
 
@@ -289,7 +294,8 @@ class Enforcer:
         held = await self._held(reservation_id)
         estimate = self._estimator.estimate_again(held.record, self.policy)
         record = replace(held.record, shadow_denied_by=_shadow_denied_by(held))
-        return await self._first(await self._end(record, ending, price=estimate.price, estimate=estimate))
+        ended = await self._end(record, ending, price=estimate.price, tariff=estimate.tariff, estimate=estimate)
+        return await self._first(ended)
 
     async def record_usage(self, ask: Ask, usage: Usage, *, fingerprint: str, status: int | None = None) -> Ended:
         """Charges a usage that nothing was held for to the accounts of now, once by `ask.request_id`.
@@ -298,7 +304,8 @@ class Enforcer:
         the same charge. Raises `RequestError`s for what cannot be priced, `ReservationMismatch`, `ReservationEnded`.
         """
         now_ms = self.now_ms()
-        price = self._estimator.price_asked(ask, now_ms=now_ms)
+        tariff = self._estimator.tariff(ask.policy)
+        price = price_asked(ask, tariff, now_ms=now_ms)
         amounts = charges(usage, cost_nanos=cost_nanos(price, usage))
         record = Record(
             request_id=ask.request_id,
@@ -329,7 +336,7 @@ class Enforcer:
             record = result.reservation.record
             price = self._estimator.estimate_again(record, self.policy).price
         ending = reported_ending(usage, status=status)
-        return await self._first(await self._end(record, ending, price=price, estimate=None))
+        return await self._first(await self._end(record, ending, price=price, tariff=tariff, estimate=None))
 
     async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:
         """A page of usage records, newest first. Raises `ValueError` for a bad cursor."""
@@ -361,15 +368,15 @@ class Enforcer:
 
     # --- parts ---
 
-    async def _end(self, record: Record, ending: Ending, *, price: Price | None, estimate: Estimate | None) -> Ended:
-        """Settles or releases the reservation of `record`, at `price` or that of the model that served."""
+    async def _end(
+        self, record: Record, ending: Ending, *, price: Price | None, tariff: Tariff, estimate: Estimate | None
+    ) -> Ended:
+        """Settles or releases the reservation of `record`, at `price` or at what served costs by `tariff`."""
         now_ms = self.now_ms()
         usage = ending.usage
         cost = 0
         if usage is not None:
-            served = self._estimator.price_served(
-                record, price, response_model=ending.response_model, terms=ending.terms
-            )
+            served = price_served(record, price, tariff, response_model=ending.response_model, terms=ending.terms)
             cost = cost_nanos(served, usage)
         final = replace(
             record,

@@ -8,8 +8,8 @@ from policyd.clock import SystemClock
 from policyd.core.errors import EndpointUnknown
 from policyd.core.money import format_usd
 from policyd.core.policy import Policy
+from policyd.core.pricing import PriceBook
 from policyd.estimator import Ask, Estimator
-from policyd.prices.table import load_price_book
 from policyd.providers.base import Endpoint, RawRequest
 from policyd.providers.registry import resolve
 from policyd.tokens import TokenCounter
@@ -18,7 +18,7 @@ _USUAL_PATHS = {"anthropic": "/v1/messages"}
 _OPENAI_PATH = "/v1/chat/completions"
 
 
-def estimate_body(body: bytes, *, provider: str, path: str, policy: Policy) -> dict[str, str]:
+def estimate_body(body: bytes, *, provider: str, path: str, policy: Policy, prices: PriceBook) -> dict[str, str]:
     """The estimate of a request body, as lines of name and value.
 
     `path` may be empty: the provider's usual one. Raises `RequestError`s.
@@ -38,7 +38,7 @@ def estimate_body(body: bytes, *, provider: str, path: str, policy: Policy) -> d
         identity={},
         policy=policy,
     )
-    estimator = Estimator(prices=load_price_book(), counter=TokenCounter())
+    estimator = Estimator(prices=prices, counter=TokenCounter())
     made = asyncio.run(estimator.estimate(ask, now_ms=SystemClock().now_ms()))
     price = f"{made.price.provider}/{made.price.model}" if made.price is not None else "free by policy"
     return {

@@ -15,6 +15,7 @@ from policyd.core.errors import ConfigError, ModelUnpriced, OutputUnbounded
 from policyd.core.estimate import Confidence, Estimate
 from policyd.core.ledger import Amounts
 from policyd.core.money import divide_up
+from policyd.core.own_prices import Tariff
 from policyd.core.policy import Metric, Policy, Unbounded, UnknownModel, UnknownModelAction
 from policyd.core.pricing import Price, PriceBook, PricedModel
 from policyd.core.record import Record
@@ -58,6 +59,14 @@ class Estimator:
         self._prices = prices
         self.counter = counter
 
+    def use_prices(self, prices: PriceBook) -> None:
+        """Prices what is estimated from now on by another book."""
+        self._prices = prices
+
+    def tariff(self, policy: Policy) -> Tariff:
+        """The prices of now under a policy."""
+        return Tariff(self._prices, policy.prices)
+
     async def estimate(self, ask: Ask, *, now_ms: int) -> Estimate:
         """What the request is expected to cost and the most that it can, at the prices of `now_ms`.
 
@@ -66,7 +75,8 @@ class Estimator:
         policy, facts = ask.policy, ask.facts
         if facts.max_output_tokens is None and policy.unbounded is Unbounded.DENY:
             raise OutputUnbounded("the request gives no maximum for its output, and the policy asks for one")
-        priced = self._priced(ask, now_ms=now_ms)
+        tariff = self.tariff(policy)
+        priced = _priced(ask, tariff, now_ms=now_ms)
         price = priced.price if priced is not None else None
         count = await self._count(ask)
         if facts.max_output_tokens is not None:
@@ -79,6 +89,7 @@ class Estimator:
             confidence = Confidence.MEDIUM
         return Estimate(
             price=price,
+            tariff=tariff,
             expected=Usage(input=count.tokens, output=expected_output * facts.choices),
             maximum=_maximum(price, facts, input_tokens=count.upper_bound, output_tokens=bound * facts.choices),
             confidence=confidence if count.exact else Confidence.LOW,
@@ -93,60 +104,23 @@ class Estimator:
         unknown = policy.unknown_model
         if unknown.action is UnknownModelAction.DENY:
             unknown = UnknownModel()
-        priced = self._price(
-            provider=record.provider, model=record.model, terms=record.terms, at_ms=record.at_ms, unknown=unknown
+        tariff = self.tariff(policy)
+        priced = _find_price(
+            tariff,
+            provider=record.provider,
+            model=record.model,
+            terms=record.terms,
+            at_ms=record.at_ms,
+            unknown=unknown,
         )
         return Estimate(
             price=priced.price if priced is not None else None,
+            tariff=tariff,
             expected=record.expected or Usage(),
             maximum=record.maximum or Usage(),
             confidence=Confidence(record.confidence or Confidence.LOW),
             bounded=False,
         )
-
-    def price_asked(self, ask: Ask, *, now_ms: int) -> Price | None:
-        """The price of the model that is asked for; `None` for one that the policy makes free. Raises
-        `ModelUnpriced`."""
-        priced = self._priced(ask, now_ms=now_ms)
-        return priced.price if priced is not None else None
-
-    def price_served(
-        self, record: Record, asked: Price | None, *, response_model: str | None, terms: Mapping[str, str]
-    ) -> Price | None:
-        """The price of the model and the terms that served; of those that were asked for where the reply names none.
-
-        It is the price of the request's moment, whenever the reply came.
-        """
-        model = response_model or record.model
-        if asked is None or (model == record.model and not terms):
-            return asked
-        all_terms = {**record.terms, **terms}
-        named = self._prices.find(provider=record.provider, model=model, at_ms=record.at_ms, terms=all_terms)
-        return named.price if named is not None else asked
-
-    def _priced(self, ask: Ask, *, now_ms: int) -> PricedModel | None:
-        return self._price(
-            provider=ask.provider,
-            model=ask.facts.model,
-            terms=ask.facts.terms,
-            at_ms=now_ms,
-            unknown=ask.policy.unknown_model,
-        )
-
-    def _price(
-        self, *, provider: str, model: str, terms: Mapping[str, str], at_ms: int, unknown: UnknownModel
-    ) -> PricedModel | None:
-        found = self._prices.find(provider=provider, model=model, at_ms=at_ms, terms=terms)
-        if found is not None:
-            return found
-        if unknown.action is UnknownModelAction.FREE:
-            return None
-        if unknown.action is UnknownModelAction.PRICE_AS and unknown.model is not None:
-            # The guess's context window says nothing about the model's own.
-            guess = self._prices.find_anywhere(model=unknown.model, at_ms=at_ms)
-            if guess is not None:
-                return replace(guess, context_tokens_max=None)
-        raise ModelUnpriced(f"the model {model!r} has no known price at {provider}")
 
     async def _count(self, ask: Ask) -> TokenCount:
         if ask.input_tokens is not None:
@@ -158,10 +132,37 @@ class Estimator:
         return await asyncio.to_thread(self.counter.count_prompt, prompt, provider=ask.provider, model=ask.facts.model)
 
 
+def price_asked(ask: Ask, tariff: Tariff, *, now_ms: int) -> Price | None:
+    """The price of the model that is asked for; `None` for one that the policy makes free. Raises `ModelUnpriced`."""
+    priced = _priced(ask, tariff, now_ms=now_ms)
+    return priced.price if priced is not None else None
+
+
+def price_served(
+    record: Record, asked: Price | None, tariff: Tariff, *, response_model: str | None, terms: Mapping[str, str]
+) -> Price | None:
+    """The price of the model and the terms that served; of those that were asked for where the reply names none.
+
+    It is the price of the request's moment, whenever the reply came. A price that the operator set for the name that
+    was asked for gives way only to one that they set for the name in the reply: who prices a deployment or an alias
+    means it, whichever of the provider's models is behind it.
+    """
+    model = response_model or record.model
+    if asked is None or (model == record.model and not terms):
+        return asked
+    all_terms = {**record.terms, **terms}
+    served = tariff.find(provider=record.provider, model=model, at_ms=record.at_ms, terms=all_terms)
+    if served is None or not served.own:
+        meant = tariff.find(provider=record.provider, model=record.model, at_ms=record.at_ms, terms=all_terms)
+        if meant is not None and meant.own:
+            served = meant
+    return served.price if served is not None else asked
+
+
 def check_guess(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
     """Raises `ConfigError` if the policy prices unknown models as a model that has no price itself."""
     guess = policy.unknown_model.model
-    if guess is not None and prices.find_anywhere(model=guess, at_ms=now_ms) is None:
+    if guess is not None and Tariff(prices, policy.prices).find_anywhere(model=guess, at_ms=now_ms) is None:
         raise ConfigError(f'unknown_model.price_as: found "{guess}", expected a model with a known price')
 
 
@@ -176,6 +177,33 @@ def output_token_amounts(estimate: Estimate) -> Amounts:
     return {Metric.COST: cost, Metric.TOKENS: 1, Metric.OUTPUT_TOKENS: 1}
 
 
+def _priced(ask: Ask, tariff: Tariff, *, now_ms: int) -> PricedModel | None:
+    return _find_price(
+        tariff,
+        provider=ask.provider,
+        model=ask.facts.model,
+        terms=ask.facts.terms,
+        at_ms=now_ms,
+        unknown=ask.policy.unknown_model,
+    )
+
+
+def _find_price(
+    tariff: Tariff, *, provider: str, model: str, terms: Mapping[str, str], at_ms: int, unknown: UnknownModel
+) -> PricedModel | None:
+    found = tariff.find(provider=provider, model=model, at_ms=at_ms, terms=terms)
+    if found is not None:
+        return found
+    if unknown.action is UnknownModelAction.FREE:
+        return None
+    if unknown.action is UnknownModelAction.PRICE_AS and unknown.model is not None:
+        # The guess's context window says nothing about the model's own.
+        guess = tariff.find_anywhere(model=unknown.model, at_ms=at_ms)
+        if guess is not None:
+            return replace(guess, context_tokens_max=None)
+    raise ModelUnpriced(f"the model {model!r} has no known price at {provider}")
+
+
 def _default_output_bound(policy: Policy, priced: PricedModel | None, *, input_tokens: int) -> int:
     """What is held for the output of a request without a maximum: the model's own maximum, as far as its context window
     tells it, or `default_max_output_tokens` where that is less."""
@@ -187,10 +215,10 @@ def _default_output_bound(policy: Policy, priced: PricedModel | None, *, input_t
 
 def _maximum(price: Price | None, facts: RequestFacts, *, input_tokens: int, output_tokens: int) -> Usage:
     """The dearest usage that the request can lead to: all input as the dearest kind it can be, the output likewise."""
-    input_kind, output_kind = "input", "output"
+    input_kind, output_kind = facts.input_kinds[0], facts.output_kinds[0]
     if price is not None:
         writes = () if facts.cache_write is CacheWrite.NONE else (facts.cache_write.value,)
-        input_kind = price.dearest(("input", *writes), input_tokens=input_tokens)
-        output_kind = price.dearest(("output", "reasoning"), input_tokens=input_tokens)
+        input_kind = price.dearest((*facts.input_kinds, *writes), input_tokens=input_tokens)
+        output_kind = price.dearest(facts.output_kinds, input_tokens=input_tokens)
     kinds = {input_kind: input_tokens, output_kind: output_tokens}
     return Usage(**kinds, web_searches=facts.web_searches_max)

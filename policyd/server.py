@@ -7,11 +7,12 @@ settled, what is left in the store's queue is written, then the process may end.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -22,20 +23,21 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from policyd import __version__
 from policyd.api.service import SERVICE_NAME, add_policy_service, add_standard_services
 from policyd.clock import Clock, SystemClock
-from policyd.config import HostPort, PolicySource, Settings
+from policyd.config import FileSource, HostPort, PolicySource, Settings
 from policyd.core.errors import ConfigError, StoreError
 from policyd.core.policy import Policy
+from policyd.core.pricing import PriceBook
 from policyd.enforcer import Enforcer
 from policyd.estimator import check_guess
 from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.servicer import ExternalProcessor, add_external_processor
 from policyd.http import create_app, serving
-from policyd.prices.table import load_price_book
+from policyd.prices.table_file import open_price_book
 from policyd.stores.url import open_store
 from policyd.telemetry import LineWriter, Telemetry
 from policyd.tokens import TokenCounter
 
-POLICY_POLL_SECONDS = 1.0
+FILE_POLL_SECONDS = 1.0
 SWEEP_SECONDS = 5.0
 RENEWALS_PER_TTL = 4
 """A hold is renewed this often in its life, so that a missed renewal or two do no harm."""
@@ -56,6 +58,7 @@ class Server:
         self._clock = clock or SystemClock()
         self._stopping = asyncio.Event()
         self._stack = AsyncExitStack()
+        self._signals = ExitStack()
         self._grpc_port = 0
         self._http_port = 0
 
@@ -83,21 +86,28 @@ class Server:
         """Reads the policy file again; a bad one is reported and changes nothing."""
         self._policy.reload()
 
-    async def wait(self) -> None:
-        """Returns when SIGTERM or SIGINT came, or `stop` was called; it goes on serving. SIGHUP reloads the policy."""
+    def reload_prices(self) -> None:
+        """Reads the price table again; a bad one is reported and changes nothing."""
+        self._prices.reload()
+
+    def handle_signals(self) -> None:
+        """Until the server has stopped, SIGTERM and SIGINT ask it to stop, and SIGHUP reloads policy and prices.
+
+        A second signal is no other than the first: it must not end the process while charges are being settled.
+        """
         loop = asyncio.get_running_loop()
         handlers: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: self.stop,
             signal.SIGINT: self.stop,
-            signal.SIGHUP: self.reload_policy,
+            signal.SIGHUP: self._reload,
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
-        try:
-            await self._stopping.wait()
-        finally:
-            for number in handlers:
-                loop.remove_signal_handler(number)
+            self._signals.callback(loop.remove_signal_handler, number)
+
+    async def wait(self) -> None:
+        """Returns once the server was asked to stop; it goes on serving."""
+        await self._stopping.wait()
 
     async def __aenter__(self) -> Self:
         try:
@@ -110,7 +120,8 @@ class Server:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.aclose()
+        with self._signals:
+            await self._stack.aclose()
 
     # --- starting; what is started last is stopped first ---
 
@@ -120,22 +131,35 @@ class Server:
         listener = stack.enter_context(_listen(settings.http_address))
         self._http_port = listener.getsockname()[1]
 
-        prices = load_price_book()
         writer = LineWriter(self._log_stream) if self._log_stream is not None else LineWriter()
         stack.callback(writer.close)
         telemetry = self._telemetry = Telemetry(
             version=__version__,
-            prices_version=prices.version,
             write_line=writer.write,
             attribute_labels=settings.metric_attributes,
         )
-        self._policy = PolicySource(
-            settings.policy_path, on_change=self._policy_changed, on_problem=self._policy_rejected
+        self._prices = FileSource(
+            settings.prices_path,
+            load=open_price_book,
+            check=lambda prices: self._check_guess(self.policy, prices),
+            on_change=self._prices_changed,
+            on_problem=self._prices_rejected,
         )
+        self._policy = PolicySource(
+            settings.policy_path,
+            check=lambda policy: self._check_guess(policy, self._prices.current),
+            on_change=self._policy_changed,
+            on_problem=self._policy_rejected,
+        )
+        prices = self._prices.current
+        self._check_guess(self.policy, prices)
         telemetry.policy_in_force(self.policy.revision)
-        check_guess(self.policy, prices, now_ms=self._clock.now_ms())
+        telemetry.prices_in_force(source=prices.version, revision=prices.revision)
         counter = TokenCounter()
         await asyncio.to_thread(counter.preload)
+        # The vocabularies and the price table stay: a full collection that walks them halts everything for 60 ms.
+        gc.collect()
+        gc.freeze()
 
         store = open_store(settings.store_url)
         stack.push_async_callback(store.close)
@@ -160,7 +184,8 @@ class Server:
         app = create_app(registry=telemetry.registry, ready=self._readiness)
         await stack.enter_async_context(serving(app, listener))
         for chore in (
-            self._policy.watch(interval_seconds=POLICY_POLL_SECONDS),
+            self._prices.watch(interval_seconds=FILE_POLL_SECONDS),
+            self._policy.watch(interval_seconds=FILE_POLL_SECONDS),
             self._repeat(self._renew, lambda: self.policy.reservations.ttl_seconds / RENEWALS_PER_TTL),
             self._repeat(enforcer.sweep, lambda: SWEEP_SECONDS),
         ):
@@ -224,6 +249,14 @@ class Server:
             return f"store: {error}"
         return None
 
+    def _reload(self) -> None:
+        # Prices first: a policy may count on a model that only the new table has.
+        self.reload_prices()
+        self.reload_policy()
+
+    def _check_guess(self, policy: Policy, prices: PriceBook) -> None:
+        check_guess(policy, prices, now_ms=self._clock.now_ms())
+
     def _policy_changed(self, policy: Policy) -> None:
         self._telemetry.policy_in_force(policy.revision)
         self._telemetry.policy_reloaded(ok=True)
@@ -232,6 +265,16 @@ class Server:
     def _policy_rejected(self, error: ConfigError) -> None:
         self._telemetry.policy_reloaded(ok=False)
         log.error("the policy file has mistakes; the policy before it stays in force\n%s", error)
+
+    def _prices_changed(self, prices: PriceBook) -> None:
+        self._enforcer.use_prices(prices)
+        self._telemetry.prices_in_force(source=prices.version, revision=prices.revision)
+        self._telemetry.prices_reloaded(ok=True)
+        log.info("the prices of %s (revision %s) are in force", prices.version, prices.revision)
+
+    def _prices_rejected(self, error: ConfigError) -> None:
+        self._telemetry.prices_reloaded(ok=False)
+        log.error("the price table has mistakes; the one before it stays in force\n%s", error)
 
 
 def _listen(address: HostPort) -> socket.socket:

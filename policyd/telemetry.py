@@ -10,11 +10,14 @@ the operator switched them on.
 
 from __future__ import annotations
 
+import logging
 import queue
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import msgspec
@@ -31,11 +34,21 @@ from policyd.core.usage import Usage
 from policyd.stores.base import Swept
 
 LABEL_VALUES_MAX = 500
+LABEL_LENGTH_MAX = 256
+"""A longer value counts as `other` too."""
+
 OTHER = "other"
+
+LINES_WAITING_MAX = 100_000
+CLOSE_SECONDS_MAX = 5.0
+LINES_COLLECTED_SECONDS = 0.02
+"""How long lines are collected after one was written: to wake the writer for each costs more than the line itself."""
 
 _SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _DURATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _RATIO_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, 10)
+
+log = logging.getLogger(__name__)
 
 
 class Telemetry:
@@ -45,7 +58,6 @@ class Telemetry:
         self,
         *,
         version: str,
-        prices_version: str,
         write_line: Callable[[bytes], None],
         attribute_labels: tuple[str, ...] = (),
     ) -> None:
@@ -126,7 +138,11 @@ class Telemetry:
             "policyd_policy_reloads", "Times the policy file was read again.", ("result",), registry=registry
         )
         self._policy = Info("policyd_policy", "The policy in force.", registry=registry)
-        Info("policyd_build", "What runs here.", registry=registry).info({"version": version, "prices": prices_version})
+        self._prices_reloads = Counter(
+            "policyd_prices_reloads", "Times the price table was read again.", ("result",), registry=registry
+        )
+        self._prices = Info("policyd_prices", "The price table in force.", registry=registry)
+        Info("policyd_build", "What runs here.", registry=registry).info({"version": version})
 
     # --- the enforcer's observer ---
 
@@ -172,6 +188,12 @@ class Telemetry:
     def policy_reloaded(self, *, ok: bool) -> None:
         self._reloads.labels("ok" if ok else "failed").inc()
 
+    def prices_in_force(self, *, source: str, revision: str) -> None:
+        self._prices.info({"source": source, "revision": revision})
+
+    def prices_reloaded(self, *, ok: bool) -> None:
+        self._prices_reloads.labels("ok" if ok else "failed").inc()
+
     # --- parts ---
 
     def _measure(self, record: Record, estimate: Estimate) -> None:
@@ -194,7 +216,7 @@ class Telemetry:
     def _bounded(self, label: str, value: str) -> str:
         seen = self._seen[label]
         if value not in seen:
-            if len(seen) >= LABEL_VALUES_MAX:
+            if len(seen) >= LABEL_VALUES_MAX or len(value) > LABEL_LENGTH_MAX:
                 return OTHER
             seen.add(value)
         return value
@@ -267,44 +289,59 @@ def _usd(nanos: int) -> msgspec.Raw:
 class LineWriter:
     """Writes lines from a thread of its own: a reader of the log that stalls must not stall decisions.
 
-    `LINES_WAITING_MAX` lines can wait; what comes beyond is dropped and counted, and the count is logged.
+    `lines_waiting_max` lines can wait; what comes beyond is dropped and counted, and the count is logged.
     """
 
-    LINES_WAITING_MAX = 100_000
-
-    def __init__(self, stream: BinaryIO = sys.stdout.buffer) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO = sys.stdout.buffer,
+        *,
+        lines_waiting_max: int = LINES_WAITING_MAX,
+        close_seconds_max: float = CLOSE_SECONDS_MAX,
+    ) -> None:
         self._stream = stream
-        self._lines: queue.Queue[bytes | None] = queue.Queue(self.LINES_WAITING_MAX)
+        self._close_seconds_max = close_seconds_max
+        self._lines: queue.Queue[bytes | None] = queue.Queue(lines_waiting_max)
         self._dropped = 0
+        self._dropped_told = 0
+        self._gone = False
+        """Whether the reader has gone, so that nothing can be written any more."""
         self._thread = threading.Thread(target=self._run, name="policyd-log", daemon=True)
         self._thread.start()
 
     def write(self, line: bytes) -> None:
+        if self._gone:
+            return
         try:
             self._lines.put_nowait(line)
         except queue.Full:
             self._dropped += 1
 
     def close(self) -> None:
-        """Writes what waits and stops."""
-        self._lines.put(None)
-        self._thread.join()
+        """Writes what waits and stops; a reader that takes nothing for `close_seconds_max` is not waited for."""
+        if not self._gone:
+            with suppress(queue.Full):
+                self._lines.put(None, timeout=self._close_seconds_max)
+        self._thread.join(self._close_seconds_max)
 
     def _run(self) -> None:
         for batch in iter(self._take, []):
             try:
                 self._stream.write(b"".join(batch))
                 self._stream.flush()
-            except (OSError, ValueError):
-                # The reader has gone; there is nobody left to tell.
+            except (OSError, ValueError) as error:
+                self._gone = True
+                log.error("exchanges are no longer logged, the log cannot be written: %s", error)  # noqa: TRY400 - a trace says no more
                 return
+            time.sleep(LINES_COLLECTED_SECONDS)
 
     def _take(self) -> list[bytes]:
         """All lines that wait, at least one; nothing once the writer is closed."""
         batch = list(self._waiting())
-        if batch and self._dropped:
-            batch.append(b'{"event":"log_lines_dropped","count":%d}\n' % self._dropped)
-            self._dropped = 0
+        dropped = self._dropped - self._dropped_told
+        if batch and dropped:
+            batch.append(b'{"event":"log_lines_dropped","count":%d}\n' % dropped)
+            self._dropped_told += dropped
         return batch
 
     def _waiting(self) -> Iterator[bytes]:
@@ -315,4 +352,5 @@ class LineWriter:
                 line = self._lines.get_nowait()
             except queue.Empty:
                 return
+        # For the next call, which finds nothing else.
         self._lines.put(None)

@@ -48,11 +48,16 @@ _UNCOVERED_ITERATIONS = ("compaction", "advisor_message")
 
 
 @cache
+def every_recording() -> tuple[Recording, ...]:
+    """Every recorded exchange, in any wire format."""
+    with gzip.open(PATH) as lines:
+        return tuple(msgspec.json.decode(line) for line in lines)
+
+
+@cache
 def recordings() -> tuple[Recording, ...]:
     """Every recorded exchange in one of `WIRES`."""
-    with gzip.open(PATH) as lines:
-        decoded = (msgspec.json.decode(line) for line in lines)
-        return tuple(recording for recording in decoded if recording["wire"] in WIRES)
+    return tuple(recording for recording in every_recording() if recording["wire"] in WIRES)
 
 
 def has_readable_request(recording: Recording) -> bool:

@@ -4,17 +4,21 @@ yaml_tree.py      text -> a tree of scalars, lists and mappings that know their 
 problems.py       one mistake, and all mistakes of one file
 values.py         the small things that settings are made of: words, amounts, durations, globs
 section.py        a mapping with fixed keys
+*_section.py      one part of the policy file each
 policy_file.py    the tree -> `policyd.core.policy.Policy`
-policy_source.py  the policy in force, reloaded when its file changes
+file_source.py    what is in force of a file, reloaded when the file changes
+policy_source.py  the policy in force
 settings.py       flags and environment variables -> `Settings`
 """
 
+from policyd.config.file_source import FileSource
 from policyd.config.policy_file import load_policy, parse_policy
 from policyd.config.policy_source import PolicySource
 from policyd.config.settings import Address, HostPort, Settings, UnixSocket, parse_address, parse_host_port
 
 __all__ = [
     "Address",
+    "FileSource",
     "HostPort",
     "PolicySource",
     "Settings",

@@ -14,12 +14,14 @@ from typing import Any
 from policyd.config import values
 from policyd.config.identity_section import read_identity
 from policyd.config.limits_section import read_limits
+from policyd.config.prices_section import read_prices
 from policyd.config.problems import Mistake, Position, Problems
 from policyd.config.section import Section
 from policyd.config.values import choice, duration_seconds, expected
 from policyd.config.yaml_tree import FILE_BYTES_MAX, Kind, ListTree, MappingTree, Scalar, Tree, parse_yaml
 from policyd.core.attributes import REQUEST_ATTRIBUTES, Identity
 from policyd.core.errors import ConfigError
+from policyd.core.own_prices import OwnPrices
 from policyd.core.policy import (
     FailureMode,
     Limit,
@@ -40,6 +42,7 @@ _POLICY_KEYS = (
     "version",
     "identity",
     "strict",
+    "prices",
     "unknown_model",
     "unknown_endpoint",
     "unbounded",
@@ -108,6 +111,7 @@ def _policy(section: Section) -> Policy:
         identity=defaults.identity if identity is None else identity,
         limits=_limits(section, attributes),
         strict=section.read("strict", values.boolean, defaults.strict),
+        prices=_prices(section),
         unknown_model=_unknown_model(section, defaults.unknown_model),
         unknown_endpoint=section.read("unknown_endpoint", choice(UnknownEndpoint), defaults.unknown_endpoint),
         unbounded=section.read("unbounded", choice(Unbounded), defaults.unbounded),
@@ -147,6 +151,19 @@ def _list_of_limits(tree: Tree) -> ListTree:
     # Having no limits is legal, and has to be said: a policy that forgets them must not pass for one that wants none.
     if not isinstance(tree, ListTree):
         raise expected(tree, "a list of limits, or [] for none")
+    return tree
+
+
+def _prices(section: Section) -> OwnPrices:
+    tree = section.read("prices", _list_of_prices, None)
+    if tree is None:
+        return OwnPrices()
+    return read_prices(tree, path=section.path_of("prices"), problems=section.problems)
+
+
+def _list_of_prices(tree: Tree) -> ListTree:
+    if not isinstance(tree, ListTree):
+        raise expected(tree, 'a list such as [{model: "my-llama*", usd_per_million: {input: 0.20, output: 0.60}}]')
     return tree
 
 

@@ -109,6 +109,8 @@ class Settings:
 
     policy_path: Path | None = None
     """The policy file; without one the default policy applies."""
+    prices_path: Path | None = None
+    """A price table to go by instead of the one that ships with the package."""
     store_url: str = field(default="sqlite:///policyd.db", repr=False)
     """Where reservations and usage live. May hold a password."""
     grpc_address: Address = HostPort("127.0.0.1", 50051)
@@ -169,6 +171,7 @@ _SIZE_EXPECTED = "a size such as 1048576, 512KiB or 16MiB"
 
 _READERS: Mapping[str, _Reader] = {
     "config": _Reader("policy_path", _path, "the path of a policy file"),
+    "prices": _Reader("prices_path", _path, "the path of a compiled price table"),
     "store": _Reader("store_url", _url, "a URL such as sqlite:///policyd.db", secret=True),
     "grpc": _Reader("grpc_address", parse_address, "HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH"),
     "http": _Reader("http_address", parse_host_port, "HOST:PORT such as 127.0.0.1:9464 or [::1]:9464"),

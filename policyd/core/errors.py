@@ -5,6 +5,7 @@
     ├── RequestError             the client's request cannot be priced; it never reaches the provider
     │   ├── BodyUnreadable       the body is not what the endpoint takes: no JSON object, a field of the wrong type
     │   ├── BodyTooLarge         the body is over the limit
+    │   ├── BodyTooSlow          the body took too long to come
     │   ├── AttributeMissing     `strict` is on and a limit needs an attribute that the request lacks
     │   ├── AttributeInvalid     an attribute's value is too long or holds control characters
     │   ├── ModelUnpriced        the model has no price and the policy says `unknown_model: deny`
@@ -54,6 +55,11 @@ class BodyUnreadable(RequestError):
 class BodyTooLarge(RequestError):
     status = 413
     reason = "body_too_large"
+
+
+class BodyTooSlow(RequestError):
+    status = 408
+    reason = "body_too_slow"
 
 
 class AttributeMissing(RequestError):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from policyd.core.ledger import Amounts
+from policyd.core.own_prices import Tariff
 from policyd.core.policy import Hold, Metric
 from policyd.core.pricing import Price
 from policyd.core.usage import Usage
@@ -37,6 +38,8 @@ class Estimate:
     """A request's usage and cost before it runs. `price` is `None` for a model that the policy makes free."""
 
     price: Price | None
+    tariff: Tariff
+    """Where `price` was found: what the exchange is settled by too."""
     expected: Usage
     maximum: Usage
     confidence: Confidence

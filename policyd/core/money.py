@@ -26,11 +26,8 @@ _NUMBER_CHARS_MAX = 64
 _EXPONENT_MAX = 30
 
 
-def parse_usd(text: str) -> int:
-    """Nano-USD of a decimal number of dollars such as `"10"`, `"0.25"`, `"1e-3"`.
-
-    Raises `ValueError` for anything that is not a finite number that nano-USD can hold exactly.
-    """
+def parse_decimal(text: str) -> Decimal:
+    """The finite decimal number in `text`, exactly: `"10"`, `"0.25"`, `"1e-3"`. Raises `ValueError`."""
     if len(text) > _NUMBER_CHARS_MAX:
         raise ValueError(f"{text[:_NUMBER_CHARS_MAX]!r}... is too long for a number")
     if _NUMBER.fullmatch(text) is None:
@@ -42,7 +39,15 @@ def parse_usd(text: str) -> int:
     # The exponent is bounded before any arithmetic, so that "1e999999999" costs nothing.
     if amount and abs(amount.adjusted()) > _EXPONENT_MAX:
         raise ValueError(f"{text!r} is out of range")
-    numerator, denominator = amount.as_integer_ratio()
+    return amount
+
+
+def parse_usd(text: str) -> int:
+    """Nano-USD of a decimal number of dollars such as `"10"`, `"0.25"`, `"1e-3"`.
+
+    Raises `ValueError` for anything that is not a finite number that nano-USD can hold exactly.
+    """
+    numerator, denominator = parse_decimal(text).as_integer_ratio()
     nanos, rest = divmod(numerator * NANOS_PER_USD, denominator)
     if rest:
         raise ValueError(f"{text!r} is finer than a billionth of a dollar")

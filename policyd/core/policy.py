@@ -15,6 +15,7 @@ from re import compile as compile_pattern
 
 from policyd.core.attributes import Identity, Place, Source
 from policyd.core.money import NANOS_PER_USD
+from policyd.core.own_prices import OwnPrices
 from policyd.core.windows import CalendarUnit, CalendarWindow, Window
 
 
@@ -164,6 +165,7 @@ class Policy:
     identity: Identity
     limits: tuple[Limit, ...]
     strict: bool = False
+    prices: OwnPrices = field(default_factory=OwnPrices)
     unknown_model: UnknownModel = field(default_factory=UnknownModel)
     unknown_endpoint: UnknownEndpoint = UnknownEndpoint.DENY
     unbounded: Unbounded = Unbounded.ALLOW

@@ -14,11 +14,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from math import lcm
+from decimal import Decimal
+from math import gcd, lcm
 from operator import attrgetter, mul
 from typing import NamedTuple
 
-from policyd.core.money import divide_up
+from policyd.core.money import NANOS_PER_USD, divide_up
 from policyd.core.usage import KINDS, Usage
 
 NO_TERMS: Mapping[str, str] = {}
@@ -27,6 +28,8 @@ _RATE_FALLBACKS: Mapping[str, tuple[str, ...]] = {
     # A kind without a rate of its own is charged as the more general kind that it is a part of.
     "input": (),
     "cached_input": ("input",),
+    "cached_audio_input": ("cached_input", "audio_input", "input"),
+    "cached_image_input": ("cached_input", "image_input", "input"),
     "cache_write_5m": ("input",),
     "cache_write_1h": ("cache_write_5m", "input"),
     "audio_input": ("input",),
@@ -50,6 +53,15 @@ class Rate:
     per: int
 
 
+def exact_rate(usd: Decimal, *, per: int) -> Rate:
+    """`usd` dollars for `per` units. A price finer than a billionth of a dollar is stated for as many more units as
+    make it whole."""
+    numerator, denominator = usd.as_integer_ratio()
+    nanos = numerator * NANOS_PER_USD
+    divisor = gcd(nanos, denominator)
+    return Rate(nanos // divisor, per * (denominator // divisor))
+
+
 @dataclass(frozen=True, slots=True)
 class RateTier:
     """The rates by kind of usage that apply once the input has more than `above_input_tokens` tokens."""
@@ -65,13 +77,14 @@ class Price:
     changes. A kind that has no rate, nor anything that it is a part of, costs nothing: the output of an embedding.
     """
 
-    __slots__ = ("_denominator", "_thresholds", "_vectors", "model", "provider")
+    __slots__ = ("_denominator", "_thresholds", "_vectors", "model", "provider", "tiers")
 
     def __init__(self, *, provider: str, model: str, tiers: Sequence[RateTier]) -> None:
         self.provider = provider
-        """The provider whose table the price was found in."""
+        """The provider whose table the price was found in; `policy` for a price of the operator's own."""
         self.model = model
-        """The price book's name of the model."""
+        """The price book's name of the model, or the pattern of the operator's own price."""
+        self.tiers = tuple(tiers)
         self._denominator = lcm(*(rate.per for tier in tiers for rate in tier.rates.values()))
         self._thresholds = tuple(tier.above_input_tokens for tier in tiers)
         merged: dict[str, Rate] = {}
@@ -100,6 +113,17 @@ class Price:
         """Which of `kinds` costs most by the unit: what an upper bound has to assume. The first one of equals."""
         vector = self._vector(input_tokens)
         return max(kinds, key=lambda kind: vector[KINDS.index(kind)])
+
+    def covers(self, kind: str) -> bool:
+        """Whether `kind` has a rate, or is a part of a kind that has one."""
+        return any(name in self.tiers[0].rates for name in (kind, *_RATE_FALLBACKS[kind]))
+
+    def completed_by(self, other: Price) -> Price:
+        """This price, and that of `other` for the kinds that it does not cover."""
+        missing = {kind: other.tiers for tier in other.tiers for kind in tier.rates if not self.covers(kind)}
+        if not missing:
+            return self
+        return Price(provider=self.provider, model=self.model, tiers=_replace_rates(self.tiers, missing))
 
     def _vector(self, input_tokens: int) -> tuple[int, ...]:
         for threshold, vector in zip(reversed(self._thresholds), reversed(self._vectors), strict=True):
@@ -217,23 +241,33 @@ class PricedModel:
     price: Price
     context_tokens_max: int | None
     """The most tokens that input and output can have together; `None` where it is not published."""
+    own: bool = False
+    """Whether the operator said so, and not the book."""
 
 
-_MAKERS = ("openai", "anthropic", "google")
-_NAME_CHARS_MAX = 512
+MODEL_NAME_CHARS_MAX = 512
+"""A longer name means no model."""
+
 _REMEMBERED_NAMES_MAX = 4096
 
 
 class PriceBook:
     """Finds prices. Immutable but for a bounded memory of what was looked up."""
 
-    def __init__(self, providers: Iterable[ProviderPrices], *, version: str) -> None:
+    def __init__(self, providers: Iterable[ProviderPrices], *, version: str, revision: str = "") -> None:
         self.version = version
         """Where the prices come from and when, for people."""
+        self.revision = revision
+        """Identifies the content: equal tables have equal revisions on every replica."""
         self._catalogues = {provider.id: _Catalogue(provider) for provider in providers}
         self._models: dict[tuple[str, str], tuple[str, ModelPrices] | None] = {}
         # As many as the book has prices: a selection depends on the terms only by the variants that they choose.
         self._priced: dict[tuple[str, str, Selection], PricedModel | None] = {}
+
+    @property
+    def providers(self) -> Iterable[str]:
+        """The ids of the providers that the book lists."""
+        return self._catalogues.keys()
 
     def find(self, *, provider: str, model: str, at_ms: int, terms: Mapping[str, str] = NO_TERMS) -> PricedModel | None:
         """The price of `model` at `provider` (a genai-prices id) at a moment, on given terms; `None` if none is known.
@@ -242,7 +276,7 @@ class PriceBook:
         model names say nothing about what it charges. Nor has a model that the book lists without a rate for any kind
         of usage: it may be free, but as well be part of a subscription or sold by the page.
         """
-        found = self._model(provider, model)
+        found = self.listed(provider=provider, model=model)
         if found is None:
             return None
         owner, prices = found
@@ -253,16 +287,10 @@ class PriceBook:
             self._priced[key] = _price(owner, prices, selection)
         return self._priced[key]
 
-    def find_anywhere(self, *, model: str, at_ms: int) -> PricedModel | None:
-        """The price of `model` at the first provider that has one, makers before resellers: for `price_as`."""
-        for provider in dict.fromkeys((*_MAKERS, *self._catalogues)):
-            if (found := self.find(provider=provider, model=model, at_ms=at_ms)) is not None:
-                return found
-        return None
-
-    def _model(self, provider: str, model: str) -> tuple[str, ModelPrices] | None:
+    def listed(self, *, provider: str, model: str) -> tuple[str, ModelPrices] | None:
+        """What the book has on `model` at `provider`, and the provider in whose table it stands."""
         # Model names come from clients: neither a name nor the number of names may grow the memory without bound.
-        if provider not in self._catalogues or len(model) > _NAME_CHARS_MAX:
+        if provider not in self._catalogues or len(model) > MODEL_NAME_CHARS_MAX:
             return None
         key = (provider, model)
         if key not in self._models:

@@ -17,7 +17,11 @@ class Usage:
     input: int = 0
     """Input text tokens that were neither read from nor written to a cache."""
     cached_input: int = 0
-    """Input tokens read from the provider's cache."""
+    """Input tokens read from the provider's cache: text, and whatever the provider does not report apart."""
+    cached_audio_input: int = 0
+    """Audio tokens of the input that were read from the cache, where the provider reports them apart."""
+    cached_image_input: int = 0
+    """Image tokens of the input that were read from the cache, where the provider reports them apart."""
     cache_write_5m: int = 0
     """Input tokens written to a cache that lives five minutes (also: a cache of unstated life)."""
     cache_write_1h: int = 0
@@ -25,7 +29,7 @@ class Usage:
     audio_input: int = 0
     """Audio tokens of the input, not cached."""
     image_input: int = 0
-    """Image tokens of the input, where the provider reports them apart."""
+    """Image tokens of the input, not cached, where the provider reports them apart."""
     output: int = 0
     """Output text tokens, without reasoning."""
     reasoning: int = 0
@@ -37,12 +41,17 @@ class Usage:
     web_searches: int = 0
     """Web searches that the provider ran and charges by the call."""
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(**{kind: getattr(self, kind) + getattr(other, kind) for kind in KINDS})
+
     @property
     def input_tokens(self) -> int:
         """Every input token, cached or not: what a long-context price tier is chosen by."""
         return (
             self.input
             + self.cached_input
+            + self.cached_audio_input
+            + self.cached_image_input
             + self.cache_write_5m
             + self.cache_write_1h
             + self.audio_input
@@ -67,5 +76,14 @@ class Usage:
 KINDS: tuple[str, ...] = tuple(field.name for field in fields(Usage))
 """The names of all kinds, in the order in which they are shown."""
 
-INPUT_TOKEN_KINDS = ("input", "cached_input", "cache_write_5m", "cache_write_1h", "audio_input", "image_input")
+INPUT_TOKEN_KINDS = (
+    "input",
+    "cached_input",
+    "cached_audio_input",
+    "cached_image_input",
+    "cache_write_5m",
+    "cache_write_1h",
+    "audio_input",
+    "image_input",
+)
 OUTPUT_TOKEN_KINDS = ("output", "reasoning", "audio_output", "image_output")

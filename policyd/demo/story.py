@@ -107,6 +107,7 @@ async def _run(settings: Settings, envoy: EnvoySettings, folder: Folder, *, scre
                 seconds = round(time.monotonic() - began)
                 screen.title(f"{screen.claims} claims, each checked while it was told, in {seconds} seconds.")
                 if keep:
+                    server.handle_signals()
                     show_next_steps(screen, mesh, folder)
                     await mesh.wait(drain_seconds=STOP_SECONDS)
                 else:

@@ -7,6 +7,7 @@ status 4xx or 5xx, or an error in a stream   nothing, unless it carries usage or
 the stream was cut                           like a reply that ended there
 client or connection gone                    `on_disconnect`, unless the usage was complete already; a document that
                                              broke off before its usage is one that cannot be read
+the provider goes on without its client      the maximum, unless the usage was complete already, however it ended here
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def ended(head: ReplyHead, meter: ReplyMeter | None, estimate: Estimate) -> Endi
         outcome = Outcome.PROVIDER_ERROR
         error = error or f"http_{head.status}"
         if meter is None or not _served(meter):
-            return Ending(outcome=outcome, usage=None, source=UsageSource.NONE, status=head.status, error=error)
+            return Ending(outcome, usage=None, source=UsageSource.NONE, status=head.status or None, error=error)
     usage, source = _seen(head, meter, estimate)
     return Ending(
         outcome=outcome,
@@ -48,12 +49,7 @@ def disconnected(
     head: ReplyHead, meter: ReplyMeter | None, estimate: Estimate, *, on_disconnect: OnDisconnect
 ) -> Ending:
     """The client hung up, or the provider's connection broke, before the reply's end."""
-    if meter is not None:
-        # What had come of an event, or of a document, was seen as well.
-        meter.finish()
     ending = replace(ended(head, meter, estimate), outcome=Outcome.DISCONNECTED)
-    if ending.usage is None or (meter is not None and meter.reader.usage_complete):
-        return ending
     match on_disconnect:
         case OnDisconnect.OBSERVED:
             return ending
@@ -61,7 +57,19 @@ def disconnected(
             least = estimate.expected
         case OnDisconnect.MAXIMUM:
             least = estimate.maximum
-    return ending if ending.usage.tokens >= least.tokens else replace(ending, usage=least, source=UsageSource.NONE)
+    return charged_at_least(least, ending, meter)
+
+
+def charged_at_least(least: Usage, ending: Ending, meter: ReplyMeter | None) -> Ending:
+    """`ending`, with the output of `least` if less was seen of a reply whose usage is not complete."""
+    if ending.usage is None or (meter is not None and meter.reader.usage_complete):
+        return ending
+    if ending.usage.output_tokens >= least.output_tokens:
+        return ending
+    if meter is not None and meter.reader.usage is not None and meter.reader.usage.input_tokens:
+        # What the input was, the provider has told: only the output is in question.
+        least = replace(ending.usage, output=least.output, reasoning=least.reasoning)
+    return replace(ending, usage=least, source=UsageSource.NONE)
 
 
 def _served(meter: ReplyMeter) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
-from envoy.type.v3 import http_status_pb2
 
 from policyd.core.errors import ProtocolError
 from policyd.ext_proc import messages as m
@@ -73,72 +72,61 @@ class Decoder:
 
 def encode(reply: m.Reply) -> pb.ProcessingResponse:
     """The protobuf message of a reply."""
+    # Filled from the outside in: what is handed to a message's constructor is copied, level by level.
+    message = pb.ProcessingResponse()
     match reply:
         case m.HeadersReply(response, set_headers, remove_headers, mode):
-            headers = pb.HeadersResponse(response=_common(set_headers, remove_headers))
-            message = _response(response, "headers", headers)
+            common = _common(message.response_headers if response else message.request_headers)
+            if set_headers or remove_headers:
+                _mutate(common.header_mutation, set_headers, remove_headers)
             if mode is not None:
-                message.mode_override.CopyFrom(_mode_override(mode))
-            return message
+                _override(message.mode_override, mode)
         case m.BodyReply(response, body, set_headers):
-            common = _common(set_headers)
-            if body is not None:
+            common = _common(message.response_body if response else message.request_body)
+            if set_headers:
+                _mutate(common.header_mutation, set_headers)
+            if body:
+                common.body_mutation.body = body
+            elif body is not None:
                 # An empty replacement has to be said as such: an empty `body` means none was given.
-                mutation = pb.BodyMutation(body=body) if body else pb.BodyMutation(clear_body=True)
-                common.body_mutation.CopyFrom(mutation)
-            return _response(response, "body", pb.BodyResponse(response=common))
+                common.body_mutation.clear_body = True
         case m.StreamedBody(response, body, end_of_stream):
-            streamed = pb.StreamedBodyResponse(body=body, end_of_stream=end_of_stream)
-            common = pb.CommonResponse(body_mutation=pb.BodyMutation(streamed_response=streamed))
-            return _response(response, "body", pb.BodyResponse(response=common))
+            common = _common(message.response_body if response else message.request_body)
+            piece = common.body_mutation.streamed_response
+            piece.body = body
+            piece.end_of_stream = end_of_stream
         case m.TrailersReply(response):
-            return _response(response, "trailers", pb.TrailersResponse())
+            (message.response_trailers if response else message.request_trailers).SetInParent()
         case m.ImmediateReply(status, headers, body):
-            return pb.ProcessingResponse(
-                immediate_response=pb.ImmediateResponse(
-                    status=http_status_pb2.HttpStatus(code=status),
-                    headers=_mutation(headers),
-                    body=body,
-                    details="policyd",
-                )
-            )
+            immediate = message.immediate_response
+            immediate.status.code = status
+            immediate.body = body
+            immediate.details = "policyd"
+            _mutate(immediate.headers, headers)
+    return message
 
 
-def _response(
-    response: bool, part: str, message: pb.HeadersResponse | pb.BodyResponse | pb.TrailersResponse
-) -> pb.ProcessingResponse:
-    side = "response" if response else "request"
-    return pb.ProcessingResponse(**{f"{side}_{part}": message})
+def _common(part: pb.HeadersResponse | pb.BodyResponse) -> pb.CommonResponse:
+    """What replies to headers and to bodies have in common; it is there even if nothing in it is set."""
+    part.response.SetInParent()
+    return part.response
 
 
-def _common(set_headers: Mapping[str, str], remove_headers: tuple[str, ...] = ()) -> pb.CommonResponse:
-    if not set_headers and not remove_headers:
-        return pb.CommonResponse()
-    return pb.CommonResponse(header_mutation=_mutation(set_headers, remove_headers))
+def _mutate(mutation: pb.HeaderMutation, set_headers: Mapping[str, str], remove_headers: tuple[str, ...] = ()) -> None:
+    for name, value in set_headers.items():
+        option = mutation.set_headers.add(append_action=_OVERWRITE)
+        option.header.key = name
+        option.header.raw_value = value.encode("utf-8", "surrogateescape")
+    mutation.remove_headers.extend(remove_headers)
 
 
-def _mutation(set_headers: Mapping[str, str], remove_headers: tuple[str, ...] = ()) -> pb.HeaderMutation:
-    return pb.HeaderMutation(
-        set_headers=[
-            base_pb2.HeaderValueOption(
-                header=base_pb2.HeaderValue(key=name, raw_value=value.encode("utf-8", "surrogateescape")),
-                append_action=_OVERWRITE,
-            )
-            for name, value in set_headers.items()
-        ],
-        remove_headers=remove_headers,
-    )
-
-
-def _mode_override(mode: m.ModeOverride) -> processing_mode_pb2.ProcessingMode:
-    return processing_mode_pb2.ProcessingMode(
-        request_header_mode=_SEND,
-        request_body_mode=_BODY_MODE_NUMBERS[mode.request_body],
-        request_trailer_mode=_SKIP,
-        response_header_mode=_SEND if mode.response_headers else _SKIP,
-        response_body_mode=_BODY_MODE_NUMBERS[mode.response_body],
-        response_trailer_mode=_SEND if mode.response_trailers else _SKIP,
-    )
+def _override(modes: processing_mode_pb2.ProcessingMode, mode: m.ModeOverride) -> None:
+    modes.request_header_mode = _SEND
+    modes.request_body_mode = _BODY_MODE_NUMBERS[mode.request_body]
+    modes.request_trailer_mode = _SKIP
+    modes.response_header_mode = _SEND if mode.response_headers else _SKIP
+    modes.response_body_mode = _BODY_MODE_NUMBERS[mode.response_body]
+    modes.response_trailer_mode = _SEND if mode.response_trailers else _SKIP
 
 
 def _body_mode(number: int) -> m.BodyMode:

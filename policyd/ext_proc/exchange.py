@@ -31,25 +31,22 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from policyd.core.errors import BodyUnreadable, EndpointUnknown, ProtocolError, RequestError
-from policyd.core.policy import FailureMode, Policy
+from policyd.core.errors import BodyTooSlow, BodyUnreadable, EndpointUnknown, ProtocolError, RequestError
+from policyd.core.policy import FailureMode, OnDisconnect, Policy
 from policyd.core.policy import UnknownEndpoint as UnknownEndpointAction
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.enforcer import Ending, Verdict
 from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.charging import disconnected, ended
+from policyd.ext_proc.charging import charged_at_least, disconnected, ended
 from policyd.ext_proc.encoding import UndecodableReply
 from policyd.ext_proc.headers import cost_headers, decision_headers, request_id_header
 from policyd.ext_proc.meter import ReplyMeter
 from policyd.ext_proc.refusal import denial, error_info, immediate, worth_retrying
 from policyd.ext_proc.reply import NO_REPLY, ReplyHead, ReplySide
 from policyd.ext_proc.request import UNMETERED, RequestSide
-from policyd.providers.base import Endpoint, ErrorInfo, RequestEdits, WireFormat
+from policyd.providers.base import Endpoint, ErrorInfo, HeaderReader, RequestEdits, WireFormat
 from policyd.providers.registry import OPENAI_CHAT, resolve
-
-TOP_UP_TOKENS_MIN = 256
-"""The least that a growing stream asks for at once, so that it does not go to the store at every event."""
 
 
 class State(StrEnum):
@@ -71,6 +68,8 @@ class ExchangeSettings:
 
     header_prefix: str = "x-policyd-"
     request_body_bytes_max: int = 16 * 1024 * 1024
+    request_body_seconds_max: float = 300
+    """How long a request's body may take to come: a client that dribbles it must not hold a stream for ever."""
     response_buffer_bytes_max: int = 512 * 1024
     """Largest JSON reply that Envoy is asked to buffer, so that the cost can go into its headers."""
 
@@ -115,8 +114,8 @@ class Exchange:
         self._holding = False
         self._usage_added = False
         self._head = NO_REPLY
-        self._costs_go_to_body_reply = False
-        self._body_reply: bytes | None = None
+        self._waiting_reply: m.BodyReply | None = None
+        """Lets a whole reply pass, once its cost is known."""
         self._is_cut = False
 
     def receive(self, event: m.Event) -> list[m.Effect]:
@@ -174,6 +173,9 @@ class Exchange:
         self._unheld = replace(self._unheld, model=self._ask.facts.model, attributes=self._ask.identity)
         return State.DECIDING, [m.Decide(self._ask)]
 
+    def _refuse_slowness(self, _: m.RequestTimedOut) -> Step:
+        return self._refuse(BodyTooSlow(f"the body did not come within {self._settings.request_body_seconds_max} s"))
+
     def _refuse_trailers(self, _: m.RequestTrailers) -> Step:
         return self._refuse(BodyUnreadable("the request has trailers; they are not supported here"))
 
@@ -222,10 +224,13 @@ class Exchange:
     def _begin_reply(self, event: m.ResponseHeaders) -> Step:
         facts, vendor = self._ask.facts, self._endpoint.vendor
         head = ReplyHead.of(event)
+        reader = self._wire.reply_reader(facts, usage_added=self._usage_added)
+        if isinstance(reader, HeaderReader):
+            reader.read_headers(event.headers)
         self._reply = ReplySide(
             head,
             buffer_bytes_max=self._settings.response_buffer_bytes_max,
-            reader=self._wire.reply_reader(facts, usage_added=self._usage_added),
+            reader=reader,
             verdict=self._verdict,
             streamed=facts.streamed,
             count_text=lambda text: self._count_text(text, vendor.id, facts.model),
@@ -239,8 +244,7 @@ class Exchange:
     def _meter(self, event: m.ResponseBody) -> Step:
         reply = self._reply
         if reply.is_whole(event):
-            self._body_reply = reply.read_whole(event.chunk)
-            self._costs_go_to_body_reply = True
+            self._waiting_reply = m.BodyReply(response=True, body=reply.read_whole(event.chunk))
             return State.SETTLING, [self._finish(self._ending())]
         if reply.breaks_off(event):
             reply.meter = None
@@ -251,24 +255,25 @@ class Exchange:
             return self._cut_unreadable()
         if event.end_of_stream:
             return State.SETTLING, [reply.piece(passing, end_of_stream=True), self._finish(self._ending())]
-        meter = reply.meter
+        return self._go_on(passing)
+
+    def _go_on(self, passing: bytes) -> Step:
+        """Lets `passing` go to the client, once more is held where the reply needs it."""
+        reply, meter = self._reply, self._reply.meter
         if meter is not None and meter.is_stream and (short := meter.shortfall_tokens()):
             reply.withhold(passing)
-            wanted = max(short, TOP_UP_TOKENS_MIN, meter.held_output_tokens)
-            top_up = m.TopUp(self._verdict, wanted_tokens=wanted, at_least_tokens=short)
-            return State.TOPPING_UP, [top_up]
+            wanted = meter.top_up_tokens(short)
+            return State.TOPPING_UP, [m.TopUp(self._verdict, wanted_tokens=wanted, at_least_tokens=short)]
         return State.METERING, reply.pieces(passing, end_of_stream=False)
 
     def _topped_up(self, event: m.Extended) -> Step:
-        reply, meter = self._reply, self._reply.meter
-        passing = reply.take_withheld()
+        passing, meter = self._reply.take_withheld(), self._reply.meter
         if meter is not None and event.tokens:
             meter.grant(event.tokens)
-            return State.METERING, reply.pieces(passing, end_of_stream=False)
-        covered = meter is not None and meter.covers_observed()
+            return self._go_on(passing + meter.read_on())
         message = "The budget was used up during this reply; it ends here."
         error = self._error_info(402, "budget_exceeded", message)
-        return self._cut(passing if covered else b"", error, self._ending(), Outcome.CUT)
+        return self._cut(passing, error, self._ending(), Outcome.CUT)
 
     def _cut_unreadable(self) -> Step:
         error = self._error_info(502, "reply_unreadable", "The provider's reply could not be decoded.")
@@ -277,7 +282,7 @@ class Exchange:
     def _cut(self, passing: bytes, error: ErrorInfo, ending: Ending, outcome: Outcome) -> Step:
         """Ends the stream in an orderly way, with an error in the provider's own words as its last event."""
         self._is_cut = True
-        last = self._reply.piece(passing + self._wire.error_event(error), end_of_stream=True)
+        last = self._reply.piece(self._reply.last_words(passing, self._wire, error), end_of_stream=True)
         return State.SETTLING, [last, self._finish(replace(ending, outcome=outcome, error=error.reason))]
 
     def _end_with_trailers(self, _: m.ResponseTrailers) -> Step:
@@ -296,22 +301,30 @@ class Exchange:
         return State.ENDED, self._last_reply(self._verdict.record)
 
     def _last_reply(self, record: Record) -> list[m.Effect]:
-        if not self._costs_go_to_body_reply:
+        if self._waiting_reply is None:
             return []
-        headers = cost_headers(record, self._settings.header_prefix)
-        return [m.BodyReply(response=True, body=self._body_reply, set_headers=headers)]
+        return [replace(self._waiting_reply, set_headers=cost_headers(record, self._settings.header_prefix))]
 
     def _hang_up(self, _: m.Closed) -> Step:
+        if (meter := self._running_meter) is not None:
+            # What had come of an event, or of a document, was seen as well.
+            meter.finish()
         return State.SETTLING, [self._finish(self._disconnected())]
 
     def _finish(self, ending: Ending) -> m.Finish:
         return m.Finish(self._verdict, ending)
 
     def _ending(self) -> Ending:
-        return ended(self._head, self._running_meter, self._verdict.decision.estimate)
+        estimate, meter = self._verdict.decision.estimate, self._running_meter
+        ending = ended(self._head, meter, estimate)
+        if self._ask.facts.outlives_client:
+            return charged_at_least(estimate.maximum, ending, meter)
+        return ending
 
     def _disconnected(self) -> Ending:
         estimate, on_disconnect = self._verdict.decision.estimate, self._policy.on_disconnect
+        if self._ask.facts.outlives_client:
+            on_disconnect = OnDisconnect.MAXIMUM
         return disconnected(self._head, self._running_meter, estimate, on_disconnect=on_disconnect)
 
     @property
@@ -426,6 +439,7 @@ TABLE: Mapping[tuple[State, type[m.Event]], Row] = {
     (_S.IDLE, m.Closed): _row(_X._stop, _S.ENDED),
     (_S.READING_REQUEST, m.RequestBody): _row(_X._read_request, _S.READING_REQUEST, _S.DECIDING, _S.ENDED),
     (_S.READING_REQUEST, m.RequestTrailers): _row(_X._refuse_trailers, _S.ENDED),
+    (_S.READING_REQUEST, m.RequestTimedOut): _row(_X._refuse_slowness, _S.ENDED),
     (_S.READING_REQUEST, m.ResponseHeaders): _row(_X._pass_early_reply, _S.PASSING),
     (_S.READING_REQUEST, m.Failed): _row(_X._fail_before, _S.PASSING, _S.ENDED),
     (_S.READING_REQUEST, m.Closed): _row(_X._stop, _S.ENDED),
@@ -436,6 +450,7 @@ TABLE: Mapping[tuple[State, type[m.Event]], Row] = {
     (_S.ABANDONED, m.Decided): _row(_X._return_hold, _S.SETTLING, _S.ENDED),
     (_S.ABANDONED, m.Rejected): _row(_X._stop, _S.ENDED),
     (_S.ABANDONED, m.Failed): _row(_X._stop, _S.ENDED),
+    (_S.ABANDONED, m.Closed): _row(_X._ignore, _S.ABANDONED),
     (_S.FORWARDED, m.RequestTrailers): _row(_X._pass_trailers, _S.FORWARDED),
     (_S.FORWARDED, m.ResponseHeaders): _row(_X._begin_reply, _S.METERING, _S.SETTLING),
     (_S.FORWARDED, m.Failed): _row(_X._fail_after, _S.SETTLING),
@@ -444,7 +459,7 @@ TABLE: Mapping[tuple[State, type[m.Event]], Row] = {
     (_S.METERING, m.ResponseTrailers): _row(_X._end_with_trailers, _S.SETTLING),
     (_S.METERING, m.Failed): _row(_X._fail_after, _S.SETTLING),
     (_S.METERING, m.Closed): _row(_X._hang_up, _S.SETTLING),
-    (_S.TOPPING_UP, m.Extended): _row(_X._topped_up, _S.METERING, _S.SETTLING),
+    (_S.TOPPING_UP, m.Extended): _row(_X._topped_up, _S.METERING, _S.TOPPING_UP, _S.SETTLING),
     (_S.TOPPING_UP, m.Failed): _row(_X._fail_after, _S.SETTLING),
     (_S.TOPPING_UP, m.Closed): _row(_X._hang_up, _S.SETTLING),
     (_S.SETTLING, m.Ended): _row(_X._settled, _S.ENDED),

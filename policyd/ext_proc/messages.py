@@ -54,6 +54,11 @@ class RequestTrailers:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestTimedOut:
+    """The request's body did not come in time. Of policyd's own clock: Envoy has none for a body in full duplex."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseHeaders:
     headers: Mapping[str, str]
     end_of_stream: bool
@@ -119,6 +124,7 @@ Event = (
     RequestHeaders
     | RequestBody
     | RequestTrailers
+    | RequestTimedOut
     | ResponseHeaders
     | ResponseBody
     | ResponseTrailers

@@ -1,8 +1,9 @@
 """Reads a reply while it passes, and knows at any moment what it has used so far.
 
-A stream is passed on in whole events: an event is never split between what the client got and what it did not, so the
-stream can be ended after any of them. A document is passed on as it comes. A reply that is not known to be a document
-when its headers pass is passed on decoded, because they have promised that.
+A stream is read event by event, as far as what is held covers it, however many of them come at once: a burst ends
+where the budget does. It is passed on in whole events: an event is never split between what the client got and what it
+did not, so the stream can be ended after any of them. A document is passed on as it comes. A reply that is not known to
+be a document when its headers pass is passed on decoded, because they have promised that.
 
 Output text is counted lazily. Its UTF-8 bytes bound its tokens from above, so as long as the bytes fit into the hold
 nothing is counted at all; only near the hold, or when the reply ends without the provider's own numbers, is the text
@@ -11,27 +12,28 @@ turned into tokens. Text is kept until it is counted, and no longer.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
-
-import msgspec
 
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Amounts
 from policyd.core.policy import Metric
 from policyd.core.record import UsageSource
 from policyd.core.usage import Usage
+from policyd.ext_proc.document import ReplyDocument
 from policyd.ext_proc.encoding import Decoder
 from policyd.providers.base import ReplyReader
-from policyd.providers.framing.json_members import JsonMembers
-from policyd.providers.framing.sse import SseFrame, SseFramer
+from policyd.providers.framing.frame import Frame, Framer
+from policyd.providers.framing.json_array import JsonArrayFramer
+from policyd.providers.framing.sse import SseFramer
 
 UNCOUNTED_BYTES_MAX = 65_536
 """How much output text is kept at most before it is counted."""
 
-CAPTURED_BYTES_MAX = 262_144
-"""The most of a large document's members that is kept to be read."""
+TOP_UP_TOKENS_MIN = 256
+"""The least that a growing stream asks for at once, so that it does not go to the store at every event."""
 
 
 class Framing(Enum):
@@ -47,6 +49,7 @@ class ReplyMeter:
         *,
         reader: ReplyReader,
         framing: Framing,
+        framer: Framer | None = None,
         decoder: Decoder | None,
         estimate: Estimate,
         held: Usage,
@@ -62,8 +65,12 @@ class ReplyMeter:
         self._held_cost_nanos = cost_nanos(estimate.price, held)
         self._token_cost_nanos = token_amounts[Metric.COST]
         self._count_text = count_text
-        self._events = SseFramer()
-        self._members = JsonMembers(reader.document_members, bytes_max=CAPTURED_BYTES_MAX)
+        self._events = framer or SseFramer()
+        self._unread: deque[Frame] = deque()
+        """Events that have come and wait for room."""
+        self._uncovered = b""
+        """The latest event that was read, until it is known to be covered."""
+        self._document = ReplyDocument(reader)
         self._has_come = False
         self._granted_tokens = 0
         self._counted_tokens = 0
@@ -79,32 +86,56 @@ class ReplyMeter:
         """Whether the reply consists of events, so that it can be ended with one."""
         return self._framing is Framing.EVENTS
 
+    @property
+    def array(self) -> JsonArrayFramer | None:
+        """The framer of events that are the elements of one JSON array."""
+        return self._events if isinstance(self._events, JsonArrayFramer) else None
+
     def feed(self, chunk: bytes) -> bytes:
         """Reads a chunk; returns the bytes that the client may have now. Raises `UndecodableReply`."""
         plain = self._decode(chunk)
         if self._framing is Framing.EVENTS:
-            return self._pass_events(self._events.feed(plain))
-        self._members.feed(plain)
+            self._unread += self._events.feed(plain)
+            return self.read_on()
+        self._document.feed(plain)
         return plain if self._passes_plain else chunk
 
+    def read_on(self) -> bytes:
+        """Reads the events that have come, as far as what is held covers them; returns those that the client may have.
+
+        It stops at an event that is not covered, and before one that may not be: there is a shortfall then.
+        """
+        passing = []
+        while not (short := self.shortfall_tokens()) or self._covers_observed():
+            passing.append(self._uncovered)
+            self._uncovered = b""
+            if short or not self._unread:
+                break
+            self._uncovered = self._read(self._unread.popleft())
+        return b"".join(passing)
+
     def finish(self) -> bytes:
-        """The reply has ended, or broken off; returns what was held back and may still pass."""
+        """The reply has ended, or broken off; returns what was held back and may still pass.
+
+        Events that wait for room are read too: what has come has been generated.
+        """
         if self._framing is Framing.EVENTS:
-            return self._pass_events(self._events.finish())
-        self.reader.read_document(self._members.found, partial=True)
+            self._unread += self._events.finish()
+            rest = self._uncovered + b"".join(map(self._read, self._unread))
+            self._uncovered = b""
+            self._unread.clear()
+            return rest
+        self._document.finish()
+        self._keep_text()
         return b""
 
     def read_whole(self, body: bytes) -> bytes:
         """Reads a reply that came in one piece; returns what the client may have of it. Raises `UndecodableReply`."""
         plain = self._decode(body)
         if self._framing is Framing.EVENTS:
-            return self._pass_events(self._events.feed(plain)) + self.finish()
-        try:
-            document = msgspec.json.decode(plain)
-        except (ValueError, RecursionError):
-            document = None
-        if isinstance(document, dict):
-            self.reader.read_document(document)
+            self._unread += self._events.feed(plain)
+            return self.finish()
+        if self._document.read_whole(plain):
             self._keep_text()
         return plain if self._passes_plain else body
 
@@ -129,8 +160,8 @@ class ReplyMeter:
     def shortfall_tokens(self) -> int:
         """How many output tokens more have to be held for the reply to go on.
 
-        That is for what has come and for as much again as came last: the next event should fit before it comes. A reply
-        whose usage is complete has nothing more to come.
+        That is for what was read and for as much again as was read last: the next event should fit before it is read.
+        A reply whose usage is complete has nothing more to come.
         """
         room = self._room_tokens()
         if self.reader.usage_complete or self._output_bound() <= room:
@@ -139,18 +170,22 @@ class ReplyMeter:
         coming = self._within_bound(usage.output_tokens + max(1, self._latest_tokens))
         return max(0, max(usage.output_tokens, coming) - room)
 
-    def covers_observed(self) -> bool:
-        """Whether what is held covers all that has come so far."""
-        usage, _ = self.observed()
-        return usage.output_tokens <= self._room_tokens()
+    def top_up_tokens(self, shortfall_tokens: int) -> int:
+        """How many to ask for: as many again as are held, but no more than a bounded reply can come to."""
+        wanted = max(shortfall_tokens, TOP_UP_TOKENS_MIN, self._held.output_tokens + self._granted_tokens)
+        if self._estimate.bounded:
+            rest = self._estimate.maximum.output_tokens - self._room_tokens()
+            wanted = min(wanted, max(shortfall_tokens, rest))
+        return wanted
 
     def grant(self, tokens: int) -> None:
         """`tokens` more output tokens are held."""
         self._granted_tokens += tokens
 
-    @property
-    def held_output_tokens(self) -> int:
-        return self._held.output_tokens + self._granted_tokens
+    def _covers_observed(self) -> bool:
+        """Whether what is held covers all that was read so far."""
+        usage, _ = self.observed()
+        return usage.output_tokens <= self._room_tokens()
 
     def _room_tokens(self) -> int:
         """How many output tokens fit into what is held, beside the input as it is known by now."""
@@ -182,13 +217,16 @@ class ReplyMeter:
         plain = self._decoder.feed(chunk) if self._decoder is not None else chunk
         self._has_come = self._has_come or bool(plain.strip())
         if self._framing is Framing.UNSURE and (start := plain.lstrip()):
-            self._framing = Framing.DOCUMENT if start[:1] in b"{[" else Framing.EVENTS
+            self._framing = Framing.DOCUMENT if start.startswith(b"{") else Framing.EVENTS
+            if start.startswith(b"["):
+                self._events = JsonArrayFramer()
         return plain
 
-    def _pass_events(self, frames: list[SseFrame]) -> bytes:
-        passing = [frame.raw for frame in frames if self.reader.read_frame(frame)]
+    def _read(self, frame: Frame) -> bytes:
+        """Reads an event; returns what the client may see of it."""
+        visible = self.reader.read_frame(frame)
         self._keep_text()
-        return passing[0] if len(passing) == 1 else b"".join(passing)
+        return frame.raw if visible else b""
 
     def _keep_text(self) -> None:
         text = self.reader.take_text()

@@ -11,6 +11,7 @@ from policyd.core.decision import RETRY_WORTHWHILE_SECONDS, Decision, LimitRepor
 from policyd.core.money import format_usd
 from policyd.core.policy import Metric
 from policyd.core.times import iso_time
+from policyd.core.windows import CalendarWindow, SlidingWindow, Window
 from policyd.ext_proc.messages import ImmediateReply
 from policyd.providers.base import ErrorInfo, WireFormat
 
@@ -99,13 +100,24 @@ def usd(nanos: int) -> msgspec.Raw:
 def _message(report: LimitReport) -> str:
     limit = report.limit
     where = f" for {report.scope}" if report.scope else ""
-    within = f" in this {limit.window}" if limit.window is not None else ""
+    within = _within(limit.window)
     if limit.metric is Metric.COST:
-        return (
-            f"Budget exceeded{where}: the request may cost {format_usd(report.requested)} USD and "
-            f"{format_usd(report.remaining)} of {format_usd(limit.amount)} USD are left{within} (limit {limit.name})."
-        )
-    return (
-        f"Limit exceeded{where}: the request needs {report.requested} {limit.metric.replace('_', ' ')} and "
-        f"{report.remaining} of {limit.amount} are left{within} (limit {limit.name})."
-    )
+        left = f"{format_usd(report.remaining)} of {format_usd(limit.amount)} USD{within} are left"
+        return f"Budget {limit.name} exceeded{where}: {left}, and the request may cost {format_usd(report.requested)}."
+    left = f"{report.remaining} of {limit.amount} {limit.metric.replace('_', ' ')}{within} are left"
+    needs = "needs" if limit.metric in _EXACT_METRICS else "may need"
+    return f"Limit {limit.name} exceeded{where}: {left}, and the request {needs} {report.requested}."
+
+
+_EXACT_METRICS = (Metric.REQUESTS, Metric.CONCURRENT_REQUESTS)
+"""The metrics of which it is known beforehand what a request needs."""
+
+
+def _within(window: Window | None) -> str:
+    match window:
+        case CalendarWindow():
+            return f" this {window}"
+        case SlidingWindow(seconds):
+            return f" in {seconds} seconds"
+        case _:
+            return ""

@@ -17,7 +17,8 @@ from policyd.ext_proc import messages as m
 from policyd.ext_proc.encoding import UndecodableReply, decoder
 from policyd.ext_proc.meter import Framing, ReplyMeter
 from policyd.ext_proc.request import decimal
-from policyd.providers.base import ReplyReader
+from policyd.providers.base import ErrorInfo, ReplyReader, WireFormat
+from policyd.providers.framing.choice import framer_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class ReplyHead:
 
     def framing(self, *, streamed: bool) -> Framing:
         """`streamed`: the request asked for a stream."""
-        if self.content_type == "text/event-stream":
+        if framer_for(self.content_type) is not None:
             return Framing.EVENTS
         if streamed and self.status < 400:
             # Some vendors label a stream as JSON.
@@ -99,6 +100,7 @@ class ReplySide:
             self.meter = ReplyMeter(
                 reader=reader,
                 framing=self._framing,
+                framer=framer_for(head.content_type),
                 decoder=encoding,
                 estimate=verdict.decision.estimate,
                 held=verdict.decision.held,
@@ -176,6 +178,11 @@ class ReplySide:
         if self.in_full_duplex and not passing and not end_of_stream:
             return []
         return [self.piece(passing, end_of_stream=end_of_stream)]
+
+    def last_words(self, passing: bytes, wire: WireFormat, error: ErrorInfo) -> bytes:
+        """`passing`, and after it what ends the stream with an error as the provider would."""
+        array = self.meter.array if self.meter is not None else None
+        return passing + (wire.error_event(error) if array is None else array.end_with(wire.error_body(error)))
 
     def withhold(self, passing: bytes) -> None:
         """Keeps what may go on once more is held."""

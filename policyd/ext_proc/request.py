@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from policyd.core.attributes import Strip, parse_query, strip_query
+from policyd.core.attributes import Strip, check_value, parse_query, strip_query
 from policyd.core.errors import BodyTooLarge, BodyUnreadable, RequestError
 from policyd.core.policy import Policy
 from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
-from policyd.providers.base import Endpoint, RequestEdits, WireFormat
+from policyd.providers.base import Endpoint, RawRequest, RequestEdits, WireFormat
 
 STREAMED_PIECE_BYTES = 65_536
 """A body sent in full duplex goes out in pieces of this size."""
@@ -92,9 +92,14 @@ class RequestSide:
 
     def ask(self, *, request_id: str, endpoint: Endpoint, wire: WireFormat, policy: Policy) -> Ask:
         """Reads the whole body. Raises `RequestError`s."""
-        facts = wire.read_request(
-            bytes(self._body), vendor=endpoint.vendor, identity_fields=policy.identity.body_fields
+        raw = RawRequest(
+            bytes(self._body),
+            path=endpoint.path,
+            query=self._query,
+            content_type=self._headers.get("content-type", ""),
         )
+        facts = wire.read_request(raw, vendor=endpoint.vendor, identity_fields=policy.identity.body_fields)
+        check_value("model", facts.model)
         try:
             query = parse_query(self._query)
         except ValueError:

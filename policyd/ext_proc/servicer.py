@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,6 +43,8 @@ class ExternalProcessor:
         self._settings = settings
         self._open: set[Exchange] = set()
         self._endings: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
+        """Set by each exchange that has ended."""
 
     @property
     def open_exchanges(self) -> int:
@@ -59,13 +62,10 @@ class ExternalProcessor:
             await context.write(encode(reply))
 
         try:
-            while (message := await context.read()) is not _END:
-                try:
-                    event = decoder.event(message)
-                except PolicydError as error:
-                    event = m.Failed(str(error))
+            body_due = asyncio.get_running_loop().time() + self._settings.request_body_seconds_max
+            while (event := await _next_event(context, decoder, exchange, body_due=body_due)) is not None:
                 await driver.handle(event, send)
-                if driver.aborted is not None:
+                if driver.aborted is not None or isinstance(event, m.RequestTimedOut):
                     break
         finally:
             # Runs on cancellation too (Envoy reset the stream, or the server stops), when nothing can be awaited here.
@@ -76,13 +76,20 @@ class ExternalProcessor:
             await context.abort(grpc.StatusCode.INTERNAL, driver.aborted)
 
     async def finish_endings(self) -> None:
-        """Waits until every exchange whose stream has ended is settled."""
-        while self._endings:
-            await asyncio.wait(self._endings)
+        """Waits until every exchange is settled. To be called once the gRPC server has stopped.
+
+        It has cancelled its streams then, but their handlers may not have seen it yet.
+        """
+        while self._open:
+            self._ended.clear()
+            await self._ended.wait()
 
     async def _end(self, exchange: Exchange, driver: Driver) -> None:
-        await driver.handle(m.Closed(), _nowhere)
-        self._open.discard(exchange)
+        try:
+            await driver.handle(m.Closed(), _nowhere)
+        finally:
+            self._open.discard(exchange)
+            self._ended.set()
 
     def _new_exchange(self) -> Exchange:
         enforcer = self._enforcer
@@ -139,9 +146,8 @@ class Driver:
             return await self._answer(request)
         except RequestError as error:
             return m.Rejected(error)
-        except Exception as error:
-            # Whatever it was, the exchange's failure row decides what becomes of the request.
-            log.exception("%s failed", type(request).__name__)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the exchange's failure row decides what follows
+            _log_failure(f"{type(request).__name__} failed", error)
             return m.Failed(_name(error))
 
     async def _answer(self, request: m.Request) -> m.Event | None:
@@ -170,19 +176,34 @@ class Driver:
     def _receive(self, event: m.Event) -> list[m.Effect]:
         try:
             return self._exchange.receive(event)
-        except Exception as error:
-            log.exception("an exchange failed while %s", self._exchange.state)
+        except Exception as error:  # noqa: BLE001 - the same
+            _log_failure(f"an exchange failed while {self._exchange.state}", error)
             return self._fail(_name(error))
 
     def _fail(self, name: str) -> list[m.Effect]:
         try:
             return self._exchange.receive(m.Failed(name))
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - the same
             # The failure row itself failed: what is held expires and is charged, and the stream must not end with OK.
-            log.exception("an exchange could not be ended while %s", self._exchange.state)
+            _log_failure(f"an exchange could not be ended while {self._exchange.state}", error)
             self._enforcer.let_go(self._exchange.request_id)
             self._exchange.state = State.ENDED
             return [m.Abort(name)]
+
+
+async def _next_event(context: Context, decoder: Decoder, exchange: Exchange, *, body_due: float) -> m.Event | None:
+    """What Envoy says next; `None` once it has closed the stream. `body_due`: when the request has to be whole."""
+    try:
+        async with asyncio.timeout_at(body_due if exchange.state is State.READING_REQUEST else None):
+            message = await context.read()
+    except TimeoutError:
+        return m.RequestTimedOut()
+    if message is _END:
+        return None
+    try:
+        return decoder.event(message)
+    except PolicydError as error:
+        return m.Failed(str(error))
 
 
 async def _nowhere(_: m.Reply) -> None:
@@ -192,6 +213,11 @@ async def _nowhere(_: m.Reply) -> None:
 def _name(error: Exception) -> str:
     """An error's name for the log and the record, without content that could be a client's."""
     return str(error) if isinstance(error, PolicydError) else type(error).__name__
+
+
+def _log_failure(what: str, error: Exception) -> None:
+    """Logs where an error came from. Not what it says: the message of an unforeseen one could quote a prompt."""
+    log.error("%s: %s\n%s", what, _name(error), "".join(traceback.format_tb(error.__traceback__)))
 
 
 def add_external_processor(server: grpc.aio.Server, processor: ExternalProcessor) -> None:

@@ -1,7 +1,8 @@
 """Compiles the price table from genai-prices.
 
-    python -m policyd.prices.compile            write the table
-    python -m policyd.prices.compile --check    write nothing; exit 1 if the table is not what would be written
+    python -m policyd.prices.compile                  write the table that ships with the package
+    python -m policyd.prices.compile --output FILE    write it elsewhere: for `POLICYD_PRICES`
+    python -m policyd.prices.compile --check          write nothing; exit 1 if the table is not what would be written
 
 Whatever the table has no form for is an error, never a silent loss: a price that is dropped is a model that is free.
 """
@@ -13,7 +14,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
-from math import gcd
 from pathlib import Path
 
 import genai_prices
@@ -22,7 +22,7 @@ from genai_prices import types as genai
 from genai_prices.data import providers as genai_providers
 from genai_prices.data_units import unit_data
 
-from policyd.core.money import NANOS_PER_USD
+from policyd.core.pricing import exact_rate
 from policyd.prices.table import (
     TABLE_PATH,
     AllOf,
@@ -42,6 +42,8 @@ from policyd.prices.table import (
 KIND_BY_PRICE_KEY: Mapping[str, str] = {
     "input_mtok": "input",
     "cache_read_mtok": "cached_input",
+    "cache_audio_read_mtok": "cached_audio_input",
+    "cache_image_read_mtok": "cached_image_input",
     # A write to a cache of unstated life costs what five minutes cost.
     "cache_write_mtok": "cache_write_5m",
     "cache_write_5m_mtok": "cache_write_5m",
@@ -59,8 +61,6 @@ KIND_BY_PRICE_KEY: Mapping[str, str] = {
 UNUSED_PRICE_KEYS = frozenset(
     {
         # Usage does not tell these apart; they are charged as the kind that they are a part of.
-        "cache_audio_read_mtok",
-        "cache_image_read_mtok",
         "input_video_mtok",
         "output_citation_mtok",
         "output_video_mtok",
@@ -98,16 +98,27 @@ def main(arguments: Sequence[str] | None = None, *, path: Path = TABLE_PATH) -> 
     """Runs the command; returns what is wrong, if anything."""
     parser = argparse.ArgumentParser(prog="python -m policyd.prices.compile", description="Compile the price table.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the table is out of date")
+    parser.add_argument("--output", type=Path, default=path, metavar="FILE", help="instead of the package's own table")
     options = parser.parse_args(arguments)
+    output: Path = options.output
     try:
         text = render(compile_table(genai_providers, version=genai_prices.__version__))
+        if not options.check:
+            _write(output, text)
+        elif not output.exists() or output.read_text(encoding="utf-8") != text:
+            return f"{output} is not what genai-prices {genai_prices.__version__} compiles to: run `make prices`"
     except CompileError as error:
         return str(error)
-    if not options.check:
-        path.write_text(text, encoding="utf-8")
-    elif not path.exists() or path.read_text(encoding="utf-8") != text:
-        return f"{path} is not what genai-prices {genai_prices.__version__} compiles to: run `make prices`"
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
     return None
+
+
+def _write(path: Path, text: str) -> None:
+    """Replaces the file as a whole: a server that looks at it meanwhile must not read half of it."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
 
 
 def _render_provider(provider: Provider) -> str:
@@ -127,7 +138,12 @@ def _provider(provider: genai.Provider) -> Provider:
             models.append(_model(model))
         except CompileError as error:
             raise CompileError(f"{provider.id} {model.id}: {error}") from None
-    return Provider(id=provider.id, fallbacks=tuple(provider.fallback_model_providers or ()), models=tuple(models))
+    return Provider(
+        id=provider.id,
+        urls=tuple(provider.pricing_urls or ()),
+        fallbacks=tuple(provider.fallback_model_providers or ()),
+        models=tuple(models),
+    )
 
 
 def _model(model: genai.ModelInfo) -> Model:
@@ -233,14 +249,12 @@ _UNITS_PER_PRICE: Mapping[str, int] = {unit["price_key"]: unit["per"] for unit i
 def rate(usd: Decimal, *, per: int) -> tuple[int, int]:
     """`usd` dollars for `per` units as integer nano-USD for an integer number of units.
 
-    A price finer than a billionth of a dollar is stated for as many more units as make it whole.
+    Raises `CompileError`.
     """
     if not usd.is_finite() or usd < 0:
         raise CompileError(f"{usd} is not a price")
-    numerator, denominator = usd.as_integer_ratio()
-    nanos = numerator * NANOS_PER_USD
-    divisor = gcd(nanos, denominator)
-    return nanos // divisor, per * (denominator // divisor)
+    exact = exact_rate(usd, per=per)
+    return exact.nanos, exact.per
 
 
 if __name__ == "__main__":

@@ -18,9 +18,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import date, time, timedelta
+from hashlib import sha256
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from policyd.core.pricing import (
     DatedRates,
@@ -76,51 +79,55 @@ class AllOf(msgspec.Struct, frozen=True, array_like=True, tag="all_of"):
 Pattern = StartsWith | EndsWith | Contains | Regex | AllOf
 """A condition on a model's name in lower case."""
 
-Tier = tuple[int, dict[str, tuple[int, int]]]
+Tier = tuple[Annotated[int, Meta(ge=0)], dict[str, tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(gt=0)]]]]
 """Above how many input tokens, and the rates by kind."""
 
+TimeOfDay = Annotated[time, Meta(tz=False)]
 
-class Prices(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+
+class Prices(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Rates, and since which UTC day or between which UTC times of day they apply; always if neither is given."""
 
     since: date | None = None
-    daily: tuple[time, time] | None = None
+    daily: tuple[TimeOfDay, TimeOfDay] | None = None
     tiers: tuple[Tier, ...] = ()
     """From 0 upwards; none if there is no rate for any kind of usage."""
 
 
-class Variant(Prices, frozen=True, kw_only=True, omit_defaults=True):
+class Variant(Prices, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Rates for requests on other terms than the standard ones."""
 
-    terms: dict[str, str]
+    terms: Annotated[dict[str, str], Meta(min_length=1)]
 
 
-class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One model, meant by any of `names` and by every name that one of `patterns` matches, all in lower case."""
 
     id: str
     names: tuple[str, ...] = ()
     patterns: tuple[Pattern, ...] = ()
-    context_tokens_max: int | None = None
-    prices: tuple[Prices, ...]
-    """At least one. The last one that applies counts; if none does, the first."""
+    context_tokens_max: Annotated[int, Meta(gt=0)] | None = None
+    prices: Annotated[tuple[Prices, ...], Meta(min_length=1)]
+    """The last one that applies counts; if none does, the first."""
     variants: tuple[Variant, ...] = ()
     """For each kind of usage the first one counts that applies and has a rate for it."""
 
 
-class Provider(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Provider(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One provider; the order of its models is their precedence."""
 
     id: str
+    urls: tuple[str, ...] = ()
+    """Where it publishes its prices."""
     fallbacks: tuple[str, ...] = ()
     models: tuple[Model, ...]
 
 
-class Table(msgspec.Struct, frozen=True, kw_only=True):
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All prices. `source` names the package that they come from and its version."""
 
     source: str
-    providers: tuple[Provider, ...]
+    providers: Annotated[tuple[Provider, ...], Meta(min_length=1)]
 
 
 def load_price_book() -> PriceBook:
@@ -135,14 +142,16 @@ def read_table() -> Table:
 
 def price_book(table: Table) -> PriceBook:
     """The price book that a table describes."""
-    return PriceBook(map(_provider, table.providers), version=table.source)
+    revision = sha256(msgspec.json.encode(table)).hexdigest()[:16]
+    return PriceBook(map(_provider, table.providers), version=table.source, revision=revision)
 
 
 def _provider(provider: Provider) -> ProviderPrices:
-    return ProviderPrices(provider.id, tuple(map(_model, provider.models)), provider.fallbacks)
+    return ProviderPrices(provider.id, tuple(map(model_prices, provider.models)), provider.fallbacks)
 
 
-def _model(model: Model) -> ModelPrices:
+def model_prices(model: Model) -> ModelPrices:
+    """What the table says of one model, as the price book takes it."""
     return ModelPrices(
         id=model.id,
         names=model.names,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from policyd.core.errors import BodyUnreadable
+from policyd.providers.anthropic_errors import error_body, error_event
 from policyd.providers.anthropic_prompt import AnthropicPrompt
 from policyd.providers.anthropic_reply import AnthropicReply
 from policyd.providers.base import OUTPUT_TOKENS_MAX, ErrorInfo, RawRequest, RequestEdits, RequestFacts, Vendor
@@ -23,7 +22,7 @@ from policyd.providers.request_body import (
     required_text,
 )
 
-_DECISIVE = ("model", "max_tokens", "messages", "system", "tools", "stream", "speed")
+DECISIVE = ("model", "max_tokens", "messages", "system", "tools", "stream", "speed")
 
 _SEARCHES_UNLIMITED = 10
 """The most searches that are held for where the request sets no `max_uses`: after so many rounds of its own tools
@@ -37,11 +36,11 @@ class AnthropicMessages:
     exact_vocabulary = False
 
     def read_request(self, request: RawRequest, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
-        document = decode_request(request.body, decisive=_DECISIVE)
-        try:
-            return _facts(document, identity=identity_fields)
-        except RecursionError:
-            raise BodyUnreadable("the body is nested too deeply") from None
+        document = decode_request(request.body, decisive=DECISIVE)
+        streamed = optional_boolean(document, "stream") or False
+        return message_facts(
+            document, model=required_text(document, "model"), streamed=streamed, identity_fields=identity_fields
+        )
 
     def edit_request(self, body: bytes, edits: RequestEdits, *, vendor: Vendor) -> bytes:
         for path in edits.strip_fields:
@@ -54,27 +53,33 @@ class AnthropicMessages:
         return AnthropicReply()
 
     def error_body(self, error: ErrorInfo) -> bytes:
-        kind = _ERROR_TYPES.get(error.status) or ("api_error" if error.status >= 500 else "invalid_request_error")
-        fields = {"type": kind, "message": error.message, "policyd": error.policyd}
-        return msgspec.json.encode({"type": "error", "error": fields})
+        return error_body(error)
 
     def error_event(self, error: ErrorInfo) -> bytes:
-        return b"event: error\ndata: " + self.error_body(error) + b"\n\n"
+        return error_event(error)
 
 
-def _facts(document: Json, *, identity: Sequence[str]) -> RequestFacts:
+def message_facts(document: Json, *, model: str, streamed: bool, identity_fields: Sequence[str]) -> RequestFacts:
+    """What a messages request says beside `model` and `streamed`, which some clouds have in the path instead.
+
+    Raises `BodyUnreadable`.
+    """
     tools = optional_objects(document, "tools")
-    read = AnthropicPrompt(document, messages=required_objects(document, "messages"), tools=tools)
+    messages = required_objects(document, "messages")
     speed = optional_text(document, "speed")
+    try:
+        read = AnthropicPrompt(document, messages=messages, tools=tools)
+    except RecursionError:
+        raise BodyUnreadable("the body is nested too deeply") from None
     return RequestFacts(
-        model=required_text(document, "model"),
-        streamed=optional_boolean(document, "stream") or False,
+        model=model,
+        streamed=streamed,
         prompt=read.prompt,
         max_output_tokens=optional_integer(document, "max_tokens", minimum=0, maximum=OUTPUT_TOKENS_MAX),
         cache_write=read.cache_write,
         web_searches_max=sum(_web_searches(tool, inside=f"tools[{index}].") for index, tool in enumerate(tools)),
         terms={"speed": speed} if speed else {},
-        fields=fields_at(document, identity),
+        fields=fields_at(document, identity_fields),
     )
 
 
@@ -83,16 +88,3 @@ def _web_searches(tool: Json, *, inside: str) -> int:
         return 0
     uses = optional_integer(tool, "max_uses", minimum=0, maximum=1_000_000, inside=inside)
     return _SEARCHES_UNLIMITED if uses is None else uses
-
-
-_ERROR_TYPES = {
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}

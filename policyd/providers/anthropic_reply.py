@@ -1,7 +1,7 @@
-"""Reading Anthropic messages replies: a JSON document, or a stream of typed events.
+"""Reading Anthropic's replies: a JSON document, or a stream of typed events.
 
-`message_start` carries the input and a first guess of the output; each `message_delta` brings running totals that
-override what they name.
+In a stream of messages `message_start` carries the input and a first guess of the output; each `message_delta` brings
+running totals that override what they name. The older completions report no usage at all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from policyd.providers.reply_values import Json, count, decode, json_text, mappi
 
 
 class AnthropicReply:
-    """A `ReplyReader` for messages. `usage_complete` waits for a `message_delta`: before it the output is a guess."""
+    """A `ReplyReader` for messages, completions and whatever else Anthropic answers with.
+
+    `usage_complete` waits for a `message_delta`: before it the output is a guess.
+    """
 
     document_members = ("type", "model", "usage", "error")
 
@@ -57,6 +60,7 @@ class AnthropicReply:
         self._final = True
         self._read_error(document)
         if not partial:
+            self._texts.append(text(document.get("completion")))
             for block in objects(document.get("content")):
                 self._add_block(block)
 
@@ -74,6 +78,9 @@ class AnthropicReply:
             case "content_block_delta":
                 delta = mapping(event.get("delta"))
                 self._texts += [text(delta.get(name)) for name in ("text", "thinking", "partial_json")]
+            case "completion":
+                self._model = text(event.get("model")) or self._model
+                self._texts.append(text(event.get("completion")))
             case _:
                 self._read_error(event)
         return True

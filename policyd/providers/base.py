@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from policyd.core.usage import Usage
 from policyd.providers.framing.frame import Frame
@@ -48,7 +48,8 @@ class Prompt:
     """Tokens that the provider adds around the pieces (roles, separators)."""
     images: tuple[Image, ...] = ()
     unread_bytes: int = 0
-    """Bytes of parts that cannot be counted (audio, documents); bounded by their size."""
+    """Bytes of parts that cannot be counted (audio, documents), each at most one token; allowances for what the request
+    does not show count as bytes too."""
     exact: bool = True
     """Whether counting the pieces exactly gives what the provider will report."""
 
@@ -75,6 +76,12 @@ class RequestFacts:
     usage_requested: bool = True
     """Whether the reply will carry usage as the request stands."""
     cache_write: CacheWrite = CacheWrite.NONE
+    input_kinds: tuple[str, ...] = ("input",)
+    """The kinds of usage that its input can be charged as, cache writes aside: an upper bound takes the dearest."""
+    output_kinds: tuple[str, ...] = ("output", "reasoning")
+    """The kinds of usage that its output can be charged as."""
+    outlives_client: bool = False
+    """Whether the provider goes on with it, and charges for it, when the client hangs up."""
     web_searches_max: int = 0
     """The most web searches that the provider can run, and charge for, to answer it."""
     terms: Mapping[str, str] = field(default_factory=dict)
@@ -159,6 +166,15 @@ class ReplyReader(Protocol):
         ...
 
 
+@runtime_checkable
+class HeaderReader(Protocol):
+    """What a `ReplyReader` is as well where a reply's headers say something that its body may not: ask `isinstance`."""
+
+    def read_headers(self, headers: Mapping[str, str]) -> None:
+        """Takes the reply's headers, by their names in lower case, before anything else of the reply."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
     """A refusal to be worded in a provider's own error shape.
@@ -206,6 +222,11 @@ class Api(StrEnum):
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
+    GOOGLE = "google"
+    BEDROCK = "bedrock"
+    COHERE = "cohere"
+    MISTRAL = "mistral"
+    OLLAMA = "ollama"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +236,8 @@ class Vendor:
     id: str
     """As genai-prices names it, where it does."""
     hosts: tuple[str, ...] = ()
+    host_patterns: tuple[str, ...] = ()
+    """Regular expressions of hosts that have a name of their own for each customer or region; in lower case."""
     bases: tuple[str, ...] = ()
     """Base paths of its endpoints, beside those that are common."""
     apis: tuple[Api, ...] = (Api.OPENAI,)
@@ -226,6 +249,8 @@ class Vendor:
     """
     output_maximum: str = "max_tokens"
     """The member of a chat completion request by which policy sets the maximum of its output."""
+    completion_maximum: int | None = None
+    """What bounds the output of a legacy completion whose request does not; `None` where it is not known."""
     exact_prompts: bool = False
     """Whether its models see a prompt as the wire format's maker documents it, so that it can be counted exactly."""
 

@@ -18,6 +18,8 @@ from policyd.providers.base import (
     Vendor,
 )
 from policyd.providers.framing.json_edit import remove_member, set_member
+from policyd.providers.openai_errors import chunk_error_event, error_body
+from policyd.providers.openai_model import requested_model, service_tier_terms
 from policyd.providers.openai_prompt import read_prompt
 from policyd.providers.openai_reply import OpenAIChatReply
 from policyd.providers.request_body import (
@@ -28,9 +30,7 @@ from policyd.providers.request_body import (
     optional_boolean,
     optional_integer,
     optional_object,
-    optional_text,
     required_objects,
-    required_text,
 )
 
 CHOICES_MAX = 128
@@ -66,7 +66,7 @@ class OpenAIChat:
     def read_request(self, request: RawRequest, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
         document = decode_request(request.body, decisive=_DECISIVE)
         try:
-            return _facts(document, vendor=vendor, identity=identity_fields)
+            return _facts(document, request, vendor=vendor, identity=identity_fields)
         except RecursionError:
             raise BodyUnreadable("the body is nested too deeply") from None
 
@@ -86,22 +86,18 @@ class OpenAIChat:
         return OpenAIChatReply(facts, usage_added=usage_added)
 
     def error_body(self, error: ErrorInfo) -> bytes:
-        kind, code = _error_type(error)
-        fields = {"message": error.message, "type": kind, "param": None, "code": code, "policyd": error.policyd}
-        return msgspec.json.encode({"error": fields})
+        return error_body(error)
 
     def error_event(self, error: ErrorInfo) -> bytes:
-        # The SDKs raise at the error; [DONE] is for clients that only look for the end.
-        return b"data: " + self.error_body(error) + b"\n\ndata: [DONE]\n\n"
+        return chunk_error_event(error)
 
 
-def _facts(document: Json, *, vendor: Vendor, identity: Sequence[str]) -> RequestFacts:
-    model = required_text(document, "model")
+def _facts(document: Json, request: RawRequest, *, vendor: Vendor, identity: Sequence[str]) -> RequestFacts:
+    model = requested_model(document, request)
     messages = required_objects(document, "messages")
     streamed = optional_boolean(document, "stream") or False
     stream_options = optional_object(document, "stream_options")
     usage_asked = optional_boolean(stream_options, "include_usage", inside="stream_options.")
-    service_tier = optional_text(document, "service_tier")
     optional_object(document, "web_search_options")
     searches = document.get("web_search_options") is not None or _SEARCH_MODEL.search(model) is not None
     return RequestFacts(
@@ -113,8 +109,7 @@ def _facts(document: Json, *, vendor: Vendor, identity: Sequence[str]) -> Reques
         usage_requested=not streamed or not vendor.stream_options or usage_asked is True,
         cache_write=_cache_write(messages),
         web_searches_max=1 if searches else 0,
-        # `auto` leaves the choice to the project's settings; the reply tells which it was.
-        terms={"service_tier": service_tier} if service_tier not in (None, "", "auto") else {},
+        terms=service_tier_terms(document),
         fields=fields_at(document, identity),
     )
 
@@ -129,15 +124,3 @@ def _cache_write(messages: list[Json]) -> CacheWrite:
     """Caching needs no asking here, and some models charge for it; for an hour it is kept only where asked for."""
     parts = [part for message in messages if isinstance(message.get("content"), list) for part in message["content"]]
     return CacheWrite.LONG if any(cache_write_asked(part) is CacheWrite.LONG for part in parts) else CacheWrite.SHORT
-
-
-def _error_type(error: ErrorInfo) -> tuple[str, str]:
-    match error.status:
-        case 402:
-            return "insufficient_quota", "budget_exceeded"
-        case 429:
-            return "rate_limit_exceeded", "rate_limit_exceeded"
-        case status if status >= 500:
-            return "server_error", error.reason
-        case _:
-            return "invalid_request_error", error.reason

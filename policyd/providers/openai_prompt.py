@@ -19,17 +19,17 @@ from policyd.providers.base import Prompt
 from policyd.providers.prompt_builder import PromptBuilder
 from policyd.providers.request_body import Json
 
-_MESSAGE_TOKENS = 3
+MESSAGE_TOKENS = 3
 _NAME_TOKENS = 1
-_TOOL_CALL_TOKENS = 8
+TOOL_CALL_TOKENS = 8
 _PARALLEL_CALLS_TOKENS = 12
 _PARALLEL_CALL_TOKENS = 12
-_TOOL_CHOICE_TOKENS = 7
+TOOL_CHOICE_TOKENS = 7
 _SCHEMA_TOKENS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class _Family:
+class ChatFamily:
     """How a family of models is given a chat, in tokens."""
 
     reply: int
@@ -40,19 +40,19 @@ class _Family:
     """What the definitions of tools are wrapped in."""
 
 
-_CLASSIC = _Family(reply=3, earlier_reply=0, tools=9)
-_O_SERIES = _Family(reply=2, earlier_reply=2, tools=11)
-_GPT_5 = _Family(reply=2, earlier_reply=2, tools=93)
+CLASSIC = ChatFamily(reply=3, earlier_reply=0, tools=9)
+O_SERIES = ChatFamily(reply=2, earlier_reply=2, tools=11)
+GPT_5 = ChatFamily(reply=2, earlier_reply=2, tools=93)
 
 _FAMILIES = (
-    (re.compile(r"o\d"), _O_SERIES),
-    (re.compile(r"gpt-(?:[5-9]|\d\d)"), _GPT_5),
+    (re.compile(r"o\d"), O_SERIES),
+    (re.compile(r"gpt-(?:[5-9]|\d\d)"), GPT_5),
 )
 
 
 def read_prompt(document: Json, messages: list[Json], *, model: str, exact: bool) -> Prompt:
     """The prompt of a chat completion request. `exact`: the vendor's models are given it as OpenAI's are."""
-    family = _family(model)
+    family = chat_family(model)
     builder = PromptBuilder(exact=exact)
     builder.overhead_tokens = family.reply
     for message in messages:
@@ -62,14 +62,15 @@ def read_prompt(document: Json, messages: list[Json], *, model: str, exact: bool
     return builder.prompt()
 
 
-def _family(model: str) -> _Family:
+def chat_family(model: str) -> ChatFamily:
+    """How `model` is given a chat; a `vendor/` before its name does not matter."""
     name = model.rpartition("/")[2]
-    return next((family for pattern, family in _FAMILIES if pattern.match(name)), _CLASSIC)
+    return next((family for pattern, family in _FAMILIES if pattern.match(name)), CLASSIC)
 
 
-def _add_message(builder: PromptBuilder, message: Json, family: _Family) -> None:
+def _add_message(builder: PromptBuilder, message: Json, family: ChatFamily) -> None:
     role = message.get("role")
-    builder.overhead_tokens += _MESSAGE_TOKENS + (family.earlier_reply if role == "assistant" else 0)
+    builder.overhead_tokens += MESSAGE_TOKENS + (family.earlier_reply if role == "assistant" else 0)
     builder.text(role)
     if message.get("name") is not None:
         # Measured: on some messages a name costs its separator, on others not.
@@ -127,12 +128,12 @@ def _add_tool_calls(builder: PromptBuilder, message: Json) -> None:
         builder.text(call.get("arguments"))
         builder.text(call.get("input"))
     if len(called) == 1:
-        builder.overhead_tokens += _TOOL_CALL_TOKENS
+        builder.overhead_tokens += TOOL_CALL_TOKENS
     else:
         builder.overhead_tokens += _PARALLEL_CALLS_TOKENS + _PARALLEL_CALL_TOKENS * len(called)
 
 
-def _add_tools(builder: PromptBuilder, document: Json, family: _Family) -> None:
+def _add_tools(builder: PromptBuilder, document: Json, family: ChatFamily) -> None:
     tools = document.get("tools")
     functions = document.get("functions")
     if not tools and not functions:
@@ -149,7 +150,7 @@ def _add_tools(builder: PromptBuilder, document: Json, family: _Family) -> None:
     choice = document.get("tool_choice") or document.get("function_call")
     if isinstance(choice, dict):
         chosen = choice.get("function", choice)
-        builder.overhead_tokens += _TOOL_CHOICE_TOKENS
+        builder.overhead_tokens += TOOL_CHOICE_TOKENS
         builder.text(chosen.get("name") if isinstance(chosen, dict) else chosen)
 
 

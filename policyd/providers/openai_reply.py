@@ -1,4 +1,4 @@
-"""Reading OpenAI chat completion replies: a JSON document, or a stream of chunks that `[DONE]` ends.
+"""Reading OpenAI chat and legacy completion replies: a JSON document, or a stream of chunks that `[DONE]` ends.
 
 Where usage stands in a stream differs: in a last chunk without choices (OpenAI), in the last chunk with one, in every
 chunk as a running total, or in `x_groq.usage`. It is taken wherever it is seen, and the last one counts.
@@ -13,12 +13,13 @@ from typing import Any
 from policyd.core.usage import Usage
 from policyd.providers.base import RequestFacts
 from policyd.providers.framing.frame import Frame
+from policyd.providers.openai_errors import error_code
 from policyd.providers.openai_usage import is_complete, read_usage
-from policyd.providers.reply_values import Json, decode, first_count, json_text, mapping, objects, term, text, word
+from policyd.providers.reply_values import Json, decode, first_count, json_text, mapping, objects, term, text
 
 
 class OpenAIChatReply:
-    """A `ReplyReader` for chat completions.
+    """A `ReplyReader` for chat completions and for legacy ones.
 
     `usage_complete` waits for the end of the output where usage comes in many chunks: for every choice's finish reason,
     a usage chunk without choices, or `[DONE]`.
@@ -108,7 +109,7 @@ class OpenAIChatReply:
         self._read_usage(mapping(mapping(document.get("x_groq")).get("usage")))
         self._read_usage(mapping(document.get("usage")))
         if document.get("error") is not None:
-            self._error = _error_code(document["error"])
+            self._error = error_code(document["error"])
 
     def _read_usage(self, reported: Json) -> None:
         usage = read_usage(reported)
@@ -125,6 +126,8 @@ class OpenAIChatReply:
         for choice in objects(document.get("choices")):
             if choice.get("finish_reason") is not None and len(self._finished) < self._facts.choices:
                 self._finished.add(first_count(choice.get("index")))
+            # A legacy completion has its text in the choice itself.
+            self._add(choice.get("text"))
             message = mapping(choice.get(part))
             self._add(message.get("content"))
             self._add(message.get("refusal"))
@@ -155,14 +158,4 @@ class OpenAIChatReply:
     def _read_bare_error(self, document: Json) -> None:
         """Mistral's errors are not wrapped: the document is the error."""
         if document.get("object") == "error" and self._error is None:
-            self._error = _error_code(document)
-
-
-def _error_code(error: Any) -> str:
-    """An error's code, or its type; some vendors send a bare message, which is not repeated."""
-    fields = mapping(error)
-    code = fields.get("code")
-    if isinstance(code, int) and not isinstance(code, bool):
-        code = str(code)
-    kind = word(fields.get("type"))
-    return word(code) or kind or "error"
+            self._error = error_code(document)

@@ -18,27 +18,30 @@ def read_usage(reported: Json) -> Usage | None:
     completion = count(reported.get("completion_tokens"))
     if prompt is None and completion is None:
         return None
+    total = count(reported.get("total_tokens"))
+    if completion is None and total is not None:
+        # A legacy completion that generated nothing leaves it out.
+        completion = max(0, total - (prompt or 0))
     prompt, completion = prompt or 0, completion or 0
     prompt_details = mapping(reported.get("prompt_tokens_details"))
     completion_details = mapping(reported.get("completion_tokens_details"))
     audio = first_count(prompt_details.get("audio_tokens"))
     reasoning = first_count(completion_details.get("reasoning_tokens"), reported.get("reasoning_tokens"))
 
-    total = count(reported.get("total_tokens"))
     beside = total - prompt - completion if total is not None else 0
     if reasoning and (beside == reasoning or (total is None and reasoning > completion)):
         completion += reasoning
     elif audio and beside == audio:
         prompt += audio
 
-    inside = _Whole(prompt)
+    inside = Whole(prompt)
     cached = inside.take(_cached(reported, prompt_details))
     written = inside.take(_written(reported, prompt_details))
     written_1h = min(written, first_count(mapping(reported.get("cache_creation")).get("ephemeral_1h_input_tokens")))
     audio_input = inside.take(audio)
     image_input = inside.take(first_count(prompt_details.get("image_tokens")))
 
-    generated = _Whole(completion)
+    generated = Whole(completion)
     searches = mapping(reported.get("server_tool_use_details")).get("web_search_requests")
     return Usage(
         cached_input=cached,
@@ -56,11 +59,12 @@ def read_usage(reported: Json) -> Usage | None:
 
 
 def is_complete(reported: Json) -> bool:
-    """Whether a usage object counts both the input and the output."""
-    return count(reported.get("prompt_tokens")) is not None and count(reported.get("completion_tokens")) is not None
+    """Whether a usage object counts both the input and the output, or one of them and their total."""
+    counts = [count(reported.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
+    return sum(one is not None for one in counts) >= 2
 
 
-class _Whole:
+class Whole:
     """A number of tokens that parts are taken out of, never more than there are."""
 
     __slots__ = ("rest",)

@@ -78,6 +78,12 @@ class PromptBuilder:
         if isinstance(encoded, str):
             self._unread_bytes += len(encoded) * 3 // 4
 
+    def hidden(self, tokens_max: int) -> None:
+        """Input that the request does not show (earlier turns, what a tool of the provider's reads): a stated
+        allowance. It bounds as if it were so many bytes that cannot be counted."""
+        self.exact = False
+        self._unread_bytes += tokens_max
+
 
 _HEAD_LENGTH_MAX = IMAGE_HEAD_BYTES_MAX // 3 * 4
 _DATA_HEAD_LENGTH_MAX = _HEAD_LENGTH_MAX + 256

@@ -1,9 +1,10 @@
 """Which vendor and which wire format a request is for.
 
 The vendor is told by the route (`provider`, set by whoever configured Envoy), else by the host, else by the path: a
-first segment that names a vendor (`/groq/v1/...`), or one of the bare paths of OpenAI and Anthropic. The endpoint is
-told by method and path, which have to match exactly: a path with dot segments, doubled slashes or escapes matches
-nothing, because the provider might read it otherwise than we do.
+first segment that names a vendor (`/groq/v1/...`), or one of the bare paths of OpenAI, Anthropic and Google. The
+endpoint is told by method and path, which have to match exactly: a path with dot segments, doubled slashes or escapes
+matches nothing, because the provider might read it otherwise than we do. (Two escapes do stand in the names of
+Bedrock's models; they are in the rows of the table.)
 """
 
 from __future__ import annotations
@@ -12,16 +13,74 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from policyd.providers.anthropic_batches import AnthropicBatches
+from policyd.providers.anthropic_complete import AnthropicComplete
 from policyd.providers.anthropic_messages import AnthropicMessages
 from policyd.providers.base import Api, Endpoint, UnknownEndpoint, Vendor, WireFormat
+from policyd.providers.bedrock_converse import BedrockConverse
+from policyd.providers.bedrock_invoke import BedrockInvoke
+from policyd.providers.bedrock_model import MODEL_PATTERN as BEDROCK_MODEL
+from policyd.providers.cohere_chat import CohereChat, CohereChatV1, CohereGenerate
+from policyd.providers.cohere_embed import CohereEmbed, CohereRerank
+from policyd.providers.gemini_embeddings import GeminiEmbeddings
+from policyd.providers.gemini_generate import GeminiGenerate
+from policyd.providers.gemini_interactions import GeminiInteractions
+from policyd.providers.mistral_chat import MistralChat, MistralFim
+from policyd.providers.mistral_ocr import MistralOcr
+from policyd.providers.ollama import ollama_chat, ollama_embed, ollama_generate
+from policyd.providers.openai_audio import OpenAISpeech, OpenAITranscription
 from policyd.providers.openai_chat import OpenAIChat
-from policyd.providers.vendors import ANTHROPIC, COMMON_BASES, OPENAI, VENDORS, VENDORS_BY_HOST, vendor_named
+from policyd.providers.openai_completions import OpenAICompletions
+from policyd.providers.openai_embeddings import OpenAIEmbeddings, OpenAIRerank
+from policyd.providers.openai_images import OpenAIImages
+from policyd.providers.openai_responses import OpenAIResponses
+from policyd.providers.vendors import ANTHROPIC, COMMON_BASES, GOOGLE, OPENAI, VENDORS, vendor_at, vendor_named
+from policyd.providers.vertex_anthropic import VertexAnthropic
 
 OPENAI_CHAT = OpenAIChat()
+OPENAI_RESPONSES = OpenAIResponses()
+OPENAI_RESPONSES_COMPACT = OpenAIResponses(compacts=True)
+OPENAI_COMPLETIONS = OpenAICompletions()
+OPENAI_EMBEDDINGS = OpenAIEmbeddings()
+OPENAI_RERANK = OpenAIRerank()
+OPENAI_IMAGES_GENERATIONS = OpenAIImages("openai-images-generations")
+OPENAI_IMAGES_EDITS = OpenAIImages("openai-images-edits")
+OPENAI_IMAGES_VARIATIONS = OpenAIImages("openai-images-variations", default_model="dall-e-2")
+OPENAI_SPEECH = OpenAISpeech()
+OPENAI_TRANSCRIPTIONS = OpenAITranscription("openai-audio-transcriptions")
+OPENAI_TRANSLATIONS = OpenAITranscription("openai-audio-translations")
 ANTHROPIC_MESSAGES = AnthropicMessages()
+ANTHROPIC_COMPLETE = AnthropicComplete()
+ANTHROPIC_BATCHES = AnthropicBatches()
+BEDROCK_CONVERSE = BedrockConverse()
+BEDROCK_INVOKE = BedrockInvoke()
+BEDROCK_INVOKE_LLAMA = BedrockInvoke(prompt_maximum="max_gen_len")
+GEMINI_GENERATE = GeminiGenerate()
+GEMINI_EMBEDDINGS = GeminiEmbeddings()
+GEMINI_INTERACTIONS = GeminiInteractions()
+VERTEX_ANTHROPIC = VertexAnthropic()
+COHERE_CHAT = CohereChat()
+COHERE_CHAT_V1 = CohereChatV1()
+COHERE_GENERATE = CohereGenerate()
+COHERE_EMBED = CohereEmbed()
+COHERE_RERANK = CohereRerank()
+MISTRAL_CHAT = MistralChat()
+MISTRAL_FIM = MistralFim()
+MISTRAL_OCR = MistralOcr()
+OLLAMA_CHAT = ollama_chat()
+OLLAMA_GENERATE = ollama_generate()
+OLLAMA_EMBED = ollama_embed()
 
 
-ERROR_WIRES: Mapping[Api, WireFormat] = {Api.OPENAI: OPENAI_CHAT, Api.ANTHROPIC: ANTHROPIC_MESSAGES}
+ERROR_WIRES: Mapping[Api, WireFormat] = {
+    Api.OPENAI: OPENAI_CHAT,
+    Api.ANTHROPIC: ANTHROPIC_MESSAGES,
+    Api.BEDROCK: BEDROCK_CONVERSE,
+    Api.GOOGLE: GEMINI_GENERATE,
+    Api.COHERE: COHERE_CHAT,
+    Api.MISTRAL: MISTRAL_CHAT,
+    Api.OLLAMA: OLLAMA_CHAT,
+}
 """Who words the refusals of an API where no endpoint of its own does."""
 
 
@@ -40,20 +99,110 @@ def _route(api: Api, method: str, tail: str, name: str, wire: WireFormat | None 
     return _Route(api, method, re.compile(tail), name, wire)
 
 
+_NAME = "[A-Za-z0-9_][A-Za-z0-9_.@-]*"
+_VERTEX = f"(?:/projects/{_NAME}/locations/{_NAME})?"
+_GOOGLE_MODELS = f"(?:/models|/tunedModels|{_VERTEX}/publishers/google/models|{_VERTEX}/endpoints)"
+_GEMINI = f"{_GOOGLE_MODELS}/{_NAME}"
+_CLAUDE = f"{_VERTEX}/publishers/anthropic/models"
+_VERTEX_EMBEDDING = f"{_VERTEX}/publishers/google/models/(?!multimodal)[A-Za-z0-9_.@-]*embedding[A-Za-z0-9_.@-]*"
+"""`predict` serves other models too (images, video), which are charged by the piece; those are unknown."""
+
 _MODELS = "/models(?:/[A-Za-z0-9_][A-Za-z0-9_.:@-]*)?"
 
+_ID = "[A-Za-z0-9_-]+"
+
+_DEPLOYMENT = "(?:/deployments/[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
+"""Azure's way to name the model that an endpoint is for."""
+
+_BEDROCK_LLAMA = f"(?=/model/[^/]*meta[.]llama){BEDROCK_MODEL}"
+_INVOKE = "invoke(?:-with-response-stream)?"
+
 _ROUTES = (
-    _route(Api.OPENAI, "POST", "/chat/completions", "chat.completions", OPENAI_CHAT),
+    _route(Api.OPENAI, "POST", f"{_DEPLOYMENT}/chat/completions", "chat.completions", OPENAI_CHAT),
+    _route(Api.OPENAI, "POST", "/responses", "responses", OPENAI_RESPONSES),
+    _route(Api.OPENAI, "POST", "/responses/compact", "responses.compact", OPENAI_RESPONSES_COMPACT),
+    _route(Api.OPENAI, "POST", "/responses/input_tokens", "responses.input_tokens"),
+    # A response is charged when it is created: what is done with it later is free.
+    _route(Api.OPENAI, "GET", f"/responses/{_ID}(?:/input_items)?", "responses.retrieve"),
+    _route(Api.OPENAI, "POST", f"/responses/{_ID}/cancel", "responses.cancel"),
+    _route(Api.OPENAI, "DELETE", f"/responses/{_ID}", "responses.delete"),
+    _route(Api.OPENAI, "POST", f"{_DEPLOYMENT}/completions", "completions", OPENAI_COMPLETIONS),
+    _route(Api.OPENAI, "POST", f"{_DEPLOYMENT}/embeddings", "embeddings", OPENAI_EMBEDDINGS),
+    _route(Api.OPENAI, "POST", "/rerank", "rerank", OPENAI_RERANK),
+    _route(Api.OPENAI, "POST", f"{_DEPLOYMENT}/images/generations", "images.generations", OPENAI_IMAGES_GENERATIONS),
+    _route(Api.OPENAI, "POST", f"{_DEPLOYMENT}/images/edits", "images.edits", OPENAI_IMAGES_EDITS),
+    _route(Api.OPENAI, "POST", "/images/variations", "images.variations", OPENAI_IMAGES_VARIATIONS),
+    _route(Api.OPENAI, "POST", f"{_DEPLOYMENT}/audio/speech", "audio.speech", OPENAI_SPEECH),
+    _route(Api.OPENAI, "POST", f"{_DEPLOYMENT}/audio/transcriptions", "audio.transcriptions", OPENAI_TRANSCRIPTIONS),
+    _route(Api.OPENAI, "POST", f"{_DEPLOYMENT}/audio/translations", "audio.translations", OPENAI_TRANSLATIONS),
     _route(Api.OPENAI, "POST", "/moderations", "moderations"),
     _route(Api.OPENAI, "GET", _MODELS, "models"),
     _route(Api.ANTHROPIC, "POST", "/messages", "messages", ANTHROPIC_MESSAGES),
     _route(Api.ANTHROPIC, "POST", "/messages/count_tokens", "messages.count_tokens"),
     _route(Api.ANTHROPIC, "GET", _MODELS, "models"),
+    _route(Api.ANTHROPIC, "POST", "/complete", "complete", ANTHROPIC_COMPLETE),
+    _route(Api.ANTHROPIC, "POST", "/messages/batches", "messages.batches", ANTHROPIC_BATCHES),
+    # What became of a batch is free: all that it may cost was charged when it was created.
+    _route(Api.ANTHROPIC, "GET", f"/messages/batches(?:/{_NAME}(?:/results)?)?", "messages.batches"),
+    _route(Api.ANTHROPIC, "POST", f"/messages/batches/{_NAME}/cancel", "messages.batches"),
+    _route(Api.ANTHROPIC, "DELETE", f"/messages/batches/{_NAME}", "messages.batches"),
+    _route(Api.ANTHROPIC, "POST", "/files", "files"),
+    _route(Api.ANTHROPIC, "GET", f"/files(?:/{_NAME}(?:/content)?)?", "files"),
+    _route(Api.ANTHROPIC, "DELETE", f"/files/{_NAME}", "files"),
+    _route(Api.BEDROCK, "POST", f"{BEDROCK_MODEL}/converse(?:-stream)?", "converse", BEDROCK_CONVERSE),
+    _route(Api.BEDROCK, "POST", f"{_BEDROCK_LLAMA}/{_INVOKE}", "invoke", BEDROCK_INVOKE_LLAMA),
+    _route(Api.BEDROCK, "POST", f"{BEDROCK_MODEL}/{_INVOKE}", "invoke", BEDROCK_INVOKE),
+    _route(Api.BEDROCK, "POST", f"{BEDROCK_MODEL}/count-tokens", "count-tokens"),
+    _route(Api.GOOGLE, "POST", f"{_GEMINI}:generateContent", "generateContent", GEMINI_GENERATE),
+    _route(Api.GOOGLE, "POST", f"{_GEMINI}:streamGenerateContent", "streamGenerateContent", GEMINI_GENERATE),
+    _route(Api.GOOGLE, "POST", f"{_GEMINI}:embedContent", "embedContent", GEMINI_EMBEDDINGS),
+    _route(Api.GOOGLE, "POST", f"{_GEMINI}:batchEmbedContents", "batchEmbedContents", GEMINI_EMBEDDINGS),
+    _route(Api.GOOGLE, "POST", f"{_VERTEX_EMBEDDING}:predict", "predict", GEMINI_EMBEDDINGS),
+    _route(Api.GOOGLE, "POST", f"{_VERTEX}/interactions", "interactions", GEMINI_INTERACTIONS),
+    _route(Api.GOOGLE, "POST", f"{_CLAUDE}/count-tokens:rawPredict", "countTokens"),
+    _route(Api.GOOGLE, "POST", f"{_CLAUDE}/{_NAME}:rawPredict", "rawPredict", VERTEX_ANTHROPIC),
+    _route(Api.GOOGLE, "POST", f"{_CLAUDE}/{_NAME}:streamRawPredict", "streamRawPredict", VERTEX_ANTHROPIC),
+    _route(Api.GOOGLE, "POST", f"{_GEMINI}:(?:count|compute)Tokens", "countTokens"),
+    _route(Api.GOOGLE, "GET", f"(?:{_GOOGLE_MODELS}|{_CLAUDE})(?:/{_NAME})?", "models"),
+    # What was made before is looked at and taken away free of charge. To make a cache or a batch is not free.
+    _route(Api.GOOGLE, "GET", f"{_VERTEX}/(?:interactions|cachedContents|batches|files)(?:/{_NAME})?", "resources"),
+    _route(Api.GOOGLE, "DELETE", f"{_VERTEX}/(?:interactions|cachedContents|batches|files)/{_NAME}", "resources"),
+    _route(Api.GOOGLE, "POST", f"{_VERTEX}/interactions/{_NAME}/cancel", "resources"),
+    _route(Api.GOOGLE, "POST", f"/batches/{_NAME}:cancel", "resources"),
+    _route(Api.GOOGLE, "POST", "(?:/upload/v1(?:beta|alpha)?)?/files", "files"),
+    _route(Api.COHERE, "POST", "/v2/chat", "chat", COHERE_CHAT),
+    _route(Api.COHERE, "POST", "/chat", "chat", COHERE_CHAT_V1),
+    _route(Api.COHERE, "POST", "/generate", "generate", COHERE_GENERATE),
+    _route(Api.COHERE, "POST", "(?:/v2)?/embed", "embed", COHERE_EMBED),
+    _route(Api.COHERE, "POST", "(?:/v2)?/rerank", "rerank", COHERE_RERANK),
+    _route(Api.COHERE, "POST", "/tokenize", "tokenize"),
+    _route(Api.COHERE, "POST", "/detokenize", "detokenize"),
+    _route(Api.COHERE, "POST", "/check-api-key", "check-api-key"),
+    _route(Api.COHERE, "GET", _MODELS, "models"),
+    _route(Api.MISTRAL, "POST", "/chat/completions", "chat.completions", MISTRAL_CHAT),
+    _route(Api.MISTRAL, "POST", "/fim/completions", "fim.completions", MISTRAL_FIM),
+    _route(Api.MISTRAL, "POST", "/ocr", "ocr", MISTRAL_OCR),
+    _route(Api.OLLAMA, "POST", "/api/chat", "chat", OLLAMA_CHAT),
+    _route(Api.OLLAMA, "POST", "/api/generate", "generate", OLLAMA_GENERATE),
+    _route(Api.OLLAMA, "POST", "/api/embed(?:dings)?", "embed", OLLAMA_EMBED),
+    _route(Api.OLLAMA, "GET", "/api/(?:tags|ps|version)", "models"),
+    _route(Api.OLLAMA, "POST", "/api/show", "models"),
 )
 
-_BARE_ANTHROPIC = re.compile(r"/v1/(?:messages|complete)(?:/.*)?")
-_BARE_OPENAI = re.compile(r"/v1(?:/.*)?")
-"""Whatever else stands under `/v1`: what is not in the table may be priced all the same, so it is somebody's."""
+_BARE_PATHS = (
+    (re.compile(r"/v1/(?:messages|complete)(?:/.*)?"), ANTHROPIC),
+    (
+        re.compile(
+            r"(?:/upload)?/v1(?:beta1?|alpha)(?:/.*)?"
+            r"|/v1/(?:projects|publishers|tunedModels|interactions)(?:/.*)?"
+            r"|/v1/models/[^/]+:[A-Za-z]+(?:Contents?|Tokens)"
+        ),
+        GOOGLE,
+    ),
+    # Whatever else stands under `/v1`: what is not in the table may be priced all the same, so it is somebody's.
+    (re.compile(r"/v1(?:/.*)?"), OPENAI),
+)
+"""Paths that name no vendor, and whose they are; the first row that fits counts."""
 
 
 def resolve(*, provider: str | None, host: str, method: str, path: str) -> Endpoint | UnknownEndpoint | None:
@@ -79,16 +228,12 @@ def _vendor(provider: str | None, host: str, path: str) -> tuple[Vendor, str] | 
     first, rest = _split_first(path)
     if provider:
         return vendor_named(provider), rest if first == provider else path
-    by_host = VENDORS_BY_HOST.get(_host_name(host))
+    by_host = vendor_at(_host_name(host))
     if by_host is not None:
         return by_host, path
     if first in VENDORS:
         return VENDORS[first], rest
-    if _BARE_ANTHROPIC.fullmatch(path):
-        return ANTHROPIC, path
-    if _BARE_OPENAI.fullmatch(path):
-        return OPENAI, path
-    return None
+    return next(((vendor, path) for pattern, vendor in _BARE_PATHS if pattern.fullmatch(path)), None)
 
 
 def _split_first(path: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ what was expected. `null` counts as absent, as it does for the providers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -134,6 +134,11 @@ def cache_write_asked(value: Any) -> CacheWrite:
     if not isinstance(control, dict):
         return CacheWrite.NONE
     return CacheWrite.LONG if control.get("ttl") == "1h" else CacheWrite.SHORT
+
+
+def dearest_cache_write(asked: Collection[CacheWrite]) -> CacheWrite:
+    """The dearest of the cache writes that are asked for; none where nothing is asked."""
+    return next((kind for kind in (CacheWrite.LONG, CacheWrite.SHORT) if kind in asked), CacheWrite.NONE)
 
 
 def _kind(value: Any) -> str:

@@ -5,6 +5,8 @@ The ids are those of genai-prices. Hosts and base paths are from the vendors' do
 
 from __future__ import annotations
 
+import re
+
 from policyd.providers.base import Api, Vendor
 
 COMMON_BASES = ("", "/v1", "/api/v1", "/openai/v1")
@@ -16,14 +18,54 @@ OPENAI = Vendor(
     "openai",
     hosts=("api.openai.com", "us.api.openai.com", "eu.api.openai.com"),
     output_maximum="max_completion_tokens",
+    completion_maximum=16,
     exact_prompts=True,
 )
 ANTHROPIC = Vendor("anthropic", hosts=("api.anthropic.com",), apis=(Api.ANTHROPIC, Api.OPENAI))
+# Its endpoints in OpenAI's form are left out: whether the usage that they report counts thoughts is not known.
+GOOGLE = Vendor(
+    "google",
+    hosts=(
+        "generativelanguage.googleapis.com",
+        "aiplatform.googleapis.com",
+        "aiplatform.eu.rep.googleapis.com",
+        "aiplatform.us.rep.googleapis.com",
+    ),
+    host_patterns=(r"[a-z0-9-]+-aiplatform\.googleapis\.com",),
+    bases=("/v1beta", "/v1alpha", "/v1beta1"),
+    apis=(Api.GOOGLE,),
+)
 
 _OTHERS = (
     Vendor("avian", hosts=("api.avian.io",)),
+    Vendor(
+        "azure",
+        host_patterns=(r"[a-z0-9-]+\.(?:openai|services\.ai|cognitiveservices)\.azure\.(?:com|us)",),
+        bases=("/openai", "/models", "/anthropic", "/anthropic/v1"),
+        apis=BOTH,
+        output_maximum="max_completion_tokens",
+        completion_maximum=16,
+        exact_prompts=True,
+    ),
+    # Beside Bedrock's own API, hosts in OpenAI's and Anthropic's form.
+    Vendor(
+        "aws",
+        host_patterns=(
+            r"bedrock-runtime(?:-fips)?\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?",
+            r"(?:vpce-[a-z0-9-]+\.)?bedrock-runtime(?:-fips)?\.[a-z0-9-]+\.vpce\.amazonaws\.com(?:\.cn)?",
+            r"bedrock-mantle\.[a-z0-9-]+\.api\.aws",
+        ),
+        bases=("/anthropic/v1",),
+        apis=(Api.BEDROCK, Api.OPENAI, Api.ANTHROPIC),
+    ),
     Vendor("baseten", hosts=("inference.baseten.co",)),
     Vendor("cerebras", hosts=("api.cerebras.ai",)),
+    Vendor(
+        "cohere",
+        hosts=("api.cohere.com", "api.cohere.ai"),
+        bases=("/compatibility/v1",),
+        apis=(Api.COHERE, Api.OPENAI),
+    ),
     # Reports usage unasked, in each of ten recorded streams.
     Vendor("databricks", bases=("/serving-endpoints",), stream_options=False),
     Vendor(
@@ -44,7 +86,12 @@ _OTHERS = (
     ),
     # Refuses a body with stream_options or max_completion_tokens ("Extra inputs are not permitted"). Not one of 58
     # recorded requests for a stream carries stream_options, and each stream that was served reports usage.
-    Vendor("mistral", hosts=("api.mistral.ai",), stream_options=False),
+    Vendor(
+        "mistral",
+        hosts=("api.mistral.ai", "codestral.mistral.ai"),
+        apis=(Api.MISTRAL, Api.OPENAI),
+        stream_options=False,
+    ),
     Vendor(
         "moonshotai",
         hosts=("api.moonshot.ai", "api.moonshot.cn"),
@@ -52,6 +99,7 @@ _OTHERS = (
         apis=BOTH,
     ),
     Vendor("novita", hosts=("api.novita.ai",), bases=("/v3/openai", "/openai")),
+    Vendor("ollama", hosts=("ollama.com",), apis=(Api.OLLAMA, Api.OPENAI)),
     # Reports usage in the last chunk unasked: all of 47 recorded streams without stream_options.
     Vendor(
         "openrouter",
@@ -62,6 +110,7 @@ _OTHERS = (
     # Reports a running total in every chunk unasked, in each of the recorded streams.
     Vendor("perplexity", hosts=("api.perplexity.ai",), stream_options=False),
     Vendor("together", hosts=("api.together.xyz", "api.together.ai")),
+    Vendor("voyageai", hosts=("api.voyageai.com",)),
     Vendor("x-ai", hosts=("api.x.ai",), apis=BOTH),
     Vendor(
         "zai",
@@ -72,10 +121,18 @@ _OTHERS = (
     Vendor("zhipuai", hosts=("open.bigmodel.cn",), bases=("/api/paas/v4", "/api/coding/paas/v4")),
 )
 
-VENDORS: dict[str, Vendor] = {vendor.id: vendor for vendor in (OPENAI, ANTHROPIC, *_OTHERS)}
+VENDORS: dict[str, Vendor] = {vendor.id: vendor for vendor in (OPENAI, ANTHROPIC, GOOGLE, *_OTHERS)}
 """The rows by id."""
 
 VENDORS_BY_HOST: dict[str, Vendor] = {host: vendor for vendor in VENDORS.values() for host in vendor.hosts}
+
+_HOST_PATTERNS = tuple((re.compile(pattern), vendor) for vendor in VENDORS.values() for pattern in vendor.host_patterns)
+
+
+def vendor_at(host: str) -> Vendor | None:
+    """The vendor that answers at `host`, a name in lower case."""
+    by_pattern = (vendor for pattern, vendor in _HOST_PATTERNS if pattern.fullmatch(host))
+    return VENDORS_BY_HOST.get(host) or next(by_pattern, None)
 
 
 def vendor_named(name: str) -> Vendor:

@@ -40,8 +40,9 @@ from policyd.stores.group_commit import GroupCommit
 from policyd.stores.postings import EndingEvent, Posting
 from policyd.stores.sqlite_file import Synchronous, open_file
 
-BUSY_TIMEOUT_MS = 5_000
-"""How long a batch waits for another process that writes to the same file."""
+BUSY_TIMEOUT_MS = 1_000
+"""How long a batch waits for another process that writes to the same file. Envoy waits 2 s for a decision: whatever
+takes longer it answers itself, and the policy's `failure_mode` is not asked."""
 
 SWEEP_ROWS_MAX = 200
 """How many rows one step of a sweep touches, so that the calls that wait for it wait some 10 ms at most."""

@@ -61,12 +61,12 @@ class TokenCounter:
     def count_text(self, text: str, *, provider: str, model: str) -> int:
         """The tokens of `text` alone, such as the output of a reply; the best count where it cannot be exact."""
         models = family(provider=provider, model=model)
-        return models.factor.of(models.vocabulary.count(text).tokens)
+        return models.factor.of(models.count(text).tokens)
 
 
 def _count_text(text: str, models: Family) -> tuple[int, int]:
     """What the vocabulary counts, and what it or another like it counts at the most."""
-    tokens, forced_cuts = models.vocabulary.count(text)
+    tokens, forced_cuts = models.count(text)
     tokens_max = tokens + FORCED_CUT_ERROR_TOKENS * forced_cuts
     if models.exact or text.isascii():
         return tokens, tokens_max

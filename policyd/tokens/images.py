@@ -1,6 +1,7 @@
 """What an image of the prompt costs in tokens, from the dimensions in its first bytes.
 
-Sources: OpenAI, "Images and vision", sections "Model sizing behavior" and "Calculating costs"; Anthropic, "Vision".
+Sources: OpenAI, "Images and vision", sections "Model sizing behavior" and "Calculating costs"; Anthropic, "Vision";
+Google, "Image understanding", section "Token calculation", and "Media resolution".
 Where replies of the providers show other figures than the documents, the count follows the replies and the bound both.
 
 An image whose dimensions are not known (given by address, or with a header that cannot be read) counts as the largest
@@ -176,6 +177,48 @@ class ClaudePatches:
 
 
 @dataclass(frozen=True, slots=True)
+class GeminiTiles:
+    """Google's older rule: 258 tokens for a small image, and for each tile of a larger one. A tile is two thirds of the
+    image's short side wide, within bounds.
+
+    Agrees with every recorded image of known size, all of them small. One of unknown size counts as the shape that
+    takes the most tiles.
+    """
+
+    _TILE_TOKENS = 258
+    _SMALL_SIDE = 384
+    _SIDE_MAX = 3072
+    _TILE_SIDE_MIN = 256
+    _TILE_SIDE_MAX = 768
+    _TILES_MAX = 24
+
+    def count(self, size: Size | None, detail: Detail) -> TokenCount:
+        return _at_most(self._TILE_TOKENS * (self._TILES_MAX if size is None else self._tiles(size)))
+
+    def _tiles(self, size: Size) -> int:
+        if max(size) <= self._SMALL_SIDE:
+            return 1
+        scale = min(Fraction(1), Fraction(self._SIDE_MAX, max(size)))
+        width, height = (max(1, int(side * scale)) for side in size)
+        tile_side = min(self._TILE_SIDE_MAX, max(self._TILE_SIDE_MIN, min(width, height) * 2 // 3))
+        return -(-width // tile_side) * -(-height // tile_side)
+
+
+@dataclass(frozen=True, slots=True)
+class GeminiBudget:
+    """Google's newer rule: an image takes nearly all of a budget, whatever its size; the finest detail doubles it.
+
+    Recorded images take 1,081 to 1,102 tokens of it.
+    """
+
+    _TOKENS = 1120
+    _FINEST_TOKENS = 2240
+
+    def count(self, size: Size | None, detail: Detail) -> TokenCount:
+        return _at_most(self._FINEST_TOKENS if detail is Detail.HIGH else self._TOKENS)
+
+
+@dataclass(frozen=True, slots=True)
 class Unpublished:
     """For models whose rule is not known here: a guess, and the most that a vendor is known to charge for one image
     (Together, "Vision": four tiles of 1,601 tokens)."""
@@ -187,6 +230,8 @@ class Unpublished:
         return TokenCount(self._GUESS_TOKENS, exact=False, upper_bound=self._TOKENS_MAX)
 
 
+_GEMINI_TILES = GeminiTiles()
+_GEMINI_BUDGET = GeminiBudget()
 _GPT_MINI = Patches(Ratio(162, 100))
 _GPT_5_NANO = Patches(Ratio(3, 2), factor_published=Ratio(246, 100))
 _GPT_5_4_FACTOR = Ratio(6, 5)  # not published; recorded replies of gpt-5.4 show it
@@ -214,6 +259,10 @@ _BY_PREFIX: tuple[tuple[str, ImageRule], ...] = (
     ("o1", Tiles(75, 150)),
     ("o3", Tiles(75, 150)),
     ("computer-use-preview", Tiles(65, 129)),
+    ("gemini-1", _GEMINI_TILES),
+    ("gemini-2", _GEMINI_TILES),
+    ("gemini-embedding", _GEMINI_TILES),
+    ("gemini", _GEMINI_BUDGET),
 )
 _CLAUDE = ClaudePatches(Budget(1568, 1568))
 _CLAUDE_HIGH_RESOLUTION = ClaudePatches(Budget(4784, 2576))

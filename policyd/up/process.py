@@ -121,8 +121,10 @@ class EnvoyProcess:
         return await self._process.wait()
 
     def _pass_on(self, text: bytes) -> None:
-        self._log.write(text)
-        self._log.flush()
+        # A log that cannot be written, because its reader has gone or its disk is full, is no reason to stop serving.
+        with contextlib.suppress(OSError):
+            self._log.write(text)
+            self._log.flush()
 
     async def _become_ready(self, address_path: Path) -> None:
         addresses = asyncio.create_task(_addresses_when_live(address_path))

@@ -118,6 +118,8 @@ class Usage(_message.Message):
 
     INPUT_FIELD_NUMBER: _builtins.int
     CACHED_INPUT_FIELD_NUMBER: _builtins.int
+    CACHED_AUDIO_INPUT_FIELD_NUMBER: _builtins.int
+    CACHED_IMAGE_INPUT_FIELD_NUMBER: _builtins.int
     CACHE_WRITE_5M_FIELD_NUMBER: _builtins.int
     CACHE_WRITE_1H_FIELD_NUMBER: _builtins.int
     AUDIO_INPUT_FIELD_NUMBER: _builtins.int
@@ -130,7 +132,11 @@ class Usage(_message.Message):
     input: _builtins.int
     """Input text tokens that were neither read from a cache nor written to one."""
     cached_input: _builtins.int
-    """Input tokens that were read from the provider's cache."""
+    """Input tokens that were read from the provider's cache: text, and whatever the provider does not report apart."""
+    cached_audio_input: _builtins.int
+    """Audio tokens of the input that were read from the provider's cache, where it reports them apart."""
+    cached_image_input: _builtins.int
+    """Image tokens of the input that were read from the provider's cache, where it reports them apart."""
     cache_write_5m: _builtins.int
     """Input tokens that were written to a cache that lives five minutes, or for an unknown time."""
     cache_write_1h: _builtins.int
@@ -138,7 +144,7 @@ class Usage(_message.Message):
     audio_input: _builtins.int
     """Audio tokens of the input that did not come from a cache."""
     image_input: _builtins.int
-    """Image tokens of the input, where the provider reports them apart."""
+    """Image tokens of the input that did not come from a cache, where the provider reports them apart."""
     output: _builtins.int
     """Output text tokens, without reasoning."""
     reasoning: _builtins.int
@@ -154,6 +160,8 @@ class Usage(_message.Message):
         *,
         input: _builtins.int = ...,
         cached_input: _builtins.int = ...,
+        cached_audio_input: _builtins.int = ...,
+        cached_image_input: _builtins.int = ...,
         cache_write_5m: _builtins.int = ...,
         cache_write_1h: _builtins.int = ...,
         audio_input: _builtins.int = ...,
@@ -166,7 +174,7 @@ class Usage(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_input", b"audio_input", "audio_output", b"audio_output", "cache_write_1h", b"cache_write_1h", "cache_write_5m", b"cache_write_5m", "cached_input", b"cached_input", "image_input", b"image_input", "image_output", b"image_output", "input", b"input", "output", b"output", "reasoning", b"reasoning", "web_searches", b"web_searches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_input", b"audio_input", "audio_output", b"audio_output", "cache_write_1h", b"cache_write_1h", "cache_write_5m", b"cache_write_5m", "cached_audio_input", b"cached_audio_input", "cached_image_input", b"cached_image_input", "cached_input", b"cached_input", "image_input", b"image_input", "image_output", b"image_output", "input", b"input", "output", b"output", "reasoning", b"reasoning", "web_searches", b"web_searches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -377,10 +377,12 @@ class Estimate(_message.Message):
     bounded: _builtins.bool
     """Whether the reply cannot pass the maximum, because the request sets it or has to."""
     price_provider: _builtins.str
-    """The provider in whose price list the price was found. Empty for a model that the policy makes free."""
+    """The provider in whose price list the price was found; `policy` for a price that the policy sets itself. Empty for a
+    model that the policy makes free.
+    """
     price_model: _builtins.str
     """The model whose price was taken; another one than the request's where the policy prices an unknown model as a known one.
-    Empty for a model that the policy makes free.
+    The pattern of a price that the policy sets itself. Empty for a model that the policy makes free.
     """
     @_builtins.property
     def expected_cost(self) -> _money_pb2.Money:

@@ -198,7 +198,13 @@ async def test_a_defect_shows_its_caller_nothing_and_its_log_no_content(
     assert "prompt" not in logged
 
 
-MET_AT_ENVOYS_EDGE_ALONE = {errors.BodyTooLarge, errors.EndpointUnknown, errors.ProtocolError, errors.ConfigError}
+MET_AT_ENVOYS_EDGE_ALONE = {
+    errors.BodyTooSlow,
+    errors.BodyTooLarge,
+    errors.EndpointUnknown,
+    errors.ProtocolError,
+    errors.ConfigError,
+}
 
 
 def test_every_error_has_a_status() -> None:

@@ -6,6 +6,7 @@ changed file gives, run this test and read the difference.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from policyd.config import load_policy, parse_policy
 from policyd.core.attributes import Identity, Place, Source
 from policyd.core.errors import ConfigError
 from policyd.core.money import ACCOUNT_NANOS_MAX
+from policyd.core.own_prices import OwnPrice, OwnPrices
 from policyd.core.policy import (
     Action,
     FailureMode,
@@ -34,7 +36,10 @@ from policyd.core.policy import (
     UnknownModelAction,
     default_policy,
 )
+from policyd.core.pricing import Rate, RateTier
 from policyd.core.windows import CalendarUnit, CalendarWindow, Lifetime, SlidingWindow
+
+DECEMBER_MS = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp()) * 1000
 
 HERE = Path(__file__).parent
 GOOD = sorted((HERE / "good").glob("*.yaml"))
@@ -115,6 +120,38 @@ def test_every_key() -> None:
             }
         ),
         strict=True,
+        prices=OwnPrices(
+            (
+                OwnPrice(
+                    provider="openai",
+                    model="gpt-4o*",
+                    starts_at_ms=DECEMBER_MS,
+                    terms={"service_tier": "priority"},
+                    tiers=(
+                        RateTier(
+                            0,
+                            {
+                                "input": Rate(2 * 10**9, 10**6),
+                                "cached_input": Rate(1 * 10**9, 10**6),
+                                "output": Rate(8 * 10**9, 10**6),
+                                "reasoning": Rate(10 * 10**9, 10**6),
+                                # Half a nano-USD for a thousand.
+                                "web_searches": Rate(1, 2_000),
+                            },
+                        ),
+                        RateTier(200_000, {"input": Rate(4 * 10**9, 10**6)}),
+                        RateTier(500_000, {"input": Rate(4 * 10**9, 10**6), "output": Rate(9_999_999_999_999, 10**9)}),
+                    ),
+                    context_tokens_max=128_000,
+                ),
+                OwnPrice(
+                    model="my-llama*",
+                    starts_at_ms=DECEMBER_MS + 500,
+                    tiers=(RateTier(0, {"input": Rate(0, 10**6), "output": Rate(0, 10**6)}),),
+                ),
+                OwnPrice(model="rerank", tiers=(RateTier(0, {"web_searches": Rate(2 * 10**9, 1_000)}),)),
+            )
+        ),
         unknown_model=UnknownModel(UnknownModelAction.DENY, None),
         unknown_endpoint=UnknownEndpoint.PASS,
         unbounded=Unbounded.SET_MAXIMUM,
@@ -229,6 +266,47 @@ def test_free_models_have_no_price_to_go_by() -> None:
     assert parse("version: 1\nlimits: []\nunknown_model: free").unknown_model == UnknownModel(
         UnknownModelAction.FREE, None
     )
+
+
+def test_there_may_be_no_prices() -> None:
+    assert parse("version: 1\nlimits: []\nprices: []").prices == OwnPrices()
+
+
+def priced(**said: str) -> str:
+    written = {"model": "m", "usd_per_million": "{input: 1, output: 2}"} | said
+    entry = ", ".join(f"{key}: {value}" for key, value in written.items())
+    return f"version: 1\nlimits: []\nprices: [{{{entry}}}]"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({}, {"model": '"M"'}),
+        ({}, {"usd_per_million": "{output: 2.000, input: 1e0}"}),
+        ({}, {"terms": "{}"}),
+        ({"from": "2026-12-01"}, {"from": "2026-12-01T01:00:00+01:00"}),
+    ],
+)
+def test_the_revision_does_not_depend_on_how_a_price_is_written(old: dict[str, str], new: dict[str, str]) -> None:
+    assert parse(priced(**old)).revision == parse(priced(**new)).revision
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        {"model": "n"},
+        {"usd_per_million": "{input: 1, output: 2.0000000001}"},
+        {"usd_per_million": "{input: 1, output: 2, reasoning: 2}"},
+        {"usd_per_thousand": "{web_searches: 0}"},
+        {"provider": "openai"},
+        {"from": "2026-12-01"},
+        {"terms": "{service_tier: flex}"},
+        {"above": "[{input_tokens: 1, usd_per_million: {input: 1}}]"},
+        {"context_tokens": "1"},
+    ],
+)
+def test_the_revision_depends_on_what_a_price_says(new: dict[str, str]) -> None:
+    assert parse(priced(**new)).revision != parse(priced()).revision
 
 
 def test_anchors_and_aliases() -> None:

@@ -195,3 +195,25 @@ async def test_watching(path: Path) -> None:
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching
+
+
+def refuse(policy: Policy) -> None:
+    raise ConfigError("it does not go with the rest")
+
+
+async def test_a_policy_that_does_not_go_with_the_rest_changes_nothing(path: Path) -> None:
+    problems: list[str] = []
+    changes: list[Policy] = []
+    source = PolicySource(
+        path, on_change=changes.append, on_problem=lambda error: problems.append(str(error)), check=refuse
+    )
+    before = source.current
+    write(path, LOOSE + "# The same.\n")
+    assert not await source.poll()
+    assert not problems, "what is in force already is not checked again"
+    write(path, STRICT)
+    assert not await source.poll()
+    assert not source.reload()
+    assert source.current is before
+    assert not changes
+    assert problems == ["it does not go with the rest"] * 2

@@ -11,6 +11,7 @@ from policyd.core.errors import ConfigError
 def test_defaults() -> None:
     assert Settings.from_environment({}) == Settings(
         policy_path=None,
+        prices_path=None,
         store_url="sqlite:///policyd.db",
         grpc_address=HostPort("127.0.0.1", 50051),
         http_address=HostPort("127.0.0.1", 9464),
@@ -24,6 +25,7 @@ def test_defaults() -> None:
 
 EVERY_VARIABLE = {
     "POLICYD_CONFIG": "/etc/policyd/policyd.yaml",
+    "POLICYD_PRICES": "/etc/policyd/prices.json",
     "POLICYD_STORE": "redis://:secret@redis:6379/0",
     "POLICYD_GRPC": "0.0.0.0:1",
     "POLICYD_HTTP": "[::]:2",
@@ -35,6 +37,7 @@ EVERY_VARIABLE = {
 }
 SETTINGS = Settings(
     policy_path=Path("/etc/policyd/policyd.yaml"),
+    prices_path=Path("/etc/policyd/prices.json"),
     store_url="redis://:secret@redis:6379/0",
     grpc_address=HostPort("0.0.0.0", 1),
     http_address=HostPort("::", 2),
@@ -54,6 +57,7 @@ def test_every_flag_wins_over_its_variable() -> None:
     flags = {name.removeprefix("POLICYD_").lower(): text for name, text in EVERY_VARIABLE.items()}
     others = {
         "POLICYD_CONFIG": "other.yaml",
+        "POLICYD_PRICES": "other.json",
         "POLICYD_STORE": "memory://",
         "POLICYD_GRPC": "localhost:3",
         "POLICYD_HTTP": "localhost:4",

@@ -12,8 +12,9 @@ from policyd.core.decision import Decision, charges, decide, entries
 from policyd.core.estimate import Confidence, Estimate
 from policyd.core.ledger import ZERO_BALANCE, Account, Balance, Carry, Entry, carried
 from policyd.core.limits import AppliedLimit, applied_limits
+from policyd.core.own_prices import Tariff
 from policyd.core.policy import Action, Hold, Limit, Metric, OnExpiry, default_policy
-from policyd.core.pricing import Price, Rate, RateTier
+from policyd.core.pricing import Price, PriceBook, Rate, RateTier
 from policyd.core.usage import Usage
 from policyd.core.windows import CalendarUnit, CalendarWindow, Lifetime, SlidingWindow, Window
 
@@ -24,6 +25,7 @@ SECONDS_LEFT = {CalendarUnit.MINUTE: 15, CalendarUnit.HOUR: 59 * 60 + 15, Calend
 PRICE = Price(provider="p", model="m", tiers=[RateTier(0, {"input": Rate(2, 1), "output": Rate(8, 1)})])
 ESTIMATE = Estimate(
     price=PRICE,
+    tariff=Tariff(PriceBook((), version="")),
     expected=Usage(input=100, output=30, reasoning=20),
     maximum=Usage(input=100, output=200),
     confidence=Confidence.MEDIUM,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policyd.core.money import NANOS_PER_USD, divide_up, format_usd, parse_usd
+from policyd.core.money import NANOS_PER_USD, divide_up, format_usd, parse_decimal, parse_usd
 
 NANOS = st.integers(min_value=-(10**36), max_value=10**36)
 
@@ -36,6 +36,11 @@ NANOS = st.integers(min_value=-(10**36), max_value=10**36)
 )
 def test_parses_what_people_write(text: str, nanos: int) -> None:
     assert parse_usd(text) == nanos
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**9), max_value=10**9, places=20))
+def test_decimals_are_exact(amount: Decimal) -> None:
+    assert parse_decimal(str(amount)) == amount
 
 
 @pytest.mark.parametrize(

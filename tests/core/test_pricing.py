@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from decimal import Decimal
 from fractions import Fraction
 from itertools import product
 from math import ceil
@@ -23,6 +24,7 @@ from policyd.core.pricing import (
     RateTier,
     RateVariant,
     Validity,
+    exact_rate,
     model_names,
 )
 from policyd.core.usage import KINDS, Usage
@@ -33,16 +35,18 @@ ALWAYS = Validity()
 NOON_MS = 12 * HOUR_MS
 
 PART_OF = {
-    "cached_input": "input",
-    "cache_write_5m": "input",
-    "cache_write_1h": "cache_write_5m",
-    "audio_input": "input",
-    "image_input": "input",
-    "reasoning": "output",
-    "audio_output": "output",
-    "image_output": "output",
+    "cached_input": ["input"],
+    "cached_audio_input": ["cached_input", "audio_input", "input"],
+    "cached_image_input": ["cached_input", "image_input", "input"],
+    "cache_write_5m": ["input"],
+    "cache_write_1h": ["cache_write_5m", "input"],
+    "audio_input": ["input"],
+    "image_input": ["input"],
+    "reasoning": ["output"],
+    "audio_output": ["output"],
+    "image_output": ["output"],
 }
-"""What a kind without a rate of its own is charged as."""
+"""What a kind without a rate of its own is charged as: the first of these that has one."""
 
 
 def per_million(usd: int) -> Rate:
@@ -77,9 +81,7 @@ def exact_cost(tiers: list[RateTier], usage: Usage) -> Fraction:
             current |= tier.rates
     total = Fraction(0)
     for kind, units in usage.by_kind().items():
-        charged: str | None = kind
-        while charged is not None and charged not in current:
-            charged = PART_OF.get(charged)
+        charged = next((name for name in (kind, *PART_OF.get(kind, ())) if name in current), None)
         if charged is not None:
             total += Fraction(units * current[charged].nanos, current[charged].per)
     return total
@@ -157,9 +159,55 @@ def test_rate_is_the_tiers_rate_or_what_the_kind_is_charged_as() -> None:
     assert price.rate("input") == price.rate("input", input_tokens=200_000)
 
 
+def test_a_price_covers_what_it_has_a_rate_for_and_its_parts() -> None:
+    price = flat({"input": per_million(1), "reasoning": per_million(2)})
+    covered = {kind for kind in KINDS if price.covers(kind)}
+    assert covered == {"input", "reasoning"} | {kind for kind, wholes in PART_OF.items() if "input" in wholes}
+
+
+@given(rising_tiers(), rising_tiers(), usages)
+def test_a_completed_price_charges_what_it_lacks_by_the_other(
+    tiers: list[RateTier], others: list[RateTier], usage: Usage
+) -> None:
+    price = Price(provider="acme", model="m", tiers=tiers)
+    other = Price(provider="far", model="n", tiers=others)
+    missing = {kind for tier in others for kind in tier.rates if not price.covers(kind)}
+    completed = price.completed_by(other)
+    assert (completed.provider, completed.model) == ("acme", "m")
+    for kind in KINDS:
+        charged_by = other if kind in missing else price
+        # Cached audio is a part of two kinds, and goes by cached input as soon as that has a rate.
+        went_over = not missing.isdisjoint(PART_OF.get(kind, ()))
+        if kind in missing or (price.covers(kind) and not went_over):
+            assert rate_of(completed, kind, usage) == rate_of(charged_by, kind, usage)
+
+
+def rate_of(price: Price, kind: str, usage: Usage) -> Fraction:
+    rate = price.rate(kind, input_tokens=usage.input_tokens)
+    return Fraction(rate.nanos, rate.per)
+
+
+def test_a_price_that_lacks_nothing_stays_as_it_is() -> None:
+    price = flat({"input": per_million(1), "output": per_million(2)})
+    assert price.completed_by(flat({"cached_input": per_million(9)})) is price
+
+
+@given(st.decimals(min_value=0, max_value=10**6, places=18), st.sampled_from([1_000, 1_000_000]))
+def test_an_exact_rate_is_exact(usd: Decimal, per: int) -> None:
+    rate = exact_rate(usd, per=per)
+    assert Fraction(rate.nanos, rate.per) == Fraction(usd) * 10**9 / per
+
+
 def test_an_hour_of_cache_is_charged_as_five_minutes_before_it_is_charged_as_input() -> None:
     price = flat({"input": per_million(4), "cache_write_5m": per_million(5)})
     assert price.cost_nanos(Usage(cache_write_1h=1_000)) == 5_000_000
+
+
+def test_cached_audio_is_charged_as_cached_before_it_is_charged_as_audio() -> None:
+    rates = {"input": per_million(1), "audio_input": per_million(8)}
+    cached = Usage(cached_audio_input=1_000)
+    assert flat(rates | {"cached_input": per_million(2)}).cost_nanos(cached) == 2_000_000
+    assert flat(rates).cost_nanos(cached) == 8_000_000
 
 
 @given(rising_tiers(), st.lists(st.sampled_from(KINDS), min_size=1), st.integers(0, 3 * 10**7))
@@ -292,6 +340,14 @@ def test_a_variants_rate_replaces_the_kinds_rate_in_every_tier() -> None:
 # Which model a name means
 
 
+def test_the_book_tells_whom_it_lists_and_what_it_has_on_a_model() -> None:
+    prices = PriceBook([ProviderPrices("acme", (model("m"),)), ProviderPrices("shop", (), ("acme",))], version="test")
+    assert list(prices.providers) == ["acme", "shop"]
+    assert prices.listed(provider="shop", model="M") == ("acme", model("m"))
+    assert prices.listed(provider="shop", model="n") is None
+    assert prices.listed(provider="unlisted", model="m") is None
+
+
 def test_what_is_not_listed_has_no_price() -> None:
     prices = book(model("m"))
     assert prices.find(provider="acme", model="other", at_ms=0) is None
@@ -393,24 +449,6 @@ def test_a_reseller_sells_what_it_does_not_list_at_the_makers_standard_prices() 
     resold = prices.find(provider="reseller", model="m", at_ms=0, terms=fast.terms)
     assert resold is not None
     assert resold.price.cost_nanos(Usage(input=1)) == 2_000
-
-
-def test_find_anywhere_asks_the_makers_first_and_passes_over_what_has_no_price() -> None:
-    prices = PriceBook(
-        [
-            ProviderPrices("reseller", (model("gpt-4o", dated(9)), model("rare", dated(8)))),
-            ProviderPrices("openai", (model("gpt-4o", dated(2)), model("rare", DatedRates(ALWAYS, ())))),
-        ],
-        version="test",
-    )
-
-    def owner(name: str) -> str | None:
-        found = prices.find_anywhere(model=name, at_ms=0)
-        return found.price.provider if found else None
-
-    assert owner("gpt-4o") == "openai"
-    assert owner("rare") == "reseller"
-    assert owner("unknown") is None
 
 
 def test_a_flood_of_names_does_not_fill_the_memory() -> None:

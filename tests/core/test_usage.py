@@ -29,6 +29,12 @@ def test_tokens_are_input_and_output_without_fees() -> None:
     assert ONE_OF_EACH.tokens == sum_of(INPUT_TOKEN_KINDS) + sum_of(OUTPUT_TOKEN_KINDS)
 
 
+def test_usages_are_added_kind_by_kind() -> None:
+    twice = ONE_OF_EACH + ONE_OF_EACH
+    assert twice == Usage(**{kind: 2 * units for kind, units in ONE_OF_EACH.by_kind().items()})
+    assert ONE_OF_EACH + Usage() == ONE_OF_EACH
+
+
 def test_nothing_was_used_by_default() -> None:
     assert Usage().tokens == 0
     assert Usage().by_kind() == {}

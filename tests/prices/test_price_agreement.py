@@ -128,21 +128,17 @@ def cost_of(
 
 
 def their_usage(usage: Usage) -> genai.Usage:
-    """`usage` as genai-prices counts: totals, and what they include of each kind.
-
-    Cached audio and images are within the cached input, and have to be said to be none of their own: left out, they
-    count as unknown, and the calculation stops.
-    """
+    """`usage` as genai-prices counts: totals, and what they include of each kind."""
     return genai.Usage(
         input_tokens=usage.input_tokens,
-        cache_read_tokens=usage.cached_input,
-        cache_audio_read_tokens=0,
-        cache_image_read_tokens=0,
+        cache_read_tokens=usage.cached_input + usage.cached_audio_input + usage.cached_image_input,
+        cache_audio_read_tokens=usage.cached_audio_input,
+        cache_image_read_tokens=usage.cached_image_input,
         cache_write_tokens=usage.cache_write_5m + usage.cache_write_1h,
         cache_write_5m_tokens=usage.cache_write_5m,
         cache_write_1h_tokens=usage.cache_write_1h,
-        input_audio_tokens=usage.audio_input,
-        input_image_tokens=usage.image_input,
+        input_audio_tokens=usage.audio_input + usage.cached_audio_input,
+        input_image_tokens=usage.image_input + usage.cached_image_input,
         output_tokens=usage.output_tokens,
         output_reasoning_tokens=usage.reasoning,
         output_audio_tokens=usage.audio_output,

@@ -194,7 +194,7 @@ def test_the_text_reads_back_as_the_table() -> None:
     models = [genai.ModelInfo(id=id_, match=genai.ClauseEquals(id_), prices=genai.ModelPrice()) for id_ in ("a", "b")]
     providers = [
         genai.Provider(id="acme", name="", api_pattern="", models=models, fallback_model_providers=["openai"]),
-        genai.Provider(id="none", name="", api_pattern=""),
+        genai.Provider(id="none", name="", api_pattern="", pricing_urls=["https://none.example/prices"]),
     ]
     assert render(compile_table(providers, version="1.2")) == (
         '{"source":"genai-prices 1.2","providers":[\n'
@@ -202,8 +202,19 @@ def test_the_text_reads_back_as_the_table() -> None:
         '{"id":"a","names":["a"],"prices":[{}]},\n'
         '{"id":"b","names":["b"],"prices":[{}]}\n'
         "]},\n"
-        '{"id":"none","models":[\n\n]}\n'
+        '{"id":"none","urls":["https://none.example/prices"],"models":[\n\n]}\n'
         "]}\n"
+    )
+
+
+def test_the_command_writes_the_table_where_it_is_told_to(tmp_path: Path) -> None:
+    package, output = tmp_path / "package.json", tmp_path / "prices.json"
+    output.write_text("something else")
+    assert main(["--output", str(output)], path=package) is None
+    assert main(["--check", "--output", str(output)], path=package) is None
+    assert list(tmp_path.iterdir()) == [output]
+    assert main(["--output", str(tmp_path / "none" / "prices.json")]) == (
+        f"{tmp_path}/none/prices.json.new: No such file or directory"
     )
 
 

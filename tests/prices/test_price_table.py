@@ -62,6 +62,8 @@ def test_is_read_without_genai_prices_and_what_it_brings_along() -> None:
         ("anthropic", "claude-3-5-sonnet-20241022", "cache_write_1h", 6_000),
         ("anthropic", "claude-3-5-sonnet-20241022", "web_searches", 10_000_000),
         ("google", "gemini-2.5-flash", "audio_input", 1_000),
+        ("google", "gemini-2.5-flash", "cached_audio_input", 100),
+        ("openai", "gpt-image-1", "cached_image_input", 2_500),
         ("azure", "gpt-4o", "input", 2_500),
     ],
 )

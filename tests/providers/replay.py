@@ -10,6 +10,7 @@ import msgspec
 
 from policyd.core.usage import Usage
 from policyd.providers.base import Prompt, ReplyReader, RequestFacts
+from policyd.providers.framing.frame import Framer
 from policyd.providers.framing.json_members import JsonMembers
 from policyd.providers.framing.sse import SseFramer
 
@@ -42,9 +43,9 @@ def single_bytes(data: bytes) -> Iterator[bytes]:
         yield data[position : position + 1]
 
 
-def read_stream(reader: ReplyReader, chunks: Iterable[bytes]) -> bytes:
-    """Feeds an event stream; returns what the client may see of it."""
-    framer = SseFramer()
+def read_stream(reader: ReplyReader, chunks: Iterable[bytes], *, framer: Framer | None = None) -> bytes:
+    """Feeds an event stream, server-sent events unless `framer` says otherwise; returns what the client may see."""
+    framer = framer or SseFramer()
     seen = []
     for chunk in chunks:
         seen += [frame.raw for frame in framer.feed(chunk) if reader.read_frame(frame)]

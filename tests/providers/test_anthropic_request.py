@@ -151,11 +151,32 @@ def test_images_and_documents() -> None:
 
 def test_what_has_no_known_shape_is_measured() -> None:
     block = {"type": "redacted_thinking", "data": "x" * 40}
-    source = {"type": "file", "file_id": "f"}
+    source = {"type": "unheard-of", "at": "f"}
     prompt = prompt_of(block, {"type": "document", "source": source}, 5)
     lengths = [len(json.dumps(value, separators=(",", ":"))) for value in (block, source, 5)]
     assert prompt.unread_bytes == sum(lengths)
     assert prompt.texts == ()
+
+
+@pytest.mark.parametrize(
+    ("members", "least"),
+    [
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, 20_000),
+        ({"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]}, 16_000),
+        ({"mcp_servers": [{"type": "url", "url": "https://a.example"}]}, 8_000),
+        ({"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "file"}}]}]}, 32_000),
+        ({"messages": [{"role": "user", "content": [{"type": "container_upload", "file_id": "f"}]}]}, 32_000),
+    ],
+)
+def test_input_that_the_request_does_not_show_is_allowed_for(members: dict[str, object], least: int) -> None:
+    assert read_with(**members).prompt.unread_bytes >= least
+
+
+def test_citing_documents_takes_instructions() -> None:
+    document = {"type": "document", "source": {"type": "text", "data": "plain"}}
+    plain = prompt_of(document, document).overhead_tokens
+    cited = prompt_of({**document, "citations": {"enabled": True}}, document).overhead_tokens
+    assert cited == plain + 850
 
 
 def test_tools() -> None:

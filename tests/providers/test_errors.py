@@ -57,14 +57,20 @@ def answering(status: int, body: bytes, *, content_type: str = "application/json
             thread.join()
 
 
-def ask_openai(address: str, **options: Any) -> Any:
-    with openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0) as client:
-        return client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}], **options)
+def openai_client(address: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="k", max_retries=0)
 
 
-def ask_anthropic(address: str, **options: Any) -> Any:
-    with anthropic.Anthropic(base_url=address, api_key="k", max_retries=0) as client:
-        return client.messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}], **options)
+def ask_openai(client: openai.OpenAI, **options: Any) -> Any:
+    return client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}], **options)
+
+
+def anthropic_client(address: str) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=address, api_key="k", max_retries=0)
+
+
+def ask_anthropic(client: anthropic.Anthropic, **options: Any) -> Any:
+    return client.messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}], **options)
 
 
 OPENAI_ERRORS = [
@@ -83,8 +89,12 @@ OPENAI_ERRORS = [
 def test_openai_raises_its_natural_exception(
     status: int, raised: type[openai.APIStatusError], kind: str, code: str
 ) -> None:
-    with answering(status, OPENAI_CHAT.error_body(error(status))) as address, pytest.raises(raised) as caught:
-        ask_openai(address)
+    with (
+        answering(status, OPENAI_CHAT.error_body(error(status))) as address,
+        openai_client(address) as client,
+        pytest.raises(raised) as caught,
+    ):
+        ask_openai(client)
     assert caught.value.status_code == status
     assert caught.value.type == kind
     assert caught.value.code == code
@@ -109,8 +119,12 @@ ANTHROPIC_ERRORS = [
 
 @pytest.mark.parametrize(("status", "raised", "kind"), ANTHROPIC_ERRORS)
 def test_anthropic_raises_its_natural_exception(status: int, raised: type[anthropic.APIStatusError], kind: str) -> None:
-    with answering(status, ANTHROPIC_MESSAGES.error_body(error(status))) as address, pytest.raises(raised) as caught:
-        ask_anthropic(address)
+    with (
+        answering(status, ANTHROPIC_MESSAGES.error_body(error(status))) as address,
+        anthropic_client(address) as client,
+        pytest.raises(raised) as caught,
+    ):
+        ask_anthropic(client)
     assert caught.value.status_code == status
     body = caught.value.body
     assert isinstance(body, dict)
@@ -130,8 +144,9 @@ def test_openai_raises_in_a_stream_that_ends_with_an_error() -> None:
     choice = {"index": 0, "delta": {"content": "Hé"}, "finish_reason": None}
     chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
     body = event_stream(chunk) + OPENAI_CHAT.error_event(error(402))
-    with answering(200, body, content_type="text/event-stream") as address:
-        stream = iter(ask_openai(address, stream=True))
+    # The client has to stay open while its stream is read.
+    with answering(200, body, content_type="text/event-stream") as address, openai_client(address) as client:
+        stream = iter(ask_openai(client, stream=True))
         assert next(stream).choices[0].delta.content == "Hé"
         with pytest.raises(openai.APIError, match="The budget is spent") as caught:
             next(stream)
@@ -146,8 +161,8 @@ def test_anthropic_raises_in_a_stream_that_ends_with_an_error() -> None:
     message = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": [], "usage": usage}
     start = ("message_start", {"type": "message_start", "message": message})
     body = event_stream(start) + ANTHROPIC_MESSAGES.error_event(error(402))
-    with answering(200, body, content_type="text/event-stream") as address:
-        stream = iter(ask_anthropic(address, stream=True))
+    with answering(200, body, content_type="text/event-stream") as address, anthropic_client(address) as client:
+        stream = iter(ask_anthropic(client, stream=True))
         assert next(stream).type == "message_start"
         with pytest.raises(anthropic.APIStatusError) as caught:
             next(stream)

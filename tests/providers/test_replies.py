@@ -16,7 +16,19 @@ from policyd.core.usage import Usage
 from policyd.providers.base import ReplyReader, WireFormat
 from policyd.providers.framing.frame import Frame
 from policyd.providers.framing.sse import SseFramer
-from policyd.providers.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
+from policyd.providers.registry import (
+    ANTHROPIC_MESSAGES,
+    GEMINI_EMBEDDINGS,
+    GEMINI_GENERATE,
+    GEMINI_INTERACTIONS,
+    OPENAI_CHAT,
+    OPENAI_COMPLETIONS,
+    OPENAI_EMBEDDINGS,
+    OPENAI_IMAGES_GENERATIONS,
+    OPENAI_RESPONSES,
+    OPENAI_SPEECH,
+    OPENAI_TRANSCRIPTIONS,
+)
 from tests.providers.garbling import UNHURRIED, garbled, with_other_values
 from tests.providers.replay import (
     event_stream,
@@ -31,7 +43,16 @@ from tests.providers.replay import (
 Case = Mapping[str, Any]
 WIRES: Mapping[str, WireFormat] = {
     "openai_chat_replies.json": OPENAI_CHAT,
+    "openai_responses_replies.json": OPENAI_RESPONSES,
+    "openai_completions_replies.json": OPENAI_COMPLETIONS,
+    "openai_embeddings_replies.json": OPENAI_EMBEDDINGS,
+    "openai_images_replies.json": OPENAI_IMAGES_GENERATIONS,
+    "openai_audio_replies.json": OPENAI_TRANSCRIPTIONS,
+    "openai_speech_replies.json": OPENAI_SPEECH,
     "anthropic_messages_replies.json": ANTHROPIC_MESSAGES,
+    "gemini_generate_replies.json": GEMINI_GENERATE,
+    "gemini_interactions_replies.json": GEMINI_INTERACTIONS,
+    "gemini_embeddings_replies.json": GEMINI_EMBEDDINGS,
 }
 
 

@@ -20,24 +20,50 @@ from typing import Any, NamedTuple
 
 from policyd.core.errors import BodyUnreadable
 from policyd.providers.base import Prompt, RawRequest, WireFormat
-from policyd.providers.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
+from policyd.providers.registry import (
+    ANTHROPIC_MESSAGES,
+    COHERE_CHAT,
+    COHERE_CHAT_V1,
+    COHERE_EMBED,
+    COHERE_GENERATE,
+    GEMINI_GENERATE,
+    MISTRAL_CHAT,
+    OLLAMA_CHAT,
+    OLLAMA_GENERATE,
+    OPENAI_CHAT,
+)
 from policyd.providers.vendors import vendor_named
 from policyd.tokens import TokenCount, TokenCounter
 from policyd.tokens.families import Family, family
 
-WIRES: dict[str, WireFormat] = {"openai-chat": OPENAI_CHAT, "anthropic-messages": ANTHROPIC_MESSAGES}
-VENDOR_IDS = {"xai": "x-ai"}
+WIRES: dict[str, WireFormat] = {
+    "openai-chat": OPENAI_CHAT,
+    "anthropic-messages": ANTHROPIC_MESSAGES,
+    "cohere-chat": COHERE_CHAT_V1,
+    "cohere-chat-v2": COHERE_CHAT,
+    "cohere-embed": COHERE_EMBED,
+    "cohere-embed-v2": COHERE_EMBED,
+    "cohere-generate": COHERE_GENERATE,
+    "gemini-generateContent": GEMINI_GENERATE,
+    "gemini-streamGenerateContent": GEMINI_GENERATE,
+    "ollama-chat": OLLAMA_CHAT,
+    "ollama-generate": OLLAMA_GENERATE,
+}
+VENDOR_IDS = {"xai": "x-ai", "gemini": "google", "vertex": "google"}
 
 HIDDEN_INPUT = re.compile(
-    r'"(?:mcp_servers|web_search_options|plugins|file_id|container)"'
+    r'"(?:mcp_servers|web_search_options|plugins|file_id|container|cachedContent|file_?[dD]ata|file_?[sS]earch)"'
+    r'|"(?:google_?[sS]earch|url_?[cC]ontext|code_?[eE]xecution)"'
     r'|"type": ?"(?:web_|code_execution|tool_search|advisor|computer|openrouter:|url")'
 )
 SEARCHING = re.compile(r"venice|compound|:online|-search-")
 """Vendors and models that search the web, asked to or not."""
 
 BEYOND_TEXT = re.compile(
-    r'"(?:tools|functions|tool_calls|thinking|reasoning_effort|response_format|output_format|output_config|citations)":'
-    r'|"type": ?"(?:image|image_url|input_audio|file|document)"'
+    r'"(?:tools|functions|tool_calls|thinking|reasoning_effort|response_format|output_format|output_config|citations'
+    r'|response_?(?:json_?)?schema|inline_?data|function_?call|thought_?signature)":'
+    r'|"type": ?"(?:image|image_url|input_audio|file|document)"',
+    re.IGNORECASE,
 )
 
 LONG_TEXT_TOKENS = 150
@@ -59,17 +85,24 @@ class Sample(NamedTuple):
     @property
     def factor(self) -> float:
         """What the count of the texts would have to be multiplied with, if there was nothing else."""
-        texts = sum(self.models.vocabulary.count(text).tokens for text in self.prompt.texts)
+        texts = sum(self.models.count(text).tokens for text in self.prompt.texts)
         return (self.reported - self.prompt.overhead_tokens) / texts
 
 
 def reported_input(record: dict[str, Any]) -> int:
     usage = record["expected_usage"] or {}
+    if "billed_input_tokens" in usage:
+        return int(usage["billed_input_tokens"])
     uncached, cached, written = (
         usage.get(name) or 0 for name in ("input_tokens", "cached_input_tokens", "cache_write_tokens")
     )
     # Anthropic's input tokens leave out what the cache read or wrote; the others' include it.
     return uncached + cached + written if record["wire"].startswith("anthropic") else max(uncached, cached)
+
+
+def is_mistral_chat(record: dict[str, Any]) -> bool:
+    """Whether the format is OpenAI's and the prompt Mistral's own."""
+    return bool(record["vendor"] == "mistral" and record["wire"] == "openai-chat")
 
 
 def samples(recordings: Path) -> Iterator[Sample]:
@@ -80,7 +113,7 @@ def samples(recordings: Path) -> Iterator[Sample]:
         for line in lines:
             record = json.loads(line)
             body, reported = record["request_body"], reported_input(record)
-            wire = WIRES.get(record["wire"])
+            wire = MISTRAL_CHAT if is_mistral_chat(record) else WIRES.get(record["wire"])
             if wire is None or record["status"] != 200 or not reported or "suspect-synthetic" in record["notes"]:
                 continue
             origin = f"{record['vendor']} {record['request_model']}"
@@ -89,7 +122,7 @@ def samples(recordings: Path) -> Iterator[Sample]:
             seen.add((origin, body))
             vendor = vendor_named(VENDOR_IDS.get(record["vendor"], record["vendor"]))
             try:
-                facts = wire.read_request(RawRequest(body.encode()), vendor=vendor)
+                facts = wire.read_request(RawRequest(body.encode(), path=record["path"]), vendor=vendor)
             except BodyUnreadable:
                 continue
             counted = counter.count_prompt(facts.prompt, provider=vendor.id, model=facts.model)

@@ -81,7 +81,14 @@ def test_the_name_decides(model: str, name: str, *, exact: bool) -> None:
 
 @pytest.mark.parametrize(
     ("provider", "name"),
-    [("anthropic", "claude-since-4.7"), ("openai", "openai-unnamed"), ("azure", "openai-unnamed"), ("groq", "other")],
+    [
+        ("anthropic", "claude-since-4.7"),
+        ("openai", "openai-unnamed"),
+        ("azure", "openai-unnamed"),
+        ("groq", "other"),
+        ("mistral", "mistral"),
+        ("cohere", "cohere"),
+    ],
 )
 def test_the_provider_decides_where_the_name_says_nothing(provider: str, name: str) -> None:
     found = family(provider=provider, model="my-deployment")

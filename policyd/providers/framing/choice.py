@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from policyd.providers.framing.event_stream import EventStreamFramer
 from policyd.providers.framing.frame import Framer
+from policyd.providers.framing.ndjson import NdjsonFramer
 from policyd.providers.framing.sse import SseFramer
 
 _FRAMERS: Mapping[str, Callable[[], Framer]] = {
     "text/event-stream": SseFramer,
+    "application/vnd.amazon.eventstream": EventStreamFramer,
+    "application/x-ndjson": NdjsonFramer,
+    "application/ndjson": NdjsonFramer,
+    "application/jsonl": NdjsonFramer,
+    "application/stream+json": NdjsonFramer,  # Cohere v1
 }
 
 

@@ -25,7 +25,7 @@ OPENING = b"[{"
 QUOTE = ord('"')
 
 
-def end_of(pattern: re.Pattern[bytes], body: bytes, position: int) -> int:
+def end_of(pattern: re.Pattern[bytes], body: bytes | bytearray, position: int) -> int:
     """Where `pattern` ends that begins at `position`; `position` itself where it does not match."""
     matched = pattern.match(body, position)
     return matched.end() if matched is not None else position
