@@ -56,9 +56,8 @@ class OwnPrice:
         """Whether the price is for the model that `provider` calls `name`, in lower case."""
         return self.provider in {None, provider} and self._pattern.match(name) is not None
 
-    def applies(self, *, at_ms: int, terms: Mapping[str, str]) -> bool:
-        in_effect = self.starts_at_ms is None or at_ms >= self.starts_at_ms
-        return in_effect and self.terms.items() <= terms.items()
+    def in_effect(self, at_ms: int) -> bool:
+        return self.starts_at_ms is None or at_ms >= self.starts_at_ms
 
     def before(self, listed: PricedModel | None) -> PricedModel:
         """The price with `listed` behind it, which has its say where this one has none."""
@@ -83,11 +82,15 @@ class OwnPrices:
         init=False, repr=False, compare=False, default_factory=dict
     )
 
-    def find(self, *, provider: str, model: str, at_ms: int, terms: Mapping[str, str] = NO_TERMS) -> OwnPrice | None:
-        """The last entry that fits the model and applies; of several for one subject, the one that came into effect
-        last."""
+    def find(
+        self, *, provider: str, model: str, at_ms: int, terms: Mapping[str, str], sold_apart: bool
+    ) -> OwnPrice | None:
+        """The last entry that is for the model and in effect; of several for one subject, the one that came into effect
+        last. Where `terms` are sold apart, only entries for these terms count."""
         applying = [
-            entry for entry in self.fitting(provider=provider, model=model) if entry.applies(at_ms=at_ms, terms=terms)
+            entry
+            for entry in self.fitting(provider=provider, model=model)
+            if entry.in_effect(at_ms) and entry.terms.items() <= terms.items() and (entry.terms or not sold_apart)
         ]
         if not applying:
             return None
@@ -100,7 +103,7 @@ class OwnPrices:
     def fitting(self, *, provider: str, model: str) -> tuple[OwnPrice, ...]:
         """The entries for a model, whenever and on whichever terms they apply."""
         # Model names come from clients: neither a name nor the number of names may grow the memory without bound.
-        if not self.entries or len(model) > MODEL_NAME_CHARS_MAX:
+        if len(model) > MODEL_NAME_CHARS_MAX:
             return ()
         key = (provider, model.lower())
         if key not in self._remembered:
@@ -127,13 +130,23 @@ class Tariff:
     def find(self, *, provider: str, model: str, at_ms: int, terms: Mapping[str, str] = NO_TERMS) -> PricedModel | None:
         """The price of `model` at `provider` at a moment, on given terms; `None` if none is known."""
         listed = self.book.find(provider=provider, model=model, at_ms=at_ms, terms=terms)
-        own = self.own.find(provider=provider, model=model, at_ms=at_ms, terms=terms)
-        if own is None:
-            return listed
-        # The book gives the same object for the same rates.
-        if terms and not own.terms and listed is not self.book.find(provider=provider, model=model, at_ms=at_ms):
-            return listed
-        return own.before(listed)
+        own = self.find_own(provider=provider, model=model, at_ms=at_ms, terms=terms)
+        return listed if own is None else own.before(listed)
+
+    def find_own(
+        self, *, provider: str, model: str, at_ms: int, terms: Mapping[str, str] = NO_TERMS
+    ) -> OwnPrice | None:
+        """The own price that `find` goes by; `None` if the book alone has the say."""
+        if not self.own.entries:
+            return None
+        sold_apart = False
+        if terms:
+            standard, listed = (
+                self.book.find(provider=provider, model=model, at_ms=at_ms, terms=each) for each in (NO_TERMS, terms)
+            )
+            # The book gives the same object for the same rates.
+            sold_apart = listed is not standard
+        return self.own.find(provider=provider, model=model, at_ms=at_ms, terms=terms, sold_apart=sold_apart)
 
     def find_anywhere(self, *, model: str, at_ms: int) -> PricedModel | None:
         """The price of `model` at the first provider that has one, makers before resellers: for `price_as`."""

@@ -79,9 +79,7 @@ def explain(
     listed = prices.tariff.book.listed(provider=provider, model=model)
     terms = _terms(prices, listed, provider=provider, model=model, service_tier=service_tier)
     priced = prices.tariff.find(provider=provider, model=model, at_ms=at_ms, terms=terms)
-    own = None
-    if priced is not None and priced.own:
-        own = prices.own.find(provider=provider, model=model, at_ms=at_ms, terms=terms)
+    own = prices.tariff.find_own(provider=provider, model=model, at_ms=at_ms, terms=terms)
     return Explanation(
         model=model,
         provider=provider,
@@ -196,7 +194,7 @@ def _own_prices(
     for entry in prices.own.fitting(provider=provider, model=model):
         if entry is in_force:
             state = IN_FORCE
-        elif not entry.applies(at_ms=at_ms, terms=entry.terms):
+        elif not entry.in_effect(at_ms):
             state = TO_COME
         elif in_force is not None and entry.subject == in_force.subject:
             state = PAST

@@ -62,7 +62,7 @@ def listing(prices: PriceList, *, at_ms: int, provider: str | None, search: str 
 
 def _own(entry: OwnPrice, *, at_ms: int) -> Listed:
     notes = [f"from {iso_time(entry.starts_at_ms)}"] if entry.starts_at_ms is not None else []
-    if not entry.applies(at_ms=at_ms, terms=entry.terms):
+    if not entry.in_effect(at_ms):
         notes.append("to come")
     notes += [f"{name}={value}" for name, value in entry.terms.items()]
     return Listed(
@@ -78,7 +78,7 @@ def _own(entry: OwnPrice, *, at_ms: int) -> Listed:
 def _listed(prices: PriceList, provider: Provider, model: Model, *, at_ms: int) -> Listed:
     known = model_prices(model)
     priced = _standard(provider.id, known, at_ms=at_ms)
-    own = prices.own.find(provider=provider.id, model=model.id, at_ms=at_ms)
+    own = prices.tariff.find_own(provider=provider.id, model=model.id, at_ms=at_ms)
     if own is not None:
         priced = own.before(priced)
     return Listed(

@@ -169,7 +169,8 @@ def test_a_price_for_terms_is_for_requests_on_them() -> None:
 def test_rates_on_terms_that_the_book_sells_apart_stay() -> None:
     assert cost_of_a_token(own(), terms=PRIORITY) == 200
     assert cost_of_a_token(own(), terms={"service_tier": "default"}) == 1
-    assert cost_of_a_token(own(), own(usd=3, terms=PRIORITY), terms=PRIORITY) == 3
+    for entries in permutations((own(), own(usd=3, terms=PRIORITY))):
+        assert cost_of_a_token(*entries, terms=PRIORITY) == 3
     # A reseller sells at standard prices on all terms, which are replaced on all terms.
     assert cost_of_a_token(own(), provider="reseller", terms=PRIORITY) == 1
 
@@ -249,7 +250,7 @@ def test_find_anywhere_finds_own_prices_of_any_provider_and_of_an_unlisted_one()
 
 
 def test_a_flood_of_names_does_not_fill_the_memory() -> None:
-    prices = OwnPrices((own("m*"),))
+    prices = Tariff(BOOK, OwnPrices((own("m*"),)))
     tracemalloc.start()
     try:
         for number in range(12_000):
@@ -265,6 +266,6 @@ def test_a_flood_of_names_does_not_fill_the_memory() -> None:
 
 def test_equal_prices_are_equal() -> None:
     asked = OwnPrices((own("m*"),))
-    asked.find(provider="acme", model="m", at_ms=0)
+    asked.fitting(provider="acme", model="m")
     assert asked == OwnPrices((own("m*"),))
     assert asked != OwnPrices((own("m"),))

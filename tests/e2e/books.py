@@ -5,6 +5,7 @@ from __future__ import annotations
 from policyd.core.money import parse_usd
 from policyd.core.usage import Usage
 from policyd.demo.provider import SimulatedProvider
+from policyd.stores.url import open_store
 from tests.builders import price_of
 from tests.e2e.mesh import Balance, Line, Mesh
 from tests.e2e.sdks import Sdk
@@ -37,6 +38,16 @@ def assert_charged(mesh: Mesh, project: str, usage: Usage, *, sdk: Sdk, request_
 def assert_free(mesh: Mesh, project: str) -> None:
     """The project was charged nothing, and nothing is held for it."""
     assert mesh.balance(BUDGET, project=project) == Balance(spent=0, reserved=0)
+
+
+async def open_holds(store_url: str) -> int:
+    """How many holds there are in a store that no policyd has open."""
+    store = open_store(store_url)
+    try:
+        # At the beginning of time nothing is due and nothing is old.
+        return (await store.sweep(now_ms=0, ended_before_ms=0, usage_before_ms=0)).open_reservations
+    finally:
+        await store.close()
 
 
 def calls(provider: SimulatedProvider) -> int:

@@ -256,7 +256,7 @@ def _ready(policyd: Policyd) -> Line:
     except queue.Empty:
         line = None
     if line is None or line.get("event") != "ready":
-        raise AssertionError(f"policyd did not become ready: {line} (exit status {policyd.process.poll()})")
+        raise AssertionError(f"policyd did not become ready, standard error tells why; it said: {line}")
     return line
 
 

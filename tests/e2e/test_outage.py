@@ -17,10 +17,9 @@ from policyd.config import UnixSocket
 from policyd.core.usage import Usage
 from policyd.demo.provider import SimulatedProvider
 from policyd.envoy_config import build_bootstrap
-from policyd.stores.url import open_store
 from policyd.up import EnvoyProcess, find_envoy
 from tests.e2e import raw
-from tests.e2e.books import BUDGET, ENDED_SECONDS_MAX, calls, cost, nanos, wait_until_idle
+from tests.e2e.books import BUDGET, ENDED_SECONDS_MAX, calls, cost, nanos, open_holds, wait_until_idle
 from tests.e2e.conftest import written
 from tests.e2e.mesh import Balance, Policyd, policyd_serve
 from tests.e2e.sdks import OpenAI
@@ -52,22 +51,17 @@ class Place:
     def listen(self) -> str:
         return str(self.envoy.listen_address)
 
+    @property
+    def store(self) -> str:
+        return f"sqlite:///{self.folder}/policyd.db"
+
     def policyd(self, *, ttl_seconds: int = 120, grace: str = "30s") -> AbstractContextManager[Policyd]:
         return policyd_serve(
             grpc=f"unix:{self.folder}/policyd.sock",
-            store=f"sqlite:///{self.folder}/policyd.db",
+            store=self.store,
             policy=written(POLICY.format(ttl_seconds=ttl_seconds), folder=self.folder),
             environ={"POLICYD_SHUTDOWN_GRACE": grace},
         )
-
-    async def open_holds(self) -> int:
-        """How many holds there are in the store, while no policyd runs."""
-        store = open_store(f"sqlite:///{self.folder}/policyd.db")
-        try:
-            # At the beginning of time nothing is due and nothing is old.
-            return (await store.sweep(now_ms=0, ended_before_ms=0, usage_before_ms=0)).open_reservations
-        finally:
-            await store.close()
 
 
 @pytest.fixture
@@ -127,7 +121,7 @@ async def test_what_a_killed_policyd_held_is_charged_when_it_is_back(
         assert waiting.getresponse().status == 500
     wait_until_idle(provider)
     assert (provider.served.streams_cancelled, provider.served.requests_abandoned) == (1, 1)
-    assert await place.open_holds() == 2
+    assert await open_holds(place.store) == 2
 
     with place.policyd(ttl_seconds=1) as policyd:
         lines = policyd.records_of(project, count=2)
@@ -153,7 +147,7 @@ async def test_a_policyd_that_is_told_to_stop_ends_what_is_open_and_begins_nothi
         (line,) = policyd.records_of(project)
     assert (line["outcome"], line["usage"]["output"]) == ("served", 150)
     assert calls(provider) == 1 + passed
-    assert await place.open_holds() == 0
+    assert await open_holds(place.store) == 0
 
 
 def pass_until_refused(place: Place) -> int:
@@ -182,7 +176,7 @@ async def test_a_stream_that_outlasts_the_stop_breaks_off_and_is_charged(
         (line,) = policyd.records_of(project)
     assert line["outcome"] == "disconnected"
     assert 0 < line["usage"]["output"] < MAX_TOKENS
-    assert await place.open_holds() == 0
+    assert await open_holds(place.store) == 0
 
 
 async def test_an_envoy_that_is_killed_is_a_client_that_hung_up(place: Place, project: str) -> None:

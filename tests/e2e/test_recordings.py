@@ -193,8 +193,8 @@ def test_counted_usage_is_the_input_and_the_output_that_is_there(replayed: Repla
         whole = COUNTER.count_text(
             text_of(recording), provider=provider_name(recording), model=request_of(recording)["model"]
         )
-        # The last piece of a stream is counted apart from what came before.
-        assert whole <= usage.output <= whole + 1, recording["id"]
+        # The last piece of a stream is counted apart from what came before: a word that it divides counts more.
+        assert whole <= usage.output <= whole + 2, recording["id"]
         assert usage == Usage(input=usage.input, output=usage.output)
 
 

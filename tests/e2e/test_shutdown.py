@@ -15,7 +15,7 @@ from policyd.core.usage import Usage
 from policyd.stores.base import UsageFilter
 from policyd.stores.url import open_store
 from tests.e2e import raw
-from tests.e2e.books import cost
+from tests.e2e.books import cost, open_holds
 from tests.e2e.conftest import written
 from tests.e2e.mesh import policyd_up
 from tests.e2e.sdks import OpenAI
@@ -73,10 +73,9 @@ def wait_until_refused(address: str) -> None:
 
 async def assert_settled(store_url: str, *, exchanges: int, output_tokens: int) -> None:
     """What the store holds once nobody has it open: nothing reserved, and a record of each exchange."""
+    assert await open_holds(store_url) == 0
     store = open_store(store_url)
     try:
-        # At the beginning of time nothing is due and nothing is old.
-        assert (await store.sweep(now_ms=0, ended_before_ms=0, usage_before_ms=0)).open_reservations == 0
         page = await store.usage(UsageFilter(attributes={"project": "shutdown"}), limit=100)
     finally:
         await store.close()
@@ -100,7 +99,8 @@ async def test_open_streams_end_and_are_settled_and_no_request_begins(
         replies = [begin(one), begin(other)]
         mesh.process.send_signal(number)
         wait_until_refused(mesh.listen)
-        assert mesh.process.poll() is None
+        assert mesh.get("/healthz") == (200, "ok\n")
+        assert mesh.get("/readyz") == (503, "stopping\n")
         slow.go_on.set()
         assert [reply.read() for reply in replies] == [DONE, DONE]
         assert mesh.stop() == 0
@@ -130,3 +130,18 @@ async def test_a_stream_that_does_not_end_in_time_is_cut_off_and_settled(slow: U
         (line,) = [line for line in mesh.drain_log() if line["event"] == "exchange"]
     assert (line["outcome"], line["usage"]["output"]) == ("disconnected", 3)
     await assert_settled(store, exchanges=1, output_tokens=3)
+
+
+async def test_a_policyd_that_is_killed_takes_its_envoy_with_it(slow: Upstream, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/policyd.db"
+    with (
+        policyd_up(upstreams={"openai": slow.url}, store=store, policy=written(POLICY, folder=tmp_path)) as mesh,
+        raw.connected(mesh.listen) as connection,
+    ):
+        reply = begin(connection)
+        mesh.kill()
+        with pytest.raises((IncompleteRead, ConnectionError)):
+            reply.read()
+        wait_until_refused(mesh.listen)
+
+    assert await open_holds(store) == 1

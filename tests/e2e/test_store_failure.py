@@ -118,6 +118,15 @@ def test_closed_a_store_that_does_not_answer_in_time_refuses(closed: Mesh, folde
     assert policyd_object(raised.value)["reason"] == "policy_unavailable"
 
 
+def test_a_policyd_whose_store_does_not_answer_lives_and_is_not_ready(closed: Mesh, folder: Path) -> None:
+    with locked(folder / "closed.db"):
+        assert closed.get("/healthz") == (200, "ok\n")
+        status, problem = closed.get("/readyz")
+    assert status == 503
+    assert problem.startswith("store: ")
+    assert closed.get("/readyz") == (200, "ok\n")
+
+
 def test_open_a_store_that_does_not_answer_in_time_is_passed_by(
     opened: Mesh, provider: SimulatedProvider, folder: Path, project: str
 ) -> None:
