@@ -26,7 +26,7 @@ MAX_TOKENS = 400
 EXPECTED_TOKENS = 300
 """Three quarters of the client's own maximum."""
 
-SLOW = {"output-tokens": 400, "chunk-delay-ms": 5}
+SLOW = {"output-tokens": 400, "chunk-delay-ms": 10}
 
 
 @pytest.fixture(scope="module")

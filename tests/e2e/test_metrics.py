@@ -127,7 +127,7 @@ def test_what_is_open_now(mesh: Mesh) -> None:
     call = sdk.call(mesh, project="four", script={"output-tokens": 100, "chunk-delay-ms": 100}, stream=True)
     with sdk.client(call) as client, client.chat.completions.create(**call.members) as stream:
         next(stream)
-        assert mesh.metric("policyd_open_exchanges") == 1
+        mesh.wait_for_metric("policyd_open_exchanges", 1)
     mesh.wait_for_metric("policyd_open_exchanges", 0)
 
 

@@ -241,7 +241,7 @@ def test_429_too_many_at_once(mesh: Mesh, provider: SimulatedProvider, project: 
     identity = {"x-policyd-tier": "serial"}
     sdk = OpenAI()
     slow = sdk.call(
-        mesh, project=project, headers=identity, script={"output-tokens": 100, "chunk-delay-ms": 20}, stream=True
+        mesh, project=project, headers=identity, script={"output-tokens": 100, "chunk-delay-ms": 50}, stream=True
     )
     with sdk.client(slow) as client, client.chat.completions.create(**slow.members) as stream:
         next(stream)

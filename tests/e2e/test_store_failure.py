@@ -141,7 +141,7 @@ def test_replies_that_cannot_be_booked_cost_their_holds(
     closed: Mesh, provider: SimulatedProvider, project: str
 ) -> None:
     """What ended arrives all the same; what would have to hold more breaks off."""
-    headers = {"x-policyd-project": project, "x-sim-delay-ms": "300"}
+    headers = {"x-policyd-project": project, "x-sim-delay-ms": "1000"}
     endless = {**headers, "x-sim-output-tokens": "1000", "x-sim-chunk-delay-ms": "10"}
     failed_before = closed.metric("policyd_store_errors_total", operation="settle")
     with (
