@@ -304,6 +304,8 @@ class LineWriter:
         self._lines: queue.Queue[bytes | None] = queue.Queue(lines_waiting_max)
         self._dropped = 0
         self._dropped_told = 0
+        self._losing = False
+        """Whether the latest lines could not be written; said once."""
         self._gone = False
         """Whether the reader has gone, so that nothing can be written any more."""
         self._thread = threading.Thread(target=self._run, name="policyd-log", daemon=True)
@@ -329,11 +331,21 @@ class LineWriter:
             try:
                 self._stream.write(b"".join(batch))
                 self._stream.flush()
-            except (OSError, ValueError) as error:
+            except (BrokenPipeError, ValueError) as error:  # nobody reads any more, or the stream is closed
                 self._gone = True
                 log.error("exchanges are no longer logged, the log cannot be written: %s", error)  # noqa: TRY400 - a trace says no more
                 return
+            except OSError as error:  # a disk that is full may not stay so
+                self._lose(batch, error)
+            else:
+                self._losing = False
             time.sleep(LINES_COLLECTED_SECONDS)
+
+    def _lose(self, batch: list[bytes], error: OSError) -> None:
+        if not self._losing:
+            log.error("log lines are being lost, the log cannot be written: %s", error)
+        self._losing = True
+        self._dropped += len(batch)
 
     def _take(self) -> list[bytes]:
         """All lines that wait, at least one; nothing once the writer is closed."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pytest
 from prometheus_client import generate_latest
@@ -455,6 +457,27 @@ class TestTheLineWriter:
         writer.close()
         assert len(caplog.messages) == 1
         assert "no longer logged" in caplog.text
+
+    def test_a_disk_that_is_full_for_a_while(self, caplog: pytest.LogCaptureFixture) -> None:
+        class Disk(io.BytesIO):
+            full = True
+            refused = threading.Event()
+
+            def write(self, lines: Any) -> int:
+                if self.full:
+                    self.refused.set()
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return super().write(lines)
+
+        disk = Disk()
+        writer = LineWriter(cast("BinaryIO", disk))
+        writer.write(b"lost")
+        assert disk.refused.wait(5)
+        disk.full = False
+        writer.write(b"kept")
+        writer.close()
+        assert disk.getvalue() == b'kept\n{"event":"log_lines_dropped","count":1}\n'
+        assert "log lines are being lost" in caplog.text
 
     def test_a_stream_that_is_closed(self, caplog: pytest.LogCaptureFixture) -> None:
         stream = io.BytesIO()

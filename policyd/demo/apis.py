@@ -37,7 +37,7 @@ OPENAI: Final = Api(
 
 ANTHROPIC: Final = Api(
     provider="anthropic",
-    model="claude-sonnet-4-5",
+    model="claude-sonnet-4-6",
     path="/v1/messages",
     usage=lambda usage: Usage(input=usage["input_tokens"], output=usage["output_tokens"]),
 )

@@ -19,7 +19,7 @@ curl -i http://{listen}/v1/chat/completions \\
 _ANTHROPIC: Final = """\
 curl -N http://{listen}/v1/messages \\
   -H 'content-type: application/json' -H 'x-policyd-project: mine' \\
-  -d '{{"model": "claude-sonnet-4-5", "max_tokens": 500, "stream": true,
+  -d '{{"model": "claude-sonnet-4-6", "max_tokens": 500, "stream": true,
        "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
 
 _CHECK_BUDGET: Final = """\

@@ -15,19 +15,10 @@ from policyd.core.usage import Usage
 from policyd.demo.provider import SimulatedProvider
 from tests.e2e import raw
 from tests.e2e.books import BUDGET, assert_charged, assert_free, calls, nanos, wait_until_idle
-from tests.e2e.conftest import Start
+from tests.e2e.conftest import POLICY, Start
 from tests.e2e.mesh import Balance, Line, Mesh
 from tests.e2e.sdks import OpenAI, Sdk
-from tests.e2e.upstream import Upstream, free_port, kept_open, response, upstream
-
-POLICY = """
-version: 1
-limits:
-  - name: project-spend
-    per: [project]
-    cost_usd: 1.00
-    window: lifetime
-"""
+from tests.e2e.upstream import Upstream, kept_open, refusing, response, upstream
 
 # One token a word, for a model whose vocabulary is public.
 EVENT = b'data: {"model":"gpt-4o","choices":[{"index":0,"delta":{"content":" hello"}}]}\n\n'
@@ -41,9 +32,10 @@ def odd() -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-def mesh(start: Start, provider: SimulatedProvider, odd: Upstream) -> Mesh:
+def mesh(start: Start, provider: SimulatedProvider, odd: Upstream) -> Iterator[Mesh]:
     simulated = {"openai": provider.url, "anthropic": provider.url}
-    return start(POLICY, upstreams={**simulated, "odd": odd.url, "down": f"http://127.0.0.1:{free_port()}"})
+    with refusing() as down:
+        yield start(POLICY, upstreams={**simulated, "odd": odd.url, "down": down})
 
 
 @pytest.fixture(params=["json", "stream"])

@@ -16,19 +16,10 @@ from policyd.stores.base import UsageFilter
 from policyd.stores.url import open_store
 from tests.e2e import raw
 from tests.e2e.books import cost, open_holds
-from tests.e2e.conftest import written
+from tests.e2e.conftest import POLICY, written
 from tests.e2e.mesh import policyd_up
 from tests.e2e.sdks import OpenAI
 from tests.e2e.upstream import Upstream, kept_open, response, upstream
-
-POLICY = """
-version: 1
-limits:
-  - name: project-spend
-    per: [project]
-    cost_usd: 1.00
-    window: lifetime
-"""
 
 EVENT = b'data: {"model":"gpt-4o","choices":[{"index":0,"delta":{"content":" hello"}}]}\n\n'
 DONE = b"data: [DONE]\n\n"

@@ -56,11 +56,12 @@ def upstream() -> Iterator[Upstream]:
             server.shutdown()
 
 
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+@contextmanager
+def refusing() -> Iterator[str]:
+    """The URL of a port that refuses every connection, and that nobody else gets meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
 def _read_request(connection: socket.socket) -> None:
