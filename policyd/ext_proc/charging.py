@@ -49,7 +49,11 @@ def disconnected(
     head: ReplyHead, meter: ReplyMeter | None, estimate: Estimate, *, on_disconnect: OnDisconnect
 ) -> Ending:
     """The client hung up, or the provider's connection broke, before the reply's end."""
-    ending = replace(ended(head, meter, estimate), outcome=Outcome.DISCONNECTED)
+    ending = ended(head, meter, estimate)
+    if meter is not None and meter.reader.error is not None:
+        # The reply had failed before: a client that goes then leaves nothing behind.
+        return ending
+    ending = replace(ending, outcome=Outcome.DISCONNECTED)
     match on_disconnect:
         case OnDisconnect.OBSERVED:
             return ending
