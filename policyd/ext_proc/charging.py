@@ -50,8 +50,8 @@ def disconnected(
 ) -> Ending:
     """The client hung up, or the provider's connection broke, before the reply's end."""
     ending = ended(head, meter, estimate)
-    if meter is not None and meter.reader.error is not None:
-        # The reply had failed before: a client that goes then leaves nothing behind.
+    if meter is not None and (meter.reader.error is not None or meter.reader.usage_complete):
+        # The reply had failed or was whole before: clients often go at the last event, and leave nothing behind then.
         return ending
     ending = replace(ending, outcome=Outcome.DISCONNECTED)
     match on_disconnect:

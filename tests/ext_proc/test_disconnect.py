@@ -167,7 +167,7 @@ def test_usage_that_is_complete_is_what_is_charged(came: list[m.Event], on_disco
     it = hold(world, stream=came[0] == stream_of()[0])
     it.receive(*came)
     hang_up(it)
-    charged(world, REPORTED_USAGE, REPORTED)
+    charged(world, REPORTED_USAGE, REPORTED, Outcome.SERVED)
 
 
 @pytest.mark.parametrize("on_disconnect", OnDisconnect)
@@ -176,7 +176,7 @@ def test_explicit_zeros_stay_zeros(on_disconnect: OnDisconnect) -> None:
     it = hold(world)
     it.receive(*stream_of(*TOLD, usage_chunk({"prompt_tokens": 0, "completion_tokens": 0}), DONE))
     hang_up(it)
-    charged(world, Usage(), REPORTED)
+    charged(world, Usage(), REPORTED, Outcome.SERVED)
 
 
 @pytest.mark.parametrize("on_disconnect", OnDisconnect)
