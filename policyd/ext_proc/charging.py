@@ -5,8 +5,9 @@ the reply ended, no usage                    input as estimated, output counted
 the reply cannot be read                     the maximum that was held: undecodable, or a document without usage or text
 status 4xx or 5xx, or an error in a stream   nothing, unless it carries usage or served output
 the stream was cut                           like a reply that ended there
-client or connection gone                    `on_disconnect`, unless the usage was complete already; a document that
-                                             broke off before its usage is one that cannot be read
+client or connection gone                    `on_disconnect`, unless the reply was whole or had told of an error before:
+                                             then as if it had ended; a document that broke off before its usage is
+                                             one that cannot be read
 the provider goes on without its client      the maximum, unless the usage was complete already, however it ended here
 """
 
