@@ -5,9 +5,9 @@ the reply ended, no usage                    input as estimated, output counted
 the reply cannot be read                     the maximum that was held: undecodable, or a document without usage or text
 status 4xx or 5xx, or an error in a stream   nothing, unless it carries usage or served output
 the stream was cut                           like a reply that ended there
-client or connection gone                    `on_disconnect`, unless the reply was whole or had told of an error before:
-                                             then as if it had ended; a document that broke off before its usage is
-                                             one that cannot be read
+client or connection gone                    `on_disconnect`, unless a stream was whole or a reply had told of an error
+                                             before: then as if it had ended; a document that broke off before its
+                                             usage is one that cannot be read
 the provider goes on without its client      the maximum, unless the usage was complete already, however it ended here
 """
 
@@ -51,8 +51,8 @@ def disconnected(
 ) -> Ending:
     """The client hung up, or the provider's connection broke, before the reply's end."""
     ending = ended(head, meter, estimate)
-    if meter is not None and (meter.reader.error is not None or meter.reader.usage_complete):
-        # The reply had failed or was whole before: clients often go at the last event, and leave nothing behind then.
+    if meter is not None and (meter.reader.error is not None or (meter.is_stream and meter.reader.usage_complete)):
+        # The reply had failed or was whole before: clients often go at a stream's last event, and miss nothing then.
         return ending
     ending = replace(ending, outcome=Outcome.DISCONNECTED)
     match on_disconnect:

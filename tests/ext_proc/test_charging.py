@@ -120,9 +120,9 @@ def test_a_reply_that_ended(rule: Rule) -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=[rule.name for rule in RULES])
 def test_a_reply_that_broke_off_there(rule: Rule) -> None:
-    """Observed: the same, under another name, unless the reply had told of an error or was whole before."""
-    reader = rule.meter.reader if rule.meter is not None else None
-    over = reader is not None and (reader.error is not None or reader.usage_complete)
+    """Observed: the same, under another name, unless the reply had told of an error or a stream was whole before."""
+    meter = rule.meter
+    over = meter is not None and (meter.reader.error is not None or (meter.is_stream and meter.reader.usage_complete))
     outcome = rule.outcome if over else Outcome.DISCONNECTED
     ending = disconnected(rule.head, rule.meter, ESTIMATE, on_disconnect=OnDisconnect.OBSERVED)
     assert (ending.outcome, ending.usage, ending.source) == (outcome, rule.usage, rule.source)
