@@ -92,7 +92,6 @@ COMPLETE = [
     ("usage", stream_of(*TOLD, chat_chunk({}, finish="stop"), usage_chunk())),
     ("usage and the end", stream_of(*TOLD, usage_chunk(), DONE)),
     ("usage in an event that has not ended", stream_of(*TOLD, usage_chunk().removesuffix(b"\n\n"))),
-    ("a document's usage", document_of(REPLY[:-1])),
 ]
 
 
@@ -168,6 +167,15 @@ def test_usage_that_is_complete_is_what_is_charged(came: list[m.Event], on_disco
     it.receive(*came)
     hang_up(it)
     charged(world, REPORTED_USAGE, REPORTED, Outcome.SERVED)
+
+
+@pytest.mark.parametrize("on_disconnect", OnDisconnect)
+def test_a_document_that_broke_off_after_its_usage_costs_that(on_disconnect: OnDisconnect) -> None:
+    world = World(policy(on_disconnect=on_disconnect))
+    it = hold(world)
+    it.receive(*document_of(REPLY[:-1]))
+    hang_up(it)
+    charged(world, REPORTED_USAGE, REPORTED)
 
 
 @pytest.mark.parametrize("on_disconnect", OnDisconnect)
