@@ -11,7 +11,7 @@ from policyd.core.estimate import Estimate
 from policyd.core.usage import Usage
 from policyd.estimator import Ask, Estimator
 from policyd.providers.base import RawRequest, WireFormat
-from policyd.providers.openai_image_tokens import TEXT_TOKENS
+from policyd.providers.openai.image_tokens import TEXT_TOKENS
 from policyd.providers.registry import (
     OPENAI_EMBEDDINGS,
     OPENAI_IMAGES_GENERATIONS,

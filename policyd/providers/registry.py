@@ -13,29 +13,29 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from policyd.providers.anthropic_batches import AnthropicBatches
-from policyd.providers.anthropic_complete import AnthropicComplete
-from policyd.providers.anthropic_messages import AnthropicMessages
+from policyd.providers.anthropic.batches import AnthropicBatches
+from policyd.providers.anthropic.complete import AnthropicComplete
+from policyd.providers.anthropic.messages import AnthropicMessages
+from policyd.providers.anthropic.vertex import VertexAnthropic
 from policyd.providers.base import Api, Endpoint, UnknownEndpoint, Vendor, WireFormat
-from policyd.providers.bedrock_converse import BedrockConverse
-from policyd.providers.bedrock_invoke import BedrockInvoke
-from policyd.providers.bedrock_model import MODEL_PATTERN as BEDROCK_MODEL
-from policyd.providers.cohere_chat import CohereChat, CohereChatV1, CohereGenerate
-from policyd.providers.cohere_embed import CohereEmbed, CohereRerank
-from policyd.providers.gemini_embeddings import GeminiEmbeddings
-from policyd.providers.gemini_generate import GeminiGenerate
-from policyd.providers.gemini_interactions import GeminiInteractions
-from policyd.providers.mistral_chat import MistralChat, MistralFim
-from policyd.providers.mistral_ocr import MistralOcr
-from policyd.providers.ollama import ollama_chat, ollama_embed, ollama_generate
-from policyd.providers.openai_audio import OpenAISpeech, OpenAITranscription
-from policyd.providers.openai_chat import OpenAIChat
-from policyd.providers.openai_completions import OpenAICompletions
-from policyd.providers.openai_embeddings import OpenAIEmbeddings, OpenAIRerank
-from policyd.providers.openai_images import OpenAIImages
-from policyd.providers.openai_responses import OpenAIResponses
+from policyd.providers.bedrock.converse import BedrockConverse
+from policyd.providers.bedrock.invoke import BedrockInvoke
+from policyd.providers.bedrock.model import MODEL_PATTERN as BEDROCK_MODEL
+from policyd.providers.cohere.chat import CohereChat, CohereChatV1, CohereGenerate
+from policyd.providers.cohere.embed import CohereEmbed, CohereRerank
+from policyd.providers.gemini.embeddings import GeminiEmbeddings
+from policyd.providers.gemini.generate import GeminiGenerate
+from policyd.providers.gemini.interactions import GeminiInteractions
+from policyd.providers.mistral.chat import MistralChat, MistralFim
+from policyd.providers.mistral.ocr import MistralOcr
+from policyd.providers.ollama.native import ollama_chat, ollama_embed, ollama_generate
+from policyd.providers.openai.audio import OpenAISpeech, OpenAITranscription
+from policyd.providers.openai.chat import OpenAIChat
+from policyd.providers.openai.completions import OpenAICompletions
+from policyd.providers.openai.embeddings import OpenAIEmbeddings, OpenAIRerank
+from policyd.providers.openai.images import OpenAIImages
+from policyd.providers.openai.responses import OpenAIResponses
 from policyd.providers.vendors import ANTHROPIC, COMMON_BASES, GOOGLE, OPENAI, VENDORS, vendor_at, vendor_named
-from policyd.providers.vertex_anthropic import VertexAnthropic
 
 OPENAI_CHAT = OpenAIChat()
 OPENAI_RESPONSES = OpenAIResponses()

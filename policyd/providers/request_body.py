@@ -155,3 +155,20 @@ _KINDS = {
     list: "an array",
     dict: "an object",
 }
+
+
+def refuse_contradictions_inside(body: bytes, outer: Sequence[str], *, decisive: Sequence[str]) -> None:
+    """Refuses a body in which a member named in `outer` gives one of `decisive` twice, with different values.
+
+    `body` is valid JSON. As with its outermost members, the provider could heed another one than we do.
+    """
+    if not any(may_hold(body, name, times=2) for name in decisive):
+        return
+    for member in members(body):
+        if member.name not in outer or not body.startswith(b"{", member.value_start):
+            continue
+        values: dict[str, Any] = {}
+        for inner in members(body, member.value_start):
+            value = msgspec.json.decode(body[inner.value_start : inner.value_end])
+            if inner.name in decisive and values.setdefault(inner.name, value) != value:
+                raise BodyUnreadable(f"{member.name}.{inner.name}: given twice, with different values")

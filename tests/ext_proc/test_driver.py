@@ -339,7 +339,7 @@ def broken(*_: Any, **__: Any) -> Any:
     raise ValueError(SECRET)
 
 
-READER = "policyd.providers.openai_reply.OpenAIChatReply"
+READER = "policyd.providers.openai.reply.OpenAIChatReply"
 
 
 class TestADefect:

@@ -427,7 +427,7 @@ async def test_a_defect_after_the_hold_returns_it_and_keeps_the_body(
 ) -> None:
     world = World(policy(failure_mode=failure_mode))
     envoy = Envoy(world, request_mode=mode)
-    monkeypatch.setattr("policyd.providers.openai_chat.OpenAIChat.edit_request", broken_edit)
+    monkeypatch.setattr("policyd.providers.openai.chat.OpenAIChat.edit_request", broken_edit)
     body = chat()
     await envoy.request(request_headers(body), [body[:9], body[9:]])
     await envoy.close()

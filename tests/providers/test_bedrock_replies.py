@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from policyd.core.usage import Usage
 from policyd.providers.base import HeaderReader, ReplyReader, RequestFacts
-from policyd.providers.bedrock_converse_reply import ConverseReply
-from policyd.providers.bedrock_invoke_reply import InvokeReply
+from policyd.providers.bedrock.converse_reply import ConverseReply
+from policyd.providers.bedrock.invoke_reply import InvokeReply
 from policyd.providers.framing.event_stream import EventStreamFramer, encode_message
 from policyd.providers.registry import BEDROCK_CONVERSE, BEDROCK_INVOKE
 from tests.providers.garbling import JSON, UNHURRIED, garbled, with_other_values

@@ -21,7 +21,7 @@ from policyd.providers.base import (
     Vendor,
     WireFormat,
 )
-from policyd.providers.openai_input import INPUTS_MAX
+from policyd.providers.openai.input import INPUTS_MAX
 from policyd.providers.registry import OPENAI_COMPLETIONS, OPENAI_EMBEDDINGS, OPENAI_RERANK
 from policyd.providers.vendors import OPENAI, VENDORS
 from tests.providers.garbling import UNHURRIED, garbled, with_other_values

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from policyd.core.errors import BodyUnreadable
 from policyd.providers.base import RawRequest, RequestEdits, RequestFacts, WireFormat
-from policyd.providers.openai_audio import AUDIO_TOKENS_MAX, SILENCE_TOKENS, TRANSCRIPT_TOKENS_MAX
-from policyd.providers.openai_image_tokens import (
+from policyd.providers.openai.audio import AUDIO_TOKENS_MAX, SILENCE_TOKENS, TRANSCRIPT_TOKENS_MAX
+from policyd.providers.openai.image_tokens import (
     INPUT_IMAGE_TOKENS,
     PARTIAL_IMAGE_TOKENS,
     TEXT_TOKENS,

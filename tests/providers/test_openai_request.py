@@ -24,7 +24,7 @@ from policyd.providers.base import (
     RequestFacts,
     Vendor,
 )
-from policyd.providers.openai_prompt import render_functions
+from policyd.providers.openai.prompt import render_functions
 from policyd.providers.prompt_builder import IMAGE_HEAD_BYTES_MAX
 from policyd.providers.registry import OPENAI_CHAT
 from policyd.providers.vendors import OPENAI, VENDORS

@@ -1,0 +1,25 @@
+"""Anthropic messages at Vertex AI: the same bodies with an `anthropic_version` and no model, which is in the path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from policyd.providers.anthropic.messages import DECISIVE, AnthropicMessages, message_facts
+from policyd.providers.base import RawRequest, RequestFacts, Vendor
+from policyd.providers.gemini.request import check_query, split_path
+from policyd.providers.request_body import decode_request, optional_boolean
+
+
+class VertexAnthropic(AnthropicMessages):
+    """The `WireFormat` of `rawPredict` and `streamRawPredict` of Anthropic's models."""
+
+    name = "vertex-anthropic"
+
+    def read_request(self, request: RawRequest, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
+        model, verb = split_path(request.path)
+        check_query(request.query)
+        document = decode_request(request.body, decisive=DECISIVE)
+        asked = optional_boolean(document, "stream") or False
+        return message_facts(
+            document, model=model, streamed=asked or verb.startswith("stream"), identity_fields=identity_fields
+        )

@@ -1,0 +1,1 @@
+"""Google's wire formats: generateContent, embeddings, interactions; on Vertex AI too."""

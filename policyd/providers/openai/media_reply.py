@@ -1,0 +1,73 @@
+"""Reading the replies of OpenAI's image, speech and transcription endpoints.
+
+Each is a JSON document with one usage object, or a stream of typed events whose last one has it. What is no JSON (raw
+audio, a transcript as plain text) has no usage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from policyd.providers.framing.frame import Frame
+from policyd.providers.openai.errors import error_code
+from policyd.providers.openai.responses_usage import is_complete, read_usage
+from policyd.providers.reply_reading import ReplyReading
+from policyd.providers.reply_values import Json, decode, mapping, text
+
+_FINAL_SUFFIXES = (".completed", ".done")
+"""`image_generation.completed`, `image_edit.completed`, `speech.audio.done`, `transcript.text.done`."""
+
+
+class OpenAIMediaReply(ReplyReading):
+    """A `ReplyReader` for them. `output_kind` is what the output is where the usage does not take it apart.
+
+    A stream of several images ends with as many last events, each with the usage of its own image.
+    """
+
+    document_members = ("model", "usage", "error")
+
+    __slots__ = ("_are_complete", "_ended", "_expected", "_output_kind")
+
+    def __init__(self, *, output_kind: str, streamed_results: int = 1) -> None:
+        super().__init__()
+        self._output_kind = output_kind
+        self._expected = streamed_results
+        self._ended = 0
+        self._are_complete = True
+
+    @property
+    def usage_complete(self) -> bool:
+        return self._usage is not None and self._are_complete and self._ended >= self._expected
+
+    def read_document(self, document: Mapping[str, Any], *, partial: bool = False) -> None:
+        self._ended = self._expected
+        self._read_result(document)
+        if not partial:
+            self._texts.append(text(document.get("text")))
+
+    def read_frame(self, frame: Frame) -> bool:
+        event = mapping(decode(frame.data)) if frame.data else {}
+        kind = text(event.get("type")) or frame.event
+        if kind.endswith(_FINAL_SUFFIXES):
+            self._ended += 1
+        self._read_result(event)
+        if kind == "error" and self._error is None:
+            self._error = error_code(event)
+        elif kind == "transcript.text.delta":
+            self._texts.append(text(event.get("delta")))
+        return True
+
+    def _read_result(self, result: Json) -> None:
+        self._model = text(result.get("model")) or self._model
+        if result.get("error") is not None:
+            self._error = error_code(result["error"])
+        reported = mapping(result.get("usage"))
+        usage = read_usage(reported)
+        if usage is None:
+            return
+        self._are_complete = self._are_complete and is_complete(reported)
+        if usage.output == usage.output_tokens:
+            usage = replace(usage, **{"output": 0, self._output_kind: usage.output})
+        self._usage = usage if self._usage is None else self._usage + usage
