@@ -27,6 +27,8 @@ class Detail(StrEnum):
     AUTO = "auto"
     LOW = "low"
     HIGH = "high"
+    ORIGINAL = "original"
+    """As it is, as far as the model goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Prompt:
     does not show count as bytes too."""
     exact: bool = True
     """Whether counting the pieces exactly gives what the provider will report."""
+    hides_input: bool = False
+    """Whether there is input that the request only refers to, and for which an allowance stands in `unread_bytes`."""
 
 
 class CacheWrite(StrEnum):
@@ -249,6 +253,10 @@ class Vendor:
     """
     output_maximum: str = "max_tokens"
     """The member of a chat completion request by which policy sets the maximum of its output."""
+    output_floor: int = 0
+    """Tokens that a reply can have whatever smaller maximum was asked for: the vendor raises it, or thinks beside it."""
+    served_as: Mapping[str, str] = field(default_factory=dict)
+    """Retired models that it goes on taking requests for, in lower case, and which dearer model serves them."""
     completion_maximum: int | None = None
     """What bounds the output of a legacy completion whose request does not; `None` where it is not known."""
     exact_prompts: bool = False

@@ -15,6 +15,9 @@ from policyd.tokens.vocabulary import CL100K_BASE, O200K_BASE
 FORCED_CUT_ERROR_TOKENS = 8
 """By how much one cut inside an endless run may make a count too small; two is the most that was found."""
 
+GUESSED_BYTES_PER_TOKEN = 3
+"""What a text is guessed at that is not counted."""
+
 UNREAD_BYTES_PER_TOKEN = 8
 """Documents and audio are guessed at one token for so many bytes, and bounded at one token a byte."""
 
@@ -48,15 +51,18 @@ class TokenCounter:
         texts = _reported(prompt, models, counted=counted, counted_max=counted_max)
         return texts + _count_other_parts(prompt, model=model)
 
-    def upper_bound(self, prompt: Prompt, *, provider: str, model: str) -> int:
-        """A bound on the input tokens of `prompt` that takes no time to speak of (0.5 ms a megabyte).
+    def bound_prompt(self, prompt: Prompt, *, provider: str, model: str) -> TokenCount:
+        """A bound on the input tokens of `prompt`, and a guess, that take no time to speak of (0.5 ms a megabyte).
 
-        It takes every byte for a token: no byte-pair vocabulary counts more. What a provider adds comes on top.
+        The bound takes every byte for a token: no byte-pair vocabulary counts more, and where the vocabulary is not the
+        model's own the family's factor comes on top. The guess is one token for three bytes; English has about four.
         """
         models = family(provider=provider, model=model)
         text_bytes = sum(_utf8_bytes(text) for text in prompt.texts)
-        texts = _reported(prompt, models, counted=text_bytes, counted_max=text_bytes)
-        return (texts + _count_other_parts(prompt, model=model)).upper_bound
+        guessed = -(-text_bytes // GUESSED_BYTES_PER_TOKEN)
+        return _reported(prompt, models, counted=guessed, counted_max=text_bytes) + _count_other_parts(
+            prompt, model=model
+        )
 
     def count_text(self, text: str, *, provider: str, model: str) -> int:
         """The tokens of `text` alone, such as the output of a reply; the best count where it cannot be exact."""

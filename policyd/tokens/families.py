@@ -167,11 +167,14 @@ _OTHER = Family(
     constant_tokens_max=_FOREIGN_TOOLS_TOKENS_MAX,
 )
 
+_OPENAI_EMBEDDINGS = ("text-embedding-3-", "text-embedding-ada-")
+"""Other makers name embedding models `text-embedding-...` too."""
+
 # By the beginning of the model's name; the first row that fits counts.
 _BY_PREFIX: tuple[tuple[tuple[str, ...], Family], ...] = (
     (("gpt-oss",), _GPT_OSS),
     (("gpt-4o", "gpt-4.1", "gpt-4.5", "gpt-5", "chatgpt-4o", "o1", "o3", "o4"), _OPENAI),
-    (("gpt-4", "gpt-3.5", "gpt-35", "text-embedding-"), _OPENAI_CL100K),
+    (("gpt-4", "gpt-3.5", "gpt-35", *_OPENAI_EMBEDDINGS, "davinci-002", "babbage-002"), _OPENAI_CL100K),
     (("grok",), _GROK),
 )
 _BY_PROVIDER = {
@@ -188,12 +191,27 @@ _CLAUDE_AT_HOME = ("anthropic", "aws", "google")
 
 _GEMINI_NAMES = ("gemini", "gemma")
 
+_ADDED_TOKENS = {"venice": (1024, 4096)}
+"""What a vendor puts before every prompt, usually and at the most: instructions of its own."""
+
 _NEWER_CLAUDE_TOKENIZER = ClaudeVersion(4, 7)
 
 
 def family(*, provider: str, model: str) -> Family:
     """How `model` counts text. The model's name decides; the provider where the name says nothing."""
-    name = bare_model_name(model)
+    models = _family(provider, bare_model_name(model))
+    if provider not in _ADDED_TOKENS or "embed" in model:
+        return models
+    added, added_max = _ADDED_TOKENS[provider]
+    return replace(
+        models,
+        exact=False,
+        constant_tokens=models.constant_tokens + added,
+        constant_tokens_max=models.constant_tokens_max + added_max,
+    )
+
+
+def _family(provider: str, name: str) -> Family:
     claude = claude_version(name)
     if claude is not None:
         models = _CLAUDE_SINCE_4_7 if claude >= _NEWER_CLAUDE_TOKENIZER else _CLAUDE

@@ -107,6 +107,7 @@ def _joined(prompts: Iterable[Prompt]) -> Prompt:
         images=tuple(image for prompt in prompts for image in prompt.images),
         unread_bytes=sum(prompt.unread_bytes for prompt in prompts),
         exact=False,
+        hides_input=any(prompt.hides_input for prompt in prompts),
     )
 
 

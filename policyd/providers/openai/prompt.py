@@ -40,14 +40,27 @@ class ChatFamily:
     """What the definitions of tools are wrapped in."""
 
 
+HIDDEN_TOKENS = 32_768
+"""The allowance for one thing that the request does not show: a stored conversation or prompt, a file that is named by
+id or address, a tool that the provider runs. A recorded search of the web reads up to 17,500 tokens, four of them
+21,000."""
+
 CLASSIC = ChatFamily(reply=3, earlier_reply=0, tools=9)
-O_SERIES = ChatFamily(reply=2, earlier_reply=2, tools=11)
+AUDIO = ChatFamily(reply=2, earlier_reply=0, tools=9)
+O_SERIES = ChatFamily(reply=2, earlier_reply=0, tools=11)
 GPT_5 = ChatFamily(reply=2, earlier_reply=2, tools=93)
 
 _FAMILIES = (
     (re.compile(r"o\d"), O_SERIES),
     (re.compile(r"gpt-(?:[5-9]|\d\d)"), GPT_5),
+    (re.compile(r"gpt-4o(?:-mini)?-audio"), AUDIO),
 )
+
+_SEARCHING_MODEL = re.compile(r":online$|^(?:.*/)?compound\b")
+"""Models of OpenRouter's and Groq's that read what they find before they answer, asked to or not."""
+
+_CLIENT_TOOLS = (None, "function", "custom")
+"""The types of tools that the client runs. Any other may run at the vendor's."""
 
 
 def read_prompt(document: Json, messages: list[Json], *, model: str, exact: bool) -> Prompt:
@@ -59,6 +72,8 @@ def read_prompt(document: Json, messages: list[Json], *, model: str, exact: bool
         _add_message(builder, message, family)
     _add_tools(builder, document, family)
     _add_options(builder, document)
+    if _SEARCHING_MODEL.search(model):
+        builder.hidden(HIDDEN_TOKENS)
     return builder.prompt()
 
 
@@ -72,11 +87,11 @@ def _add_message(builder: PromptBuilder, message: Json, family: ChatFamily) -> N
     role = message.get("role")
     builder.overhead_tokens += MESSAGE_TOKENS + (family.earlier_reply if role == "assistant" else 0)
     builder.text(role)
-    if message.get("name") is not None:
-        # Measured: on some messages a name costs its separator, on others not.
-        builder.exact = False
-        builder.overhead_tokens += _NAME_TOKENS
-        builder.text(message["name"])
+    name = message.get("name")
+    if name is not None:
+        # Measured: a name that only repeats the role costs no separator.
+        builder.overhead_tokens += _NAME_TOKENS if name != role else 0
+        builder.text(name)
     _add_content(builder, message.get("content"))
     builder.text(message.get("refusal"))
     _add_tool_calls(builder, message)
@@ -108,7 +123,10 @@ def _add_part(builder: PromptBuilder, part: Json) -> None:
         case "input_audio" | "file" as kind:
             media = part.get(kind)
             encoded = media.get("data") or media.get("file_data") if isinstance(media, dict) else None
-            builder.unread_base64(encoded)
+            if encoded is None:
+                builder.hidden(HIDDEN_TOKENS)
+            else:
+                builder.unread_base64(encoded)
         case _:
             builder.unread(part)
 
@@ -146,6 +164,8 @@ def _add_tools(builder: PromptBuilder, document: Json, family: ChatFamily) -> No
             declared.append(tool["function"])
         else:
             builder.json(tool)
+            if not isinstance(tool, dict) or tool.get("type") not in _CLIENT_TOOLS:
+                builder.hidden(HIDDEN_TOKENS)
     builder.text(render_functions([function for function in declared if isinstance(function, dict)]))
     choice = document.get("tool_choice") or document.get("function_call")
     if isinstance(choice, dict):
@@ -161,9 +181,21 @@ def _add_options(builder: PromptBuilder, document: Json) -> None:
         builder.json(response_format["json_schema"])
     if any(document.get(option) is not None for option in _INEXACT_OPTIONS):
         builder.exact = False
+    if _reads_the_web(document):
+        builder.hidden(HIDDEN_TOKENS)
 
 
-_INEXACT_OPTIONS = ("web_search_options", "prediction", "audio", "plugins")
+def _reads_the_web(document: Json) -> bool:
+    """Whether the vendor is asked to read what it finds: by OpenRouter's plugins or Venice's parameters.
+
+    What OpenAI finds for `web_search_options` is not counted as input.
+    """
+    venice = document.get("venice_parameters")
+    searches = isinstance(venice, dict) and venice.get("enable_web_search") not in (None, False, "off")
+    return searches or bool(document.get("plugins"))
+
+
+_INEXACT_OPTIONS = ("web_search_options", "prediction", "audio")
 
 
 def render_functions(functions: list[Json]) -> str:

@@ -13,8 +13,10 @@ from typing import Any
 
 from policyd.providers.base import Prompt
 from policyd.providers.openai.prompt import (
+    AUDIO,
     CLASSIC,
     GPT_5,
+    HIDDEN_TOKENS,
     MESSAGE_TOKENS,
     O_SERIES,
     TOOL_CALL_TOKENS,
@@ -26,15 +28,10 @@ from policyd.providers.openai.prompt import (
 from policyd.providers.prompt_builder import PromptBuilder
 from policyd.providers.request_body import Json
 
-HIDDEN_TOKENS = 32_768
-"""The allowance for one thing that the request does not show: a stored conversation or prompt, a file that is named by
-id or address, a tool that the provider runs. A recorded search of the web reads up to 17,500 tokens, four of them
-21,000."""
-
 _COMPACTION_TOKENS = 93
 """The instructions to compact a conversation, in each of four recorded requests."""
 
-_TOOLS_TOKENS: Mapping[ChatFamily, int] = {CLASSIC: 3, O_SERIES: 6, GPT_5: 9}
+_TOOLS_TOKENS: Mapping[ChatFamily, int] = {CLASSIC: 3, AUDIO: 3, O_SERIES: 6, GPT_5: 9}
 """What the definitions of tools are wrapped in: less than in a chat completion."""
 
 _CLIENT_TOOLS = (
