@@ -27,7 +27,7 @@ from policyd.core.reservation import State
 from policyd.core.usage import Usage
 from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, price_served
 from policyd.learning import PREFIX, Corrections, Lessons, corrections, keep_until_ms
-from policyd.stores.base import Exists, Granted, Refused, Reservation, Store, Swept, UsageFilter, UsagePage
+from policyd.stores.base import Exists, Granted, Refused, Reservation, Stale, Store, Swept, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
 
 T = TypeVar("T")
@@ -204,6 +204,8 @@ class Enforcer:
                 fingerprint=fingerprint,
             ),
         )
+        if isinstance(result, Stale):
+            raise StoreUnavailable("the run-time state changed while the request was decided")
         earlier: State | None = None
         expires_at_ms: int | None = None
         if isinstance(result, Exists):

@@ -178,7 +178,7 @@ def _name(subject: Subject, bucket: int, *, day: int) -> str:
 
 def _parse(name: str) -> tuple[Subject, int, int] | None:
     parts = name.split("|", 6)
-    if len(parts) != 7 or not (parts[1].isdecimal() and parts[3].isdecimal()):
+    if len(parts) != 7 or not (_is_number(parts[1]) and _is_number(parts[3])):
         return None
     _, day, kind, number, provider, endpoint, model = parts
     bucket = int(number)
@@ -189,3 +189,7 @@ def _parse(name: str) -> tuple[Subject, int, int] | None:
             return Subject("output", provider, endpoint, model), bucket, int(day)
         case _:
             return None
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 12
