@@ -175,8 +175,8 @@ class Enforcer:
     async def reserve(self, ask: Ask, *, fingerprint: str = "", ttl_seconds: int | None = None) -> Verdict:
         """Holds the request's estimate on every limit that applies, or says which refused.
 
-        A long prompt is not counted where a bound on its tokens fits. Raises `RequestError`s for requests that cannot be
-        priced, `ReservationMismatch`, `StoreError`s.
+        A long prompt is not counted where a bound on its tokens fits. Raises `RequestError`s for requests that cannot
+        be priced, `ReservationMismatch`, `StoreError`s.
         """
         if ask.is_long:
             by_bound = replace(ask, by_bound=True)

@@ -254,7 +254,7 @@ class Vendor:
     output_maximum: str = "max_tokens"
     """The member of a chat completion request by which policy sets the maximum of its output."""
     output_floor: int = 0
-    """Tokens that a reply can have whatever smaller maximum was asked for: the vendor raises it, or thinks beside it."""
+    """Tokens that a reply can have though a smaller maximum was asked for: the vendor raises it or thinks beside it."""
     served_as: Mapping[str, str] = field(default_factory=dict)
     """Retired models that it goes on taking requests for, in lower case, and which dearer model serves them."""
     completion_maximum: int | None = None

@@ -120,9 +120,9 @@ def _patches(size: Size, *, patch_side: int, budget: Budget) -> tuple[int, int]:
 class Patches:
     """OpenAI's newer rule: the 32 pixel squares that cover the image, shrunk to a budget, times the model's factor.
 
-    `auto` is the budget where the request leaves the detail open, `original` where it asks for the image as it is; a model
-    that does not know that detail is taken to do what it does by itself. An image of unknown size that would be looked at in
-    full counts as `_ORIGINAL`: no maximum is published.
+    `auto` is the budget where the request leaves the detail open, `original` where it asks for the image as it is: a
+    model that does not know that detail is taken to do what it does by itself. An image of unknown size that would be
+    looked at in full counts as `_ORIGINAL`: no maximum is published.
 
     Within two tokens of every recorded reply that has an image of known size. Where those show another factor than the
     document does, `factor_published` bounds.

@@ -79,7 +79,9 @@ class Excuse(StrEnum):
     """The classes of misses that are named and not held against the figures."""
 
     LONGER_REPLY = "the reply is longer than the maximum that was asked for"
-    HIDDEN_INPUT = "input that the wire does not show (server-side tools, files by id, earlier responses, stored prompts)"
+    HIDDEN_INPUT = (
+        "input that the wire does not show (server-side tools, files by id, earlier responses, stored prompts)"
+    )
     SYNTHETIC = "made by hand, not recorded"
     FIRST_WEEKS = "the first weeks of the Responses API (until April 2025), which counted 18 tokens more"
 
@@ -108,7 +110,7 @@ class Measurer:
             _Exchange(recording, endpoint, endpoint.wire, self._estimator, self._seed).measure(measured)
         except RequestError as error:
             measured.unmetered = f"refused: {error}"
-        except Exception as error:  # a reader that raises is what this is there to find
+        except Exception as error:  # noqa: BLE001 - a reader that raises is what this is there to find
             measured.misses.append(Miss(Number.USAGE, f"{type(error).__name__}: {error}"))
         return measured
 

@@ -55,7 +55,7 @@ def failures(measured: Sequence[Measured]) -> list[str]:
 
 def table(measured: Sequence[Measured], *, markdown: bool) -> str:
     """One line a wire format, the most frequent first, and one for all together."""
-    rows = [_COLUMNS]
+    rows: list[tuple[str, ...]] = [_COLUMNS]
     metered = [each for each in measured if not each.unmetered]
     wires = sorted({each.wire for each in metered}, key=lambda wire: (-sum(e.wire == wire for e in metered), wire))
     rows += [_row(wire, [each for each in metered if each.wire == wire]) for wire in wires]

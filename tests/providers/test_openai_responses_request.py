@@ -23,8 +23,8 @@ from policyd.providers.base import (
     RequestFacts,
     Vendor,
 )
+from policyd.providers.openai.prompt import HIDDEN_TOKENS
 from policyd.providers.openai.responses import SEARCHES_MAX
-from policyd.providers.openai.responses_prompt import HIDDEN_TOKENS
 from policyd.providers.registry import OPENAI_RESPONSES, OPENAI_RESPONSES_COMPACT
 from policyd.providers.vendors import OPENAI, VENDORS
 from policyd.tokens import TokenCounter
