@@ -180,14 +180,14 @@ def price_served(
     """
     if asked is None or (response_model is None and not terms):
         return asked
-    model = response_model or record.model
     all_terms = {**record.terms, **terms}
-    served = tariff.find(provider=record.provider, model=model, at_ms=record.at_ms, terms=all_terms)
-    if served is None or not served.own:
-        meant = tariff.find(provider=record.provider, model=record.model, at_ms=record.at_ms, terms=all_terms)
-        if meant is not None and meant.own:
-            served = meant
-    return served.price if served is not None else asked
+    named, meant = (
+        tariff.find(provider=record.provider, model=model, at_ms=record.at_ms, terms=all_terms)
+        for model in (response_model or record.model, record.model)
+    )
+    if named is None or (not named.own and meant is not None and meant.own):
+        named = meant
+    return named.price if named is not None else asked
 
 
 def check_guess(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:

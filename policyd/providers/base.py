@@ -48,12 +48,16 @@ class Prompt:
     """Every piece of text that the provider turns into tokens, as it does so: each piece is counted by itself."""
     overhead_tokens: int = 0
     """Tokens that the provider adds around the pieces (roles, separators)."""
+    possible_tokens: int = 0
+    """Tokens that it adds on some requests and on most not: they are part of the bound alone."""
     images: tuple[Image, ...] = ()
     unread_bytes: int = 0
     """Bytes of parts that cannot be counted (audio, documents), each at most one token; allowances for what the request
     does not show count as bytes too."""
     exact: bool = True
     """Whether counting the pieces exactly gives what the provider will report."""
+    has_tools: bool = False
+    """Whether tools are defined in a format that models of other makers are given in one of their own."""
     hides_input: bool = False
     """Whether there is input that the request only refers to, and for which an allowance stands in `unread_bytes`."""
 

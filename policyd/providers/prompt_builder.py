@@ -22,12 +22,23 @@ _DETAILS = {detail.value: detail for detail in Detail}
 class PromptBuilder:
     """Collects what has to be counted."""
 
-    __slots__ = ("_hides_input", "_images", "_texts", "_unread_bytes", "exact", "overhead_tokens")
+    __slots__ = (
+        "_hides_input",
+        "_images",
+        "_texts",
+        "_unread_bytes",
+        "exact",
+        "has_tools",
+        "overhead_tokens",
+        "possible_tokens",
+    )
 
     def __init__(self, *, exact: bool) -> None:
         self.exact = exact
         """Whether counting the pieces exactly gives what the provider will report; cleared by what makes it wrong."""
+        self.has_tools = False
         self.overhead_tokens = 0
+        self.possible_tokens = 0
         self._texts: list[str] = []
         self._images: list[Image] = []
         self._unread_bytes = 0
@@ -37,9 +48,11 @@ class PromptBuilder:
         return Prompt(
             texts=tuple(self._texts),
             overhead_tokens=self.overhead_tokens,
+            possible_tokens=self.possible_tokens,
             images=tuple(self._images),
             unread_bytes=self._unread_bytes,
             exact=self.exact,
+            has_tools=self.has_tools,
             hides_input=self._hides_input,
         )
 

@@ -73,7 +73,11 @@ class TokenCounter:
 def _count_text(text: str, models: Family) -> tuple[int, int]:
     """What the vocabulary counts, and what it or another like it counts at the most."""
     tokens, forced_cuts = models.count(text)
-    tokens_max = tokens + FORCED_CUT_ERROR_TOKENS * forced_cuts
+    if forced_cuts:
+        # Whatever the cuts did, there are no more tokens than bytes.
+        tokens_max = min(tokens + FORCED_CUT_ERROR_TOKENS * forced_cuts, _utf8_bytes(text))
+    else:
+        tokens_max = tokens
     if models.exact or text.isascii():
         return tokens, tokens_max
     # How well a vocabulary does on other scripts varies most. cl100k_base was made for English.
@@ -84,15 +88,17 @@ def _reported(prompt: Prompt, models: Family, *, counted: int, counted_max: int)
     """What the provider reports for texts that the vocabulary counts as `counted`, and as `counted_max` at the most."""
     if models.exact and prompt.exact:
         return TokenCount(counted, exact=counted == counted_max, upper_bound=counted_max)
+    added = models.constant_tokens + (models.foreign_tools_tokens if prompt.has_tools else 0)
     return TokenCount(
-        models.factor.of(counted) + models.constant_tokens,
+        models.factor.of(counted) + added,
         exact=False,
         upper_bound=models.factor_max.of(counted_max) + models.constant_tokens_max,
     )
 
 
 def _count_other_parts(prompt: Prompt, *, model: str) -> TokenCount:
-    count = TokenCount(prompt.overhead_tokens, exact=True, upper_bound=prompt.overhead_tokens)
+    around = prompt.overhead_tokens
+    count = TokenCount(around, exact=not prompt.possible_tokens, upper_bound=around + prompt.possible_tokens)
     images = image_rule(model)
     for image in prompt.images:
         count += images.count(image_size(image.head), image.detail)

@@ -18,14 +18,14 @@ from genai_prices.types import Provider as GenaiProvider
 from policyd.core.errors import RequestError
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.policy import default_policy
-from policyd.core.pricing import Price
+from policyd.core.pricing import Price, PriceBook
 from policyd.core.record import Outcome, Record
 from policyd.core.usage import Usage
 from policyd.estimator import Ask, Estimator, output_token_amounts, price_served
 from policyd.ext_proc.charging import ended
 from policyd.ext_proc.meter import ReplyMeter
 from policyd.prices.table import load_price_book
-from policyd.providers.base import Endpoint, HeaderReader, RequestFacts, WireFormat
+from policyd.providers.base import Endpoint, HeaderReader, Prompt, RequestFacts, WireFormat
 from policyd.providers.framing.choice import framer_for
 from policyd.tokens import TokenCounter
 from tests.accuracy.recorded import endpoint_of, headers, reply_body, reply_head, request_of
@@ -69,6 +69,8 @@ class Measured:
     wire: str
     unmetered: str = ""
     """Why nothing was measured, if so."""
+    request_unread: str = ""
+    """Why there is no request to go by, so that the reply's usage alone was measured."""
     right: set[Number] = field(default_factory=set)
     misses: list[Miss] = field(default_factory=list)
     input_error: float | None = None
@@ -87,9 +89,10 @@ class Excuse(StrEnum):
 
 
 class Measurer:
-    def __init__(self, *, seed: int) -> None:
+    def __init__(self, *, seed: int, prices: PriceBook | None = None) -> None:
+        """Cuts bodies by `seed`, and prices by the published table unless `prices` are given."""
         self._seed = seed
-        self._estimator = Estimator(prices=load_price_book(), counter=TokenCounter())
+        self._estimator = Estimator(prices=prices or load_price_book(), counter=TokenCounter())
 
     def measure(self, recording: Recording) -> Measured:
         measured = Measured(recording["id"], recording["wire"])
@@ -103,13 +106,14 @@ class Measurer:
         if endpoint.wire is None:
             measured.unmetered = f"free of charge ({endpoint.name})"
             return measured
-        if not recording["request_body"]:
-            measured.unmetered = "the request was not recorded"
-            return measured
+        facts, unread = _facts_of(recording, endpoint, endpoint.wire)
+        exchange = _Exchange(recording, endpoint, endpoint.wire, facts, self._estimator, self._seed)
         try:
-            _Exchange(recording, endpoint, endpoint.wire, self._estimator, self._seed).measure(measured)
-        except RequestError as error:
-            measured.unmetered = f"refused: {error}"
+            if unread:
+                measured.request_unread = unread
+                exchange.check_usage(measured)
+            else:
+                exchange.measure(measured)
         except Exception as error:  # noqa: BLE001 - a reader that raises is what this is there to find
             measured.misses.append(Miss(Number.USAGE, f"{type(error).__name__}: {error}"))
         return measured
@@ -123,6 +127,7 @@ class _Exchange:
         recording: Recording,
         endpoint: Endpoint,
         wire: WireFormat,
+        facts: RequestFacts,
         estimator: Estimator,
         seed: int,
     ) -> None:
@@ -132,14 +137,13 @@ class _Exchange:
         self._estimator = estimator
         self._seed = seed
         self._at_ms = moment_ms(recording)
-        self._facts: RequestFacts = wire.read_request(request_of(recording, endpoint), vendor=endpoint.vendor)
+        self._facts = facts
         self._estimate = self._estimated()
 
     def measure(self, measured: Measured) -> None:
-        meters = [self._read(cuts) for cuts in self._cuttings()]
-        self._check_usage(measured, meters)
+        meter = self.check_usage(measured)
         self._check_count(measured)
-        ending = ended(reply_head(self._recording), meters[0], self._estimate)
+        ending = ended(reply_head(self._recording), meter, self._estimate)
         if ending.usage is None:
             return
         record = Record(
@@ -162,7 +166,7 @@ class _Exchange:
         )
         terms = {**self._facts.terms, **ending.terms}
         self._check_price(measured, ending.usage, served, model=ending.response_model or self._facts.model, terms=terms)
-        if meters[0].reader.usage is not None:
+        if meter.reader.usage is not None:
             self._check_hold(measured, ending.usage, served)
             self._measure_input(measured)
 
@@ -213,7 +217,9 @@ class _Exchange:
 
     # --- the four numbers ---
 
-    def _check_usage(self, measured: Measured, meters: list[ReplyMeter]) -> None:
+    def check_usage(self, measured: Measured) -> ReplyMeter:
+        """Reads the reply in every cutting; returns the one that read it whole."""
+        meters = [self._read(cuts) for cuts in self._cuttings()]
         usages = [meter.reader.usage for meter in meters]
         if any(usage != usages[0] for usage in usages):
             measured.misses.append(Miss(Number.USAGE, "it depends on where the body is cut"))
@@ -222,6 +228,7 @@ class _Exchange:
             self._judge(measured, Number.USAGE, ", ".join(wrong))
         elif usages[0] is not None and usages[0].by_kind() and self._recording["expected_usage"] is None:
             measured.misses.append(Miss(Number.USAGE, f"none was reported, and {usages[0].by_kind()} read"))
+        return meters[0]
 
     def _check_price(
         self, measured: Measured, usage: Usage, served: Price | None, *, model: str, terms: dict[str, str]
@@ -277,6 +284,23 @@ class _Exchange:
         if "suspect-synthetic" in self._recording["notes"]:
             excuse = Excuse.SYNTHETIC
         measured.misses.append(Miss(number, wrong, excuse))
+
+
+def _facts_of(recording: Recording, endpoint: Endpoint, wire: WireFormat) -> tuple[RequestFacts, str]:
+    """What the request says; where it was not recorded, or not so that it can be read, what a reply's reader needs."""
+    unread = "the request was not recorded"
+    if recording["request_body"]:
+        try:
+            return wire.read_request(request_of(recording, endpoint), vendor=endpoint.vendor), ""
+        except RequestError as error:
+            unread = f"the request is refused: {error}"
+    stand_in = RequestFacts(
+        recording["request_model"] or "unknown",
+        streamed=bool(recording["streamed"]),
+        prompt=Prompt(()),
+        max_output_tokens=None,
+    )
+    return stand_in, unread
 
 
 EXACT_CLASSES = ("text-plain", "raw-prompt", "embedding-text")

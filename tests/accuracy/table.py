@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from tests.accuracy.measuring import Measured, Miss, Number
 
 FLOORS_PERMILLE = {Number.USAGE: 1000, Number.PRICE: 1000, Number.COUNT: 980, Number.HOLD: 999}
 """The least share of exchanges, of 1,000, for which a number has to be right; excused misses aside."""
+
+RARE_RECORDS = 150
+"""A wire format with fewer records has no line of its own in Markdown."""
 
 _COLUMNS = ("wire format", "records", "usage", "price", "count", "input p50", "input p95", "hold")
 
@@ -31,7 +35,7 @@ class Share:
         if not total:
             return "-"
         excused = f" ({self.excused} excused)" if self.excused else ""
-        return f"{self.right * 100 / total:.4g} % of {total}{excused}"
+        return f"{self.right * 10_000 // total / 100:g} % of {total}{excused}"
 
 
 def share(number: Number, measured: Iterable[Measured]) -> Share:
@@ -54,11 +58,18 @@ def failures(measured: Sequence[Measured]) -> list[str]:
 
 
 def table(measured: Sequence[Measured], *, markdown: bool) -> str:
-    """One line a wire format, the most frequent first, and one for all together."""
+    """One line a wire format, the most frequent first, and one for all together; in Markdown the rare ones in one."""
     rows: list[tuple[str, ...]] = [_COLUMNS]
     metered = [each for each in measured if not each.unmetered]
-    wires = sorted({each.wire for each in metered}, key=lambda wire: (-sum(e.wire == wire for e in metered), wire))
-    rows += [_row(wire, [each for each in metered if each.wire == wire]) for wire in wires]
+    counts = Counter(each.wire for each in metered)
+    shown = sorted(
+        (wire for wire, count in counts.items() if not markdown or count >= RARE_RECORDS),
+        key=lambda wire: (-counts[wire], wire),
+    )
+    rows += [_row(wire, [each for each in metered if each.wire == wire]) for wire in shown]
+    if len(shown) < len(counts):
+        rest = [each for each in metered if each.wire not in shown]
+        rows.append(_row(f"{len(counts) - len(shown)} others", rest))
     rows.append(_row("all", metered))
     if markdown:
         lines = ["| " + " | ".join(row) + " |" for row in rows]
@@ -69,11 +80,11 @@ def table(measured: Sequence[Measured], *, markdown: bool) -> str:
 
 def misses(measured: Sequence[Measured]) -> str:
     """What was not measured, then every miss: those that are excused under the name of their class."""
-    lines = ["\nNot metered:"]
-    unmetered = sorted({(each.unmetered, each.wire) for each in measured if each.unmetered})
-    for reason, wire in unmetered:
-        count = sum((each.unmetered, each.wire) == (reason, wire) for each in measured)
-        lines.append(f"  {count:5} {wire}: {reason}")
+    unmetered = Counter((each.unmetered, each.wire) for each in measured if each.unmetered)
+    unread = Counter((each.request_unread, each.wire) for each in measured if each.request_unread)
+    lines: list[str] = []
+    for title, counts in (("Not metered", unmetered), ("Measured by the reply's usage alone", unread)):
+        lines += [f"\n{title}:", *(f"  {count:5} {wire}: {why}" for (why, wire), count in sorted(counts.items()))]
     found: list[tuple[Measured, Miss]] = [(each, miss) for each in measured for miss in each.misses]
     for excuse in sorted({miss.excuse for _, miss in found}):
         lines.append(f"\n{f'Excused: {excuse}' if excuse else 'Missed'}:")
@@ -99,4 +110,4 @@ def _row(name: str, measured: Sequence[Measured]) -> tuple[str, ...]:
 
 
 def _percentile(errors: Sequence[float], percent: int) -> str:
-    return f"{errors[min(len(errors) - 1, len(errors) * percent // 100)]:.1%}" if errors else "-"
+    return f"{errors[min(len(errors) - 1, len(errors) * percent // 100)]:.0%}" if errors else "-"

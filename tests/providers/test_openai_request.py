@@ -398,7 +398,6 @@ def test_images(image: Any, expected: Image) -> None:
 @pytest.mark.parametrize(
     "members",
     [
-        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]},
         {"tools": [{"type": "openrouter:web_search"}]},
         {"plugins": [{"id": "web"}]},
         {"venice_parameters": {"enable_web_search": "on"}},
@@ -409,6 +408,12 @@ def test_images(image: Any, expected: Image) -> None:
 )
 def test_what_the_request_does_not_show_has_an_allowance(members: dict[str, Any]) -> None:
     prompt = prompt_of({"role": "user", "content": "a"}, **members)
+    assert prompt.hides_input
+    assert prompt.unread_bytes == HIDDEN_TOKENS
+
+
+def test_a_file_by_its_id_has_an_allowance() -> None:
+    prompt = prompt_of({"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]})
     assert prompt.hides_input
     assert prompt.unread_bytes == HIDDEN_TOKENS
 
@@ -495,11 +500,38 @@ def test_tools_that_are_no_functions_are_counted_as_json() -> None:
     assert '{"type":"custom","custom":{"name":"write"}}' in prompt.texts
 
 
-def test_an_answer_schema_is_counted_as_json() -> None:
-    schema = {"name": "r", "strict": True, "schema": {"type": "object"}}
-    prompt = prompt_of({"role": "user", "content": "a"}, response_format={"type": "json_schema", "json_schema": schema})
-    assert prompt.texts[-1] == '{"name":"r","strict":true,"schema":{"type":"object"}}'
+@pytest.mark.parametrize(("model", "around"), [("gpt-4o", 12), ("o4-mini", 9), ("gpt-5", 9)])
+def test_an_answer_schema_is_shown_without_what_binds_the_sampler(model: str, around: int) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"required": {"type": "string", "title": "t"}, "a": {"items": [{"required": []}]}},
+        "required": ["required"],
+        "additionalProperties": False,
+        "$defs": {"additionalProperties": {"type": "object", "additionalProperties": False}},
+    }
+    plain = prompt_of({"role": "user", "content": "a"}, model=model)
+    prompt = prompt_of(
+        {"role": "user", "content": "a"},
+        model=model,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "r", "strict": True, "description": "d", "schema": schema},
+        },
+    )
+    assert prompt.texts[2:] == (
+        "r",
+        "d",
+        (
+            '{"type":"object","properties":{"required":{"type":"string","title":"t"},"a":{"items":[{}]}},'
+            '"$defs":{"additionalProperties":{"type":"object"}}}'
+        ),
+        "r",
+    )
+    assert prompt.overhead_tokens == plain.overhead_tokens + around + 2
     assert not prompt.exact
+
+
+def test_an_answer_in_json_of_any_form_is_exact() -> None:
     assert prompt_of({"role": "user", "content": "a"}, response_format={"type": "json_object"}).exact
 
 

@@ -110,6 +110,8 @@ prompts = st.builds(
     Prompt,
     texts=st.lists(st.text(max_size=300), max_size=5).map(tuple),
     overhead_tokens=st.integers(0, 1000),
+    possible_tokens=st.just(0) | st.integers(0, 1000),
+    has_tools=st.booleans(),
     images=st.lists(st.builds(Image, st.just(b""), st.sampled_from(Detail)), max_size=2).map(tuple),
     unread_bytes=st.just(0) | st.integers(0, 10**9),
     exact=st.booleans(),
