@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from policyd.providers.anthropic.batches import AnthropicBatches
 from policyd.providers.anthropic.complete import AnthropicComplete
@@ -35,6 +36,7 @@ from policyd.providers.openai.completions import OpenAICompletions
 from policyd.providers.openai.embeddings import OpenAIEmbeddings, OpenAIRerank
 from policyd.providers.openai.images import OpenAIImages
 from policyd.providers.openai.responses import OpenAIResponses
+from policyd.providers.path_reading import read_loosely
 from policyd.providers.vendors import ANTHROPIC, COMMON_BASES, GOOGLE, OPENAI, VENDORS, vendor_at, vendor_named
 
 OPENAI_CHAT = OpenAIChat()
@@ -221,6 +223,26 @@ def resolve(*, provider: str | None, host: str, method: str, path: str) -> Endpo
             if route.api is api and route.method == method and _follows_base(vendor, route, path):
                 return Endpoint(vendor, route.name, path, route.wire, route.wire or ERROR_WIRES[api])
     return UnknownEndpoint(vendor, _nearest_error_wire(vendor, path))
+
+
+def might_be_priced(*, provider: str | None, host: str, method: str, path: str) -> bool:
+    """Whether a provider that reads paths loosely could take a request without a row for one that costs money."""
+    found = _vendor(provider, host, read_loosely(path.partition("?")[0]))
+    if found is None:
+        return False
+    vendor, path = found
+    return any(
+        route.wire is not None
+        and route.method == method
+        and route.api in vendor.apis
+        and any(_in_any_case(base + route.tail.pattern).fullmatch(path) for base in (*COMMON_BASES, *vendor.bases))
+        for route in _ROUTES
+    )
+
+
+@cache
+def _in_any_case(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
 
 
 def _vendor(provider: str | None, host: str, path: str) -> tuple[Vendor, str] | None:
