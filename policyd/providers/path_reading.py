@@ -11,9 +11,9 @@ _ESCAPES_DEPTH_MAX = 4
 def read_loosely(path: str) -> str:
     """`path` (no query) with escapes decoded, parameters and empty segments taken out, and dot segments followed.
 
-        /v1//chat/./completions/     /v1/chat/completions
-        /v1/chat%2fcompletions;v=1   /v1/chat/completions
-        /v1/models/..\\chat           /v1/chat
+    /v1//chat/./completions/     /v1/chat/completions
+    /v1/chat%2fcompletions;v=1   /v1/chat/completions
+    /v1/models/..\\chat           /v1/chat
     """
     for _ in range(_ESCAPES_DEPTH_MAX):
         path = unquote(path)

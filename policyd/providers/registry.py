@@ -28,6 +28,7 @@ from policyd.providers.gemini.embeddings import GeminiEmbeddings
 from policyd.providers.gemini.generate import GeminiGenerate
 from policyd.providers.gemini.interactions import GeminiInteractions
 from policyd.providers.mistral.chat import MistralChat, MistralFim
+from policyd.providers.mistral.embeddings import MistralEmbeddings
 from policyd.providers.mistral.ocr import MistralOcr
 from policyd.providers.ollama.native import ollama_chat, ollama_embed, ollama_generate
 from policyd.providers.openai.audio import OpenAISpeech, OpenAITranscription
@@ -68,6 +69,7 @@ COHERE_EMBED = CohereEmbed()
 COHERE_RERANK = CohereRerank()
 MISTRAL_CHAT = MistralChat()
 MISTRAL_FIM = MistralFim()
+MISTRAL_EMBEDDINGS = MistralEmbeddings()
 MISTRAL_OCR = MistralOcr()
 OLLAMA_CHAT = ollama_chat()
 OLLAMA_GENERATE = ollama_generate()
@@ -183,6 +185,7 @@ _ROUTES = (
     _route(Api.COHERE, "GET", _MODELS, "models"),
     _route(Api.MISTRAL, "POST", "/chat/completions", "chat.completions", MISTRAL_CHAT),
     _route(Api.MISTRAL, "POST", "/fim/completions", "fim.completions", MISTRAL_FIM),
+    _route(Api.MISTRAL, "POST", "/embeddings", "embeddings", MISTRAL_EMBEDDINGS),
     _route(Api.MISTRAL, "POST", "/ocr", "ocr", MISTRAL_OCR),
     _route(Api.OLLAMA, "POST", "/api/chat", "chat", OLLAMA_CHAT),
     _route(Api.OLLAMA, "POST", "/api/generate", "generate", OLLAMA_GENERATE),

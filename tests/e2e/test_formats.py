@@ -163,9 +163,7 @@ def assert_told(told: Mapping[str, Any], line: Line) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.stream is not None], ids=str)
-def test_a_stream_that_is_cut_ends_as_the_sdk_has_it(
-    mesh: Mesh, provider: Provider, case: Case, project: str
-) -> None:
+def test_a_stream_that_is_cut_ends_as_the_sdk_has_it(mesh: Mesh, provider: Provider, case: Case, project: str) -> None:
     provider.expect(case.endless(ENDLESS_WORDS))
 
     with calling(mesh, provider, project, tier="brief") as caller:

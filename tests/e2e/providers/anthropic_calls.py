@@ -8,7 +8,19 @@ from typing import Any
 import anthropic
 
 from policyd.core.usage import Usage
-from tests.e2e.providers.case import ANSWER, API_KEY, QUESTION, WORDS, Answer, Caller, Case, Charge, Sdk, document, events
+from tests.e2e.providers.case import (
+    ANSWER,
+    API_KEY,
+    QUESTION,
+    WORDS,
+    Answer,
+    Caller,
+    Case,
+    Charge,
+    Sdk,
+    document,
+    events,
+)
 
 
 def _told(error: anthropic.APIStatusError) -> Any:
@@ -31,6 +43,9 @@ INPUT_USAGE = {
 CHARGED = Usage(input=31, cached_input=2000, cache_write_5m=500, cache_write_1h=200, output=9)
 
 ASKED: dict[str, Any] = {"max_tokens": 100, "messages": [{"role": "user", "content": QUESTION}]}
+
+
+BATCHED: Any = {"custom_id": "a", "params": {"model": MODEL, **ASKED}}
 
 
 def message(*, content: list[Any], output_tokens: int) -> Any:
@@ -64,7 +79,9 @@ WHOLE = document(message(content=[{"type": "text", "text": ANSWER}], output_toke
 
 
 def client(caller: Caller) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=caller.url, api_key=API_KEY, http_client=caller.http(anthropic.DefaultHttpxClient))
+    return anthropic.Anthropic(
+        base_url=caller.url, api_key=API_KEY, http_client=caller.http(anthropic.DefaultHttpxClient)
+    )
 
 
 def vertex(caller: Caller) -> anthropic.AnthropicVertex:
@@ -117,11 +134,7 @@ CASES = (
     anthropic_case(
         "batches",
         target="/v1/messages/batches",
-        ask=lambda caller: (
-            client(caller)
-            .messages.batches.create(requests=[{"custom_id": "a", "params": {"model": MODEL, **ASKED}}])
-            .processing_status
-        ),
+        ask=lambda caller: client(caller).messages.batches.create(requests=[BATCHED]).processing_status,
         answer=document({"id": "b", "type": "message_batch", "processing_status": "in_progress"}),
         heard="in_progress",
         charged=Charge.HOLD,

@@ -24,7 +24,9 @@ from tests.e2e.providers.case import ANSWER, QUESTION, WORDS, Answer, Caller, Ca
 from tests.e2e.sdks import REPLY_SECONDS_MAX
 
 BOTO3 = Sdk(refused=ClientError, told=None, cut=EventStreamError)
-ANTHROPIC = Sdk(refused=anthropic.PaymentRequiredError, told=lambda error: error.body["policyd"], cut=anthropic.APIError)
+ANTHROPIC = Sdk(
+    refused=anthropic.PaymentRequiredError, told=lambda error: error.body["policyd"], cut=anthropic.APIError
+)
 
 REGION, ACCESS_KEY, SECRET_KEY = "us-east-1", "AKIDEXAMPLE", "made-up-secret"
 
@@ -96,9 +98,7 @@ def ask_converse(caller: Caller, *, model: str) -> Any:
 def stream_conversation(caller: Caller) -> Any:
     reply = client(caller).converse_stream(modelId=NOVA, messages=CONVERSATION)
     with closing(reply["stream"]) as events:
-        return "".join(
-            event["contentBlockDelta"]["delta"]["text"] for event in events if "contentBlockDelta" in event
-        )
+        return "".join(event["contentBlockDelta"]["delta"]["text"] for event in events if "contentBlockDelta" in event)
 
 
 CONVERSED = document(

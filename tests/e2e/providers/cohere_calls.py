@@ -10,13 +10,29 @@ import httpx
 from cohere.core.api_error import ApiError
 
 from policyd.core.usage import Usage
-from tests.e2e.providers.case import ANSWER, API_KEY, QUESTION, WORDS, Answer, Caller, Case, Charge, Sdk, document, events, lines
+from tests.e2e.providers.case import (
+    ANSWER,
+    API_KEY,
+    QUESTION,
+    WORDS,
+    Answer,
+    Caller,
+    Case,
+    Charge,
+    Sdk,
+    document,
+    events,
+    lines,
+)
 
 SDK = Sdk(refused=ApiError, told=lambda error: error.body["policyd"], cut=None)
 
 MODEL = "command-r-08-2024"
 
-METERED = {"billed_units": {"input_tokens": 27, "output_tokens": 9}, "tokens": {"input_tokens": 556, "output_tokens": 12}}
+METERED = {
+    "billed_units": {"input_tokens": 27, "output_tokens": 9},
+    "tokens": {"input_tokens": 556, "output_tokens": 12},
+}
 CHARGED = Usage(input=27, output=9)
 
 
@@ -64,9 +80,7 @@ def _stream_v1(caller: Caller) -> Any:
 
 
 def _embed(caller: Caller) -> Any:
-    reply = v2(caller).embed(
-        model="embed-v4.0", texts=[QUESTION], input_type="search_query", embedding_types=["float"]
-    )
+    reply = v2(caller).embed(model="embed-v4.0", texts=[QUESTION], input_type="search_query", embedding_types=["float"])
     return reply.embeddings.float_
 
 

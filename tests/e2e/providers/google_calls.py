@@ -12,7 +12,19 @@ from google.auth.credentials import AnonymousCredentials
 from google.genai import Client, errors, types
 
 from policyd.core.usage import Usage
-from tests.e2e.providers.case import ANSWER, API_KEY, QUESTION, SSE, WORDS, Answer, Caller, Case, Charge, Sdk, document, events
+from tests.e2e.providers.case import (
+    ANSWER,
+    API_KEY,
+    QUESTION,
+    WORDS,
+    Answer,
+    Caller,
+    Case,
+    Charge,
+    Sdk,
+    document,
+    events,
+)
 
 
 def _told(error: errors.APIError) -> Any:
@@ -54,7 +66,9 @@ def sse(words: Sequence[str]) -> Answer:
 
 def array(words: Sequence[str]) -> Answer:
     """What comes without `alt=sse`: one JSON array, sent element by element."""
-    chunks = [(b"[" if index == 0 else b",\r\n") + msgspec.json.encode(item) for index, item in enumerate(pieces(words))]
+    chunks = [
+        (b"[" if index == 0 else b",\r\n") + msgspec.json.encode(item) for index, item in enumerate(pieces(words))
+    ]
     return Answer((*chunks, b"]"))
 
 
@@ -72,7 +86,9 @@ def interaction(words: Sequence[str]) -> Answer:
 
 
 def gemini(caller: Caller) -> Client:
-    return Client(api_key=API_KEY, http_options=types.HttpOptions(base_url=caller.url, httpx_client=caller.http(httpx.Client)))
+    return Client(
+        api_key=API_KEY, http_options=types.HttpOptions(base_url=caller.url, httpx_client=caller.http(httpx.Client))
+    )
 
 
 def vertex(caller: Caller) -> Client:

@@ -11,7 +11,19 @@ from mistralai.client import Mistral
 from mistralai.client.errors import MistralError, ResponseValidationError
 
 from policyd.core.usage import Usage
-from tests.e2e.providers.case import ANSWER, API_KEY, QUESTION, WORDS, Answer, Caller, Case, Charge, Sdk, document, events
+from tests.e2e.providers.case import (
+    ANSWER,
+    API_KEY,
+    QUESTION,
+    WORDS,
+    Answer,
+    Caller,
+    Case,
+    Charge,
+    Sdk,
+    document,
+    events,
+)
 
 SDK = Sdk(refused=MistralError, told=lambda error: json.loads(error.body)["policyd"], cut=ResponseValidationError)
 
@@ -60,9 +72,7 @@ CASES = (
                 "object": "chat.completion",
                 "created": 1,
                 "model": MODEL,
-                "choices": [
-                    {"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}
-                ],
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}],
                 "usage": USAGE,
             }
         ),

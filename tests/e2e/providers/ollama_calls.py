@@ -45,7 +45,7 @@ def stream_chat(caller: Caller) -> Any:
 
 
 def stream_generate(caller: Caller) -> Any:
-    return "".join(part.response for part in client(caller).generate(model=MODEL, prompt=QUESTION, stream=True))
+    return "".join(part.response or "" for part in client(caller).generate(model=MODEL, prompt=QUESTION, stream=True))
 
 
 def ollama_case(name: str, **members: Any) -> Case:

@@ -98,7 +98,9 @@ def response_stream(words: Sequence[str]) -> Answer:
 
 def openai_at(base: str) -> Callable[[Caller], openai.OpenAI]:
     """Makes the SDK's client, with the retries that it comes with, for a base path at Envoy."""
-    return lambda caller: openai.OpenAI(base_url=caller.url + base, api_key=API_KEY, http_client=caller.http(openai.DefaultHttpxClient))
+    return lambda caller: openai.OpenAI(
+        base_url=caller.url + base, api_key=API_KEY, http_client=caller.http(openai.DefaultHttpxClient)
+    )
 
 
 OPENAI, VOYAGE = openai_at("/v1"), openai_at("/voyageai/v1")
@@ -106,7 +108,10 @@ OPENAI, VOYAGE = openai_at("/v1"), openai_at("/voyageai/v1")
 
 def azure(caller: Caller) -> openai.AzureOpenAI:
     return openai.AzureOpenAI(
-        azure_endpoint=f"{caller.url}/azure", api_version="2024-10-21", api_key=API_KEY, http_client=caller.http(openai.DefaultHttpxClient)
+        azure_endpoint=f"{caller.url}/azure",
+        api_version="2024-10-21",
+        api_key=API_KEY,
+        http_client=caller.http(openai.DefaultHttpxClient),
     )
 
 
@@ -121,7 +126,9 @@ def stream_chat(client: openai.OpenAI) -> Any:
 
 
 def stream_completion(caller: Caller) -> Any:
-    chunks = OPENAI(caller).completions.create(model="gpt-3.5-turbo-instruct", prompt=QUESTION, max_tokens=100, stream=True)
+    chunks = OPENAI(caller).completions.create(
+        model="gpt-3.5-turbo-instruct", prompt=QUESTION, max_tokens=100, stream=True
+    )
     return "".join(chunk.choices[0].text for chunk in chunks)
 
 
