@@ -22,6 +22,9 @@ PROVIDER_METADATA: Final = "x-policyd-provider"
 _ANTHROPIC_SDK: Json = {"headers": [{"name": "anthropic-version", "present_match": True}]}
 _GOOGLE_KEY: Json = {"headers": [{"name": "x-goog-api-key", "present_match": True}]}
 
+_GOOGLE_ALONE = ("cachedContents", "interactions", "projects", "publishers", "tunedModels")
+"""What only Google has under /v1/."""
+
 # In order: the first match counts. `path_separated_prefix` takes a path and what is below it: /v1/messages and
 # /v1/messages/batches, but not /v1/messages2.
 _BARE_PATHS: tuple[tuple[Json, str], ...] = (
@@ -29,12 +32,11 @@ _BARE_PATHS: tuple[tuple[Json, str], ...] = (
     ({"path_separated_prefix": "/v1/complete"}, "anthropic"),
     # What Gemini does with a model stands behind a colon. OpenAI's fine-tuned models have colons too, but no such end.
     ({"safe_regex": {"regex": "/v1/models/[^/]+:[A-Za-z]+(?:Contents?|Tokens)"}}, "google"),
-    *(({"path_separated_prefix": f"/v1/{name}"}, "google") for name in ("tunedModels", "projects", "publishers")),
-    ({"path_separated_prefix": "/v1/interactions"}, "google"),
-    # Paths that several have, such as /v1/models and /v1/files. Anthropic asks for its header on each of them, and
-    # Google's SDKs send their key in a header of its own.
+    *(({"path_separated_prefix": f"/v1/{name}"}, "google") for name in _GOOGLE_ALONE),
+    # Paths that several have. Anthropic asks for its header on each of its own, and Google's SDKs send their key in a
+    # header that nobody else reads.
     ({"prefix": "/v1/", **_ANTHROPIC_SDK}, "anthropic"),
-    ({"prefix": "/v1/", **_GOOGLE_KEY}, "google"),
+    *(({"path_separated_prefix": f"/v1/{name}", **_GOOGLE_KEY}, "google") for name in ("models", "files", "batches")),
     ({"prefix": "/v1/"}, "openai"),
     *(({"prefix": f"/{version}/"}, "google") for version in ("v1beta", "v1alpha", "v1beta1", "upload")),
     # Bedrock. A signature covers host and path: a client that signs cannot ask for /aws/model/...
