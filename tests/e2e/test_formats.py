@@ -22,6 +22,7 @@ from tests.e2e.providers import (
     google_calls,
     ollama_calls,
     openai_calls,
+    openai_media_calls,
     signature,
     simulated,
 )
@@ -30,6 +31,7 @@ from tests.e2e.providers.simulated import Arrival, Provider
 
 CASES: tuple[Case, ...] = (
     *openai_calls.CASES,
+    *openai_media_calls.CASES,
     *anthropic_calls.CASES,
     *google_calls.CASES,
     *aws_calls.CASES,
