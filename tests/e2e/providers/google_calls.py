@@ -10,6 +10,7 @@ import httpx
 import msgspec
 from google.auth.credentials import AnonymousCredentials
 from google.genai import Client, errors, types
+from google.genai._interactions import APIStatusError as InteractionError
 
 from policyd.core.usage import Usage
 from tests.e2e.providers.case import (
@@ -34,8 +35,8 @@ def _told(error: errors.APIError) -> Any:
 
 SDK = Sdk(refused=errors.ClientError, told=_told, cut=errors.APIError)
 
-# Interactions are another client inside the same SDK, whose exceptions it does not export.
-INTERACTIONS = Sdk(refused=Exception, told=lambda error: error.body["error"]["policyd"], cut=None)
+# Interactions are another client inside the same SDK, with exceptions of its own.
+INTERACTIONS = Sdk(refused=InteractionError, told=lambda error: error.body["error"]["policyd"], cut=None)
 
 MODEL = "gemini-2.5-flash"
 VERTEX_PATH = f"/v1beta1/projects/p/locations/us-central1/publishers/google/models/{MODEL}"
