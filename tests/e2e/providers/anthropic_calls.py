@@ -32,7 +32,7 @@ SDK = Sdk(refused=anthropic.PaymentRequiredError, told=_told, cut=anthropic.APIS
 
 MODEL = "claude-haiku-4-5"
 VERTEX_MODEL = "claude-haiku-4-5@20251001"
-VERTEX_PATH = f"/v1/projects/p/locations/us-east5/publishers/anthropic/models/{VERTEX_MODEL}"
+VERTEX_PATH = f"/v1/projects/p/locations/global/publishers/anthropic/models/{VERTEX_MODEL}"
 
 INPUT_USAGE = {
     "input_tokens": 31,
@@ -87,7 +87,7 @@ def client(caller: Caller) -> anthropic.Anthropic:
 def vertex(caller: Caller) -> anthropic.AnthropicVertex:
     return anthropic.AnthropicVertex(
         base_url=f"{caller.url}/google/v1",
-        region="us-east5",
+        region="global",
         project_id="p",
         access_token=API_KEY,
         http_client=caller.http(anthropic.DefaultHttpxClient),
