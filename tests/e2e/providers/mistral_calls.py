@@ -52,7 +52,7 @@ def stream_chat(caller: Caller) -> Any:
 
 def read_document(caller: Caller) -> Any:
     reply = client(caller).ocr.process(
-        model="mistral-ocr-latest", document={"type": "document_url", "document_url": "https://example.org/a.pdf"}
+        model="mistral-ocr-2505", document={"type": "document_url", "document_url": "https://example.org/a.pdf"}
     )
     return [page.markdown for page in reply.pages]
 
@@ -105,12 +105,12 @@ CASES = (
     ),
     mistral_case(
         "ocr",
-        model="mistral-ocr-latest",
+        model="mistral-ocr-2505",
         target="/v1/ocr",
         ask=read_document,
         answer=document(
             {
-                "model": "mistral-ocr-latest",
+                "model": "mistral-ocr-2505",
                 "pages": [{"index": 0, "markdown": ANSWER, "images": [], "dimensions": None}],
                 "usage_info": {"pages_processed": 1, "doc_size_bytes": 5},
             }
