@@ -73,11 +73,8 @@ class TokenCounter:
 def _count_text(text: str, models: Family) -> tuple[int, int]:
     """What the vocabulary counts, and what it or another like it counts at the most."""
     tokens, forced_cuts = models.count(text)
-    if forced_cuts:
-        # Whatever the cuts did, there are no more tokens than bytes.
-        tokens_max = min(tokens + FORCED_CUT_ERROR_TOKENS * forced_cuts, _utf8_bytes(text))
-    else:
-        tokens_max = tokens
+    # Whatever the cuts did, there are no more tokens than bytes.
+    tokens_max = min(tokens + FORCED_CUT_ERROR_TOKENS * forced_cuts, _utf8_bytes(text))
     if models.exact or text.isascii():
         return tokens, tokens_max
     # How well a vocabulary does on other scripts varies most. cl100k_base was made for English.

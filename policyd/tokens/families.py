@@ -18,10 +18,10 @@ prints how well they fit. For distinct requests of text alone, and the error of 
 | deepseek | 19 | 1 | 0.99 | 4 % | 4 % |
 | other | 109 | 8 | 1, and up to 40 more; thousands where a vendor searches | 5 % | 97 % |
 
-With tools, images, documents and answer schemas the error is that of how well their rendering is known: in the median 2 %
-for OpenAI, 9 % for Claude, 18 % for others, 32 % for Gemini (its thoughts come back as input on some requests and not on
-others). Of 2,527 requests two pass their bound: a document with citations, and a reply whose own numbers do not add up.
-There is next to no text in other scripts among the recordings; the bound for it is the larger count of both
+With tools, images, documents and answer schemas the error is that of how well their rendering is known: in the median
+2 % for OpenAI, 9 % for Claude, 18 % for others, 32 % for Gemini (its thoughts come back as input on some requests and
+not on others). Of 2,527 requests two pass their bound: a document with citations, and a reply whose own numbers do not
+add up. There is next to no text in other scripts among the recordings; the bound for it is the larger count of both
 vocabularies. While policyd runs, `policyd.learning` corrects what is not exact by what replies report.
 """
 

@@ -51,20 +51,26 @@ TOOLS: dict[str, tuple[WireFormat, str, bytes]] = {
     "openai": (
         OPENAI_CHAT,
         "/v1/chat/completions",
-        b'{"model":"gpt-4o","messages":[],"tools":[{"type":"function","function":{"name":"f","parameters":%b}}],'
-        b'"response_format":{"type":"json_schema","json_schema":{"name":"f","schema":%b}}}',
+        (
+            b'{"model":"gpt-4o","messages":[],"tools":[{"type":"function","function":{"name":"f","parameters":%b}}],'
+            b'"response_format":{"type":"json_schema","json_schema":{"name":"f","schema":%b}}}'
+        ),
     ),
     "openai responses": (
         OPENAI_RESPONSES,
         "/v1/responses",
-        b'{"model":"gpt-4o","input":"a","tools":[{"type":"function","name":"f","parameters":%b}],'
-        b'"text":{"format":{"type":"json_schema","name":"f","schema":%b}}}',
+        (
+            b'{"model":"gpt-4o","input":"a","tools":[{"type":"function","name":"f","parameters":%b}],'
+            b'"text":{"format":{"type":"json_schema","name":"f","schema":%b}}}'
+        ),
     ),
     "anthropic": (
         ANTHROPIC_MESSAGES,
         "/v1/messages",
-        b'{"model":"claude-sonnet-4-5","max_tokens":9,"messages":[],"tools":[{"name":"f","input_schema":%b},'
-        b'{"name":"g","input_schema":%b}]}',
+        (
+            b'{"model":"claude-sonnet-4-5","max_tokens":9,"messages":[],"tools":[{"name":"f","input_schema":%b},'
+            b'{"name":"g","input_schema":%b}]}'
+        ),
     ),
     "google": (
         GEMINI_GENERATE,
