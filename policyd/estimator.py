@@ -7,8 +7,8 @@ bound. It knows of no limits and holds nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from policyd.core.attributes import REQUEST_ATTRIBUTES
 from policyd.core.errors import ConfigError, ModelUnpriced, OutputUnbounded
@@ -20,7 +20,7 @@ from policyd.core.policy import Metric, Policy, Unbounded, UnknownModel, Unknown
 from policyd.core.pricing import Price, PriceBook, PricedModel
 from policyd.core.record import Record
 from policyd.core.usage import Usage
-from policyd.providers.base import CacheWrite, RequestFacts
+from policyd.providers.base import CacheWrite, RequestEdits, RequestFacts
 from policyd.tokens import TokenCount, TokenCounter
 
 EXPECTED_OUTPUT_PERCENT_BOUNDED = 75
@@ -46,6 +46,8 @@ class Ask:
     """The snapshot that the exchange began with."""
     input_tokens: int | None = None
     """As the caller counted them; `None`: the prompt in `facts` has to be counted."""
+    reread: Callable[[RequestEdits], RequestFacts] | None = field(default=None, repr=False, compare=False)
+    """What the request says once it is edited, raising `BodyUnreadable` where it cannot be; `None`: it never can."""
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -121,6 +123,12 @@ class Estimator:
             confidence=Confidence(record.confidence or Confidence.LOW),
             bounded=False,
         )
+
+    def is_priced(self, model: str, *, ask: Ask, now_ms: int) -> bool:
+        """Whether the provider of `ask` has `model`, as far as prices tell."""
+        tariff = self.tariff(ask.policy)
+        found = tariff.find(provider=ask.provider, model=model, at_ms=now_ms, terms=ask.facts.terms)
+        return found is not None
 
     async def _count(self, ask: Ask) -> TokenCount:
         if ask.input_tokens is not None:

@@ -80,6 +80,12 @@ class Telemetry:
             ("limit", "action", *who),
             registry=registry,
         )
+        self._changed = Counter(
+            "policyd_changed_requests",
+            "Requests that a limit let pass with a warning, clamped or with another model.",
+            ("limit", "action", *who),
+            registry=registry,
+        )
         self._tokens = Counter(
             "policyd_tokens", "Tokens and fee-bearing calls by kind.", ("kind", "source", *who), registry=registry
         )
@@ -152,6 +158,13 @@ class Telemetry:
         for action, limits in (("deny", record.denied_by), ("shadow", record.shadow_denied_by)):
             for limit in limits:
                 self._denials.labels(limit, action, *who).inc()
+        for action, limits in (
+            ("warn", record.warned_by),
+            ("clamp", record.clamped_by),
+            ("switch_model", record.switched_by),
+        ):
+            for limit in limits:
+                self._changed.labels(limit, action, *who).inc()
         if record.usage is not None:
             for kind, units in record.usage.by_kind().items():
                 self._tokens.labels(kind, record.usage_source, *who).inc(units)
@@ -256,11 +269,15 @@ def log_line(record: Record) -> bytes:
         "outcome": record.outcome,
         "denied_by": record.denied_by,
         "shadow_denied_by": record.shadow_denied_by,
+        "warned_by": record.warned_by,
+        "clamped_by": record.clamped_by,
+        "switched_by": record.switched_by,
         "status": record.status,
         "provider": record.provider,
         "endpoint": record.endpoint,
         "tier": record.attributes.get("tier"),
         "model": record.model,
+        "requested_model": record.requested_model,
         "response_model": record.response_model,
         "attributes": record.attributes,
         "streamed": record.streamed,

@@ -56,6 +56,7 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
             repeated=verdict.earlier is not None,
             state=writing.state(verdict.earlier or State.RESERVED),
             set_max_output_tokens=verdict.max_output_tokens,
+            set_model=verdict.decision.changes.model,
         )
 
     async def Extend(self, request: service.ExtendRequest, context: Context) -> service.ExtendResponse:

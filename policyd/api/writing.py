@@ -41,6 +41,10 @@ def verdict(decision: Decision) -> verdict_pb2.Verdict:
         estimate=estimate(decision.estimate),
         retry_after=duration(retry_after_seconds * 1_000_000) if retry_after_seconds is not None else None,
         remaining_budget=money(remaining) if remaining is not None else None,
+        warnings=map(limit_report, decision.warnings),
+        clamped_by=decision.changes.clamped_by,
+        switched_by=decision.changes.switched_by,
+        switched_model=decision.changes.model,
     )
 
 
@@ -122,4 +126,8 @@ def usage_record(record: Record) -> usage_pb2.UsageRecord:
         duration=duration(record.duration_ms * 1000),
         policy_duration=duration(record.policy_us),
         error=record.error,
+        warned_by=record.warned_by,
+        clamped_by=record.clamped_by,
+        switched_by=record.switched_by,
+        requested_model=record.requested_model,
     )

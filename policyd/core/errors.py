@@ -8,6 +8,7 @@
     │   ├── BodyTooSlow          the body took too long to come
     │   ├── AttributeMissing     `strict` is on and a limit needs an attribute that the request lacks
     │   ├── AttributeInvalid     an attribute's value is too long or holds control characters
+    │   ├── TierUnknown          the request's tier is none of the policy's, and the policy has no default tier
     │   ├── ModelUnpriced        the model has no price and the policy says `unknown_model: deny`
     │   ├── OutputUnbounded      the request gives no output maximum and the policy says `unbounded: deny`
     │   └── EndpointUnknown      a metered host, a path that no wire format knows
@@ -68,6 +69,11 @@ class AttributeMissing(RequestError):
 
 class AttributeInvalid(RequestError):
     reason = "attribute_invalid"
+
+
+class TierUnknown(RequestError):
+    status = 403
+    reason = "tier_unknown"
 
 
 class ModelUnpriced(RequestError):

@@ -186,10 +186,13 @@ class Exchange:
         if not verdict.decision.allowed:
             return self._deny(verdict)
         self._holding = True
-        self._usage_added = not self._ask.facts.usage_requested
+        # What it takes to change the request is not kept while the reply passes.
+        self._ask = replace(self._ask, facts=verdict.facts, reread=None)
+        self._usage_added = not verdict.facts.usage_requested
         edits = RequestEdits(
             request_usage=self._usage_added,
             max_output_tokens=verdict.max_output_tokens,
+            model=verdict.decision.changes.model,
             strip_fields=self._policy.identity.strip.body,
         )
         return State.FORWARDED, self._request.forward(self._endpoint, self._wire, edits)

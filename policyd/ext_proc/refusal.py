@@ -11,7 +11,7 @@ from policyd.core.decision import RETRY_WORTHWHILE_SECONDS, Decision, LimitRepor
 from policyd.core.money import format_usd
 from policyd.core.policy import Metric
 from policyd.core.times import iso_time
-from policyd.core.windows import CalendarWindow, SlidingWindow, Window
+from policyd.core.windows import CalendarWindow, FirstUseWindow, SlidingWindow, Window
 from policyd.ext_proc.messages import ImmediateReply
 from policyd.providers.base import ErrorInfo, WireFormat
 
@@ -119,5 +119,7 @@ def _within(window: Window | None) -> str:
             return f" this {window}"
         case SlidingWindow(seconds):
             return f" in {seconds} seconds"
+        case FirstUseWindow(days):
+            return f" in {days} days"
         case _:
             return ""

@@ -20,6 +20,7 @@ from policyd.core.policy import Policy
 from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
 from policyd.providers.base import Endpoint, RawRequest, RequestEdits, WireFormat
+from policyd.providers.editing import edited, reread
 
 STREAMED_PIECE_BYTES = 65_536
 """A body sent in full duplex goes out in pieces of this size."""
@@ -112,11 +113,12 @@ class RequestSide:
             facts=facts,
             identity=identity,
             policy=policy,
+            reread=lambda edits: reread(wire, raw, edits, vendor=endpoint.vendor),
         )
 
     def forward(self, endpoint: Endpoint, wire: WireFormat, edits: RequestEdits) -> list[m.Effect]:
         """Lets the withheld request go upstream, with `edits`."""
-        return self._send(lambda body: wire.edit_request(body, edits, vendor=endpoint.vendor))
+        return self._send(lambda body: edited(wire, body, edits, vendor=endpoint.vendor))
 
     def forward_unread(self) -> list[m.Effect]:
         """Lets the withheld request go upstream as it came, as far as it has; `pass_body` passes the rest."""

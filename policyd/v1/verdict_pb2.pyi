@@ -98,6 +98,12 @@ class _LimitActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LimitActi
     """The request is refused."""
     LIMIT_ACTION_SHADOW: _LimitAction.ValueType  # 2
     """The request passes; that it would have been refused is reported and counted."""
+    LIMIT_ACTION_WARN: _LimitAction.ValueType  # 3
+    """The request passes, and the caller is told."""
+    LIMIT_ACTION_CLAMP: _LimitAction.ValueType  # 4
+    """The request's maximum output is lowered to what is left. It is refused if too little is."""
+    LIMIT_ACTION_SWITCH_MODEL: _LimitAction.ValueType  # 5
+    """The request runs with a cheaper model. It is refused if that cannot be."""
 
 class LimitAction(_LimitAction, metaclass=_LimitActionEnumTypeWrapper):
     """Says what happens when a limit lacks room."""
@@ -108,6 +114,12 @@ LIMIT_ACTION_DENY: LimitAction.ValueType  # 1
 """The request is refused."""
 LIMIT_ACTION_SHADOW: LimitAction.ValueType  # 2
 """The request passes; that it would have been refused is reported and counted."""
+LIMIT_ACTION_WARN: LimitAction.ValueType  # 3
+"""The request passes, and the caller is told."""
+LIMIT_ACTION_CLAMP: LimitAction.ValueType  # 4
+"""The request's maximum output is lowered to what is left. It is refused if too little is."""
+LIMIT_ACTION_SWITCH_MODEL: LimitAction.ValueType  # 5
+"""The request runs with a cheaper model. It is refused if that cannot be."""
 Global___LimitAction: _TypeAlias = LimitAction  # noqa: Y015
 
 class _Confidence:
@@ -150,8 +162,14 @@ class Verdict(_message.Message):
     ESTIMATE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     REMAINING_BUDGET_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    CLAMPED_BY_FIELD_NUMBER: _builtins.int
+    SWITCHED_BY_FIELD_NUMBER: _builtins.int
+    SWITCHED_MODEL_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """Whether it may."""
+    switched_model: _builtins.str
+    """The cheaper model that the request may run with. Unset if it keeps its own."""
     @_builtins.property
     def denials(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitReport]:
         """Every limit that refused, the binding one first: the one that stands in the way longest. Empty if the request may run."""
@@ -172,6 +190,20 @@ class Verdict(_message.Message):
     def remaining_budget(self) -> _money_pb2.Money:
         """The least that any limit on cost has left, after this request's hold if it may run. Unset if no limit on cost applies."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitReport]:
+        """Every limit without room that lets the request pass with a warning."""
+
+    @_builtins.property
+    def clamped_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the limits that lowered the request's maximum output so that it fits. The numbers of this message are those of
+        the request as it is then.
+        """
+
+    @_builtins.property
+    def switched_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the limits that switched the request to `switched_model`."""
+
     def __init__(
         self,
         *,
@@ -181,19 +213,27 @@ class Verdict(_message.Message):
         estimate: Global___Estimate | None = ...,
         retry_after: _duration_pb2.Duration | None = ...,
         remaining_budget: _money_pb2.Money | None = ...,
+        warnings: _abc.Iterable[Global___LimitReport] | None = ...,
+        clamped_by: _abc.Iterable[_builtins.str] | None = ...,
+        switched_by: _abc.Iterable[_builtins.str] | None = ...,
+        switched_model: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_budget", b"_remaining_budget", "_retry_after", b"_retry_after", "estimate", b"estimate", "remaining_budget", b"remaining_budget", "retry_after", b"retry_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_budget", b"_remaining_budget", "_retry_after", b"_retry_after", "_switched_model", b"_switched_model", "estimate", b"estimate", "remaining_budget", b"remaining_budget", "retry_after", b"retry_after", "switched_model", b"switched_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_budget", b"_remaining_budget", "_retry_after", b"_retry_after", "decision", b"decision", "denials", b"denials", "estimate", b"estimate", "remaining_budget", b"remaining_budget", "retry_after", b"retry_after", "shadow_denials", b"shadow_denials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_budget", b"_remaining_budget", "_retry_after", b"_retry_after", "_switched_model", b"_switched_model", "clamped_by", b"clamped_by", "decision", b"decision", "denials", b"denials", "estimate", b"estimate", "remaining_budget", b"remaining_budget", "retry_after", b"retry_after", "shadow_denials", b"shadow_denials", "switched_by", b"switched_by", "switched_model", b"switched_model", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__remaining_budget: _TypeAlias = _typing.Literal["remaining_budget"]  # noqa: Y015
     _WhichOneofArgType__remaining_budget: _TypeAlias = _typing.Literal["_remaining_budget", b"_remaining_budget"]  # noqa: Y015
     _WhichOneofReturnType__retry_after: _TypeAlias = _typing.Literal["retry_after"]  # noqa: Y015
     _WhichOneofArgType__retry_after: _TypeAlias = _typing.Literal["_retry_after", b"_retry_after"]  # noqa: Y015
+    _WhichOneofReturnType__switched_model: _TypeAlias = _typing.Literal["switched_model"]  # noqa: Y015
+    _WhichOneofArgType__switched_model: _TypeAlias = _typing.Literal["_switched_model", b"_switched_model"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining_budget) -> _WhichOneofReturnType__remaining_budget | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_after) -> _WhichOneofReturnType__retry_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__switched_model) -> _WhichOneofReturnType__switched_model | None: ...
 
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
@@ -246,7 +286,8 @@ class LimitReport(_message.Message):
     counts everything together.
     """
     window: _builtins.str
-    """The window that it counts in, such as `day`, `month (Europe/Berlin)`, `sliding 60s` or `lifetime`; empty for
+    """The window that it counts in, such as `day`, `month (Europe/Berlin)`, `sliding 60s`, `30 days from first use` or
+    `lifetime`; empty for
     METRIC_CONCURRENT_REQUESTS, which counts what is open now.
     """
     action: Global___LimitAction.ValueType
