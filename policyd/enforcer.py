@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from policyd.clock import Clock
 from policyd.core.decision import NO_CHANGES, Decision, LimitReport, charges, decide, entries
-from policyd.core.errors import ReservationError, ReservationNotFound
+from policyd.core.errors import ReservationError, ReservationNotFound, StoreUnavailable
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
 from policyd.core.limits import AppliedLimit, applied_limits, first_use_windows
@@ -29,7 +29,7 @@ from policyd.first_use import FirstUseWindows
 from policyd.providers.base import RequestFacts
 from policyd.repeating import changes_recorded, repeated_decision, with_passed
 from policyd.revising import REVISIONS_MAX, Plan, revised
-from policyd.stores.base import Exists, Reservation, Store, Swept, UsageFilter, UsagePage
+from policyd.stores.base import Exists, Reservation, Stale, Store, Swept, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
 
 T = TypeVar("T")
@@ -382,6 +382,8 @@ class Enforcer:
                 fingerprint=fingerprint,
             ),
         )
+        if isinstance(result, Stale):
+            raise StoreUnavailable("the run-time state changed while the request was decided")
         if isinstance(result, Exists):
             return self._repeated(plan, result.reservation, now_ms=now_ms)
         decision = decide(applied, wanted, result.balances, plan.estimate, now_ms=now_ms, changes=plan.changes)
