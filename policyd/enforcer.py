@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from policyd.clock import Clock
 from policyd.core.decision import NO_CHANGES, Decision, LimitReport, charges, decide, entries
-from policyd.core.errors import ReservationError, ReservationNotFound, StoreUnavailable
+from policyd.core.errors import ReservationError, ReservationNotFound
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
 from policyd.core.limits import AppliedLimit, applied_limits, first_use_windows
@@ -23,13 +23,15 @@ from policyd.core.policy import Policy, Unbounded
 from policyd.core.pricing import NO_TERMS, Price, PriceBook
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.reservation import State
+from policyd.core.runtime import Block, Blocked, RuntimeState
 from policyd.core.usage import Usage
 from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, price_served
 from policyd.first_use import FirstUseWindows
 from policyd.providers.base import RequestFacts
 from policyd.repeating import changes_recorded, repeated_decision, with_passed
 from policyd.revising import REVISIONS_MAX, Plan, revised
-from policyd.stores.base import Exists, Reservation, Stale, Store, Swept, UsageFilter, UsagePage
+from policyd.runtime_state import FollowedState
+from policyd.stores.base import Exists, Reservation, ReserveResult, Stale, Store, Swept, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
 
 T = TypeVar("T")
@@ -129,6 +131,11 @@ class Enforcer:
         self._policy = policy
         self._observer = observer
         self._first_use = FirstUseWindows(self._begin_window)
+        self._state = FollowedState(
+            lambda since: self._timed("state", store.state(since=since)),
+            now_ms=self.now_ms,
+            remembered_ms=self._remembered_ms,
+        )
         self._open: set[str] = set()
 
     @property
@@ -163,29 +170,36 @@ class Enforcer:
         return await self._estimator.estimate(ask, now_ms=self.now_ms())
 
     async def check(self, ask: Ask) -> Decision:
-        """Whether the request would fit now, changed if need be. Holds nothing."""
+        """Whether the request would fit now, changed if need be. Holds nothing. Raises `Blocked` if it is."""
         now_ms = self.now_ms()
+        await self._state.refresh()
+        await self._unblocked(ask)
         return (await self._tried(ask, lambda plan: self._weigh(plan, now_ms=now_ms), now_ms=now_ms)).decision
 
     async def reserve(self, ask: Ask, *, fingerprint: str = "", ttl_seconds: int | None = None) -> Verdict:
         """Holds the request's estimate on every limit that applies, or says which refused.
 
-        Where limits say so, the request is changed so that it fits. Raises `RequestError`s for requests that cannot be
-        priced, `ReservationMismatch`, `StoreError`s.
+        Where limits say so, the request is changed so that it fits. Raises `RequestError`s for requests that are
+        blocked or cannot be priced, `ReservationMismatch`, `StoreError`s.
         """
         began = perf_counter()
         now_ms = self.now_ms()
         ttl_ms = (ttl_seconds or ask.policy.reservations.ttl_seconds) * 1000
 
         def hold(plan: Plan) -> Awaitable[_Tried]:
-            return self._hold(plan, now_ms=now_ms, expires_at_ms=now_ms + ttl_ms, fingerprint=fingerprint)
+            expires_at_ms = now_ms + ttl_ms
+            return self._state.decide(
+                lambda: self._hold(plan, now_ms=now_ms, expires_at_ms=expires_at_ms, fingerprint=fingerprint)
+            )
 
+        await self._unblocked(ask, fingerprint)  # before anything is counted
         tried = await self._tried(ask, hold, now_ms=now_ms)
         return _verdict(tried, policy_us=int((perf_counter() - began) * 1_000_000))
 
     async def budget(self, policy: Policy, attributes: Mapping[str, str]) -> tuple[LimitReport, ...]:
         """How every limit that applies to `attributes` stands now. Raises `AttributeMissing`."""
-        applied = await self._applied(policy, attributes, now_ms=self.now_ms(), begin=False)
+        await self._state.refresh()
+        applied = await self._applied(policy, attributes, state=self._state.current, now_ms=self.now_ms(), begin=False)
         accounts = [(item.account, item.carry) for item in applied]
         balances = await self._timed("balances", self._store.balances(accounts))
         return tuple(
@@ -240,6 +254,22 @@ class Enforcer:
         self._observer.ended(final, None)
         await self._timed("append", self._store.append(final))
 
+    async def end_blocked(self, ask: Ask, block: Block) -> None:
+        """Stores and reports that the request was refused by `block`."""
+        await self.end_unheld(
+            Record(
+                request_id=ask.request_id,
+                at_ms=self.now_ms(),
+                outcome=Outcome.DENIED,
+                decision="deny",
+                provider=ask.provider,
+                endpoint=ask.endpoint,
+                model=ask.facts.model,
+                attributes=dict(ask.identity),
+                denied_by=(block.name,),
+            )
+        )
+
     # --- by its id alone, in whichever process: what other services reserved ---
 
     async def extend_held(
@@ -269,14 +299,14 @@ class Enforcer:
     async def record_usage(self, ask: Ask, usage: Usage, *, fingerprint: str, status: int | None = None) -> Ended:
         """Charges a usage that nothing was held for to the accounts of now, once by `ask.request_id`.
 
-        It is held in full, past every cap, and settled at once: if the process dies in between, the hold expires into
-        the same charge. Raises `RequestError`s for what cannot be priced, `ReservationMismatch`, `ReservationEnded`.
+        Blocks do not matter: what was spent is charged. It is held in full, past every cap, and settled at once: if
+        the process dies in between, the hold expires into the same charge. Raises `RequestError`s for what cannot be
+        priced, `ReservationMismatch`, `ReservationEnded`.
         """
         now_ms = self.now_ms()
         tariff = self._estimator.tariff(ask.policy)
         price = price_asked(ask, tariff, now_ms=now_ms)
         amounts = charges(usage, cost_nanos=cost_nanos(price, usage))
-        applied = await self._applied(ask.policy, ask.attributes, now_ms=now_ms, begin=True)
         record = Record(
             request_id=ask.request_id,
             at_ms=now_ms,
@@ -288,9 +318,11 @@ class Enforcer:
             attributes=dict(ask.identity),
             terms=dict(ask.facts.terms),
         )
-        result = await self._timed(
-            "reserve",
-            self._store.reserve(
+
+        async def charge() -> ReserveResult:
+            state = self._state.current
+            applied = await self._applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=True)
+            call = self._store.reserve(
                 ask.request_id,
                 entries=tuple(
                     Entry(item.account, item.limit.metric, amounts[item.limit.metric], item.limit.amount, enforce=False)
@@ -300,8 +332,11 @@ class Enforcer:
                 now_ms=now_ms,
                 expires_at_ms=now_ms + ask.policy.reservations.ttl_seconds * 1000,
                 fingerprint=fingerprint,
-            ),
-        )
+                state_revision=state.revision,
+            )
+            return await self._timed("reserve", call)
+
+        result = await self._state.decide(charge)
         if isinstance(result, Exists):
             record = result.reservation.record
             price = self._estimator.estimate_again(record, self.policy).price
@@ -319,6 +354,10 @@ class Enforcer:
         if self._open:
             expires_at_ms = self.now_ms() + self.policy.reservations.ttl_seconds * 1000
             await self._timed("renew", self._store.renew(tuple(self._open), expires_at_ms=expires_at_ms))
+
+    async def refresh_state(self) -> None:
+        """Takes in what was set in the store meanwhile. Raises `StoreError`s."""
+        await self._state.refresh()
 
     async def sweep(self) -> None:
         """Expires holds whose exchange is gone and forgets what is old."""
@@ -338,13 +377,36 @@ class Enforcer:
 
     # --- parts ---
 
+    def _remembered_ms(self) -> int:
+        settings = self.policy.reservations
+        return (settings.ended_kept_seconds - settings.grace_seconds) * 1000
+
+    async def _unblocked(self, ask: Ask, fingerprint: str = "") -> RuntimeState:
+        """The run-time state to decide the request by. Raises `Blocked`.
+
+        What was granted before stays granted: a repeated call by id is answered as the first one was.
+        """
+        try:
+            return await self._state.unblocked(ask.policy.grouping.complete(ask.attributes))
+        except Blocked:
+            if not fingerprint or not await self._is_known(ask.request_id):
+                raise
+            return self._state.current
+
+    async def _is_known(self, reservation_id: str) -> bool:
+        try:
+            await self._timed("get", self._store.get(reservation_id))
+        except ReservationNotFound:
+            return False
+        return True
+
     async def _applied(
-        self, policy: Policy, attributes: Mapping[str, str], *, now_ms: int, begin: bool
+        self, policy: Policy, attributes: Mapping[str, str], *, state: RuntimeState, now_ms: int, begin: bool
     ) -> tuple[AppliedLimit, ...]:
         """The limits that apply now. `begin`: whether this is a use, which windows of first use begin with."""
         wanted = first_use_windows(policy, attributes)
         begun = await self._first_use.begun(wanted, now_ms=now_ms, begin=begin)
-        return applied_limits(policy, attributes, now_ms=now_ms, begun=begun)
+        return applied_limits(policy, attributes, now_ms=now_ms, begun=begun, state=state)
 
     async def _tried(self, ask: Ask, attempt: Callable[[Plan], Awaitable[_Tried]], *, now_ms: int) -> _Tried:
         """The first plan for the request that fits; if none does, the request as it came."""
@@ -355,21 +417,26 @@ class Enforcer:
             plan = await revised(tried.plan, tried.decision, estimator=self._estimator, now_ms=now_ms)
             if plan is None:
                 return first
-            tried = await attempt(plan)
+            try:
+                tried = await attempt(plan)
+            except Blocked:  # the model that it was switched to
+                return first
         return tried if tried.decision.allowed else first
 
     async def _weigh(self, plan: Plan, *, now_ms: int) -> _Tried:
         ask = plan.ask
-        applied = await self._applied(ask.policy, ask.attributes, now_ms=now_ms, begin=False)
+        state = await self._unblocked(ask)
+        applied = await self._applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=False)
         wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
         accounts = [(item.account, item.carry) for item in applied]
         balances = await self._timed("balances", self._store.balances(accounts))
         decision = decide(applied, wanted, balances, plan.estimate, now_ms=now_ms, changes=plan.changes)
         return _Tried(plan, decision, at_ms=now_ms)
 
-    async def _hold(self, plan: Plan, *, now_ms: int, expires_at_ms: int, fingerprint: str) -> _Tried:
+    async def _hold(self, plan: Plan, *, now_ms: int, expires_at_ms: int, fingerprint: str) -> _Tried | Stale:
         ask = plan.ask
-        applied = await self._applied(ask.policy, ask.attributes, now_ms=now_ms, begin=True)
+        state = await self._unblocked(ask, fingerprint)
+        applied = await self._applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=True)
         wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
         result = await self._timed(
             "reserve",
@@ -380,10 +447,11 @@ class Enforcer:
                 now_ms=now_ms,
                 expires_at_ms=expires_at_ms,
                 fingerprint=fingerprint,
+                state_revision=state.revision,
             ),
         )
         if isinstance(result, Stale):
-            raise StoreUnavailable("the run-time state changed while the request was decided")
+            return result
         if isinstance(result, Exists):
             return self._repeated(plan, result.reservation, now_ms=now_ms)
         decision = decide(applied, wanted, result.balances, plan.estimate, now_ms=now_ms, changes=plan.changes)

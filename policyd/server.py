@@ -38,6 +38,8 @@ from policyd.telemetry import LineWriter, Telemetry
 from policyd.tokens import TokenCounter
 
 FILE_POLL_SECONDS = 1.0
+STATE_REFRESH_SECONDS = 2.0
+"""A reservation finds out by itself that the state has changed; this keeps short what it has to catch up on."""
 SWEEP_SECONDS = 5.0
 RENEWALS_PER_TTL = 4
 """A hold is renewed this often in its life, so that a missed renewal or two do no harm."""
@@ -187,6 +189,7 @@ class Server:
             self._prices.watch(interval_seconds=FILE_POLL_SECONDS),
             self._policy.watch(interval_seconds=FILE_POLL_SECONDS),
             self._repeat(self._renew, lambda: self.policy.reservations.ttl_seconds / RENEWALS_PER_TTL),
+            self._repeat(enforcer.refresh_state, lambda: STATE_REFRESH_SECONDS),
             self._repeat(enforcer.sweep, lambda: SWEEP_SECONDS),
         ):
             self._start_chore(chore)

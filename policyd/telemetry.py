@@ -76,7 +76,7 @@ class Telemetry:
         )
         self._denials = Counter(
             "policyd_denials",
-            "Requests that a limit refused, or would have refused in shadow.",
+            "Requests that a limit or a block refused, or a limit would have refused in shadow.",
             ("limit", "action", *who),
             registry=registry,
         )
@@ -157,7 +157,7 @@ class Telemetry:
         self._exchanges.labels(record.decision, record.outcome, *who).inc()
         for action, limits in (("deny", record.denied_by), ("shadow", record.shadow_denied_by)):
             for limit in limits:
-                self._denials.labels(limit, action, *who).inc()
+                self._denials.labels(self._bounded("limit", limit), action, *who).inc()
         for action, limits in (
             ("warn", record.warned_by),
             ("clamp", record.clamped_by),

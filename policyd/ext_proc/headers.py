@@ -12,6 +12,11 @@ def request_id_header(request_id: str, prefix: str) -> dict[str, str]:
     return {f"{prefix}request-id": request_id}
 
 
+def block_headers(request_id: str, prefix: str) -> dict[str, str]:
+    """Of a request that was refused before anything was estimated."""
+    return {**request_id_header(request_id, prefix), f"{prefix}decision": "deny"}
+
+
 def decision_headers(verdict: Verdict, prefix: str) -> dict[str, str]:
     """The decision and the estimate behind it: the maximum, which is what is held."""
     decision, estimate = verdict.decision, verdict.decision.estimate

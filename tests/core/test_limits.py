@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from policyd.core.errors import AttributeMissing
 from policyd.core.ledger import Account, Carry
-from policyd.core.limits import ACCOUNT_KEPT_MS, SHORT_ACCOUNT_KEPT_MS, AppliedLimit, applied_limits, scope_name
+from policyd.core.limits import ACCOUNT_KEPT_MS, SHORT_ACCOUNT_KEPT_MS, AppliedLimit, applied_limits
 from policyd.core.policy import Limit, Match, Metric, Policy, default_policy
+from policyd.core.scopes import scope_name
 from policyd.core.windows import CalendarUnit, CalendarWindow, Lifetime, SlidingWindow, Window
 
 NOW_MS = int(datetime(2026, 5, 15, 12, 0, 45, tzinfo=UTC).timestamp()) * 1000
