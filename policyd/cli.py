@@ -143,12 +143,12 @@ def check_config(
     """Check a policy file: every mistake with its line and field."""
     from policyd.clock import SystemClock
     from policyd.config import Settings, load_policy
-    from policyd.estimator import check_guess
+    from policyd.estimator import check_models
     from policyd.prices.table_file import open_price_book
 
     settings = Settings.from_environment(os.environ, prices=prices)
     policy = load_policy(file)
-    check_guess(policy, open_price_book(settings.prices_path), now_ms=SystemClock().now_ms())
+    check_models(policy, open_price_book(settings.prices_path), now_ms=SystemClock().now_ms())
     limits = len(policy.limits)
     typer.echo(f"{file}: ok, {limits} limit{'' if limits == 1 else 's'} (revision {policy.revision})")
 

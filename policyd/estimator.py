@@ -167,11 +167,18 @@ def price_served(
     return served.price if served is not None else asked
 
 
-def check_guess(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
-    """Raises `ConfigError` if the policy prices unknown models as a model that has no price itself."""
-    guess = policy.unknown_model.model
-    if guess is not None and Tariff(prices, policy.prices).find_anywhere(model=guess, at_ms=now_ms) is None:
-        raise ConfigError(f'unknown_model.price_as: found "{guess}", expected a model with a known price')
+def check_models(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
+    """Raises `ConfigError` for models that the policy falls back to and that have no price themselves."""
+    tariff = Tariff(prices, policy.prices)
+    named = [("unknown_model.price_as", policy.unknown_model.model)]
+    named += [(f"switch_to of the limit {limit.name}", limit.switch_to) for limit in policy.limits]
+    mistakes = [
+        f'{where}: found "{model}", expected a model with a known price'
+        for where, model in dict.fromkeys(named)
+        if model is not None and tariff.find_anywhere(model=model, at_ms=now_ms) is None
+    ]
+    if mistakes:
+        raise ConfigError(*mistakes)
 
 
 def output_token_amounts(estimate: Estimate) -> Amounts:

@@ -3,11 +3,12 @@
 The numbers it was refused by say what would fit, so a change is tried with those; another request may have taken the
 room meanwhile, so it may be refused again. After `REVISIONS_MAX` changes the refusal stands.
 
-    the limits that refuse                      what is tried
-    any of them says `deny`                     nothing
-    any says `switch_model`                     the model of the binding one of these, once
-    all say `clamp`                             the highest maximum output that fits them all
+    a limit that refuses says      what is tried
+    `switch_model`                 its model, once; of several the binding one's
+    `clamp`                        the highest maximum output that all limits that refuse have room for
+    neither                        nothing
 
+A limit that says `deny` has to have room for the changed request like all others.
 A change that the request has no place for, a model that the provider has no price for, and one that is not cheaper are
 not tried.
 """
@@ -16,10 +17,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from policyd.core.decision import NO_CHANGES, Changes, Decision, clamped_output_tokens
+from policyd.core.decision import NO_CHANGES, Changes, Decision, highest_output_tokens
 from policyd.core.errors import RequestError
 from policyd.core.estimate import Estimate
-from policyd.core.policy import Action
+from policyd.core.policy import Action, Limit
 from policyd.estimator import Ask, Estimator
 from policyd.providers.base import RequestEdits, RequestFacts
 
@@ -39,20 +40,17 @@ class Plan:
 
 async def revised(plan: Plan, refusal: Decision, *, estimator: Estimator, now_ms: int) -> Plan | None:
     """The next plan to try after `plan` was refused; `None`: the refusal stands."""
-    actions = {report.limit.action for report in refusal.denials}
-    if Action.DENY in actions:
-        return None
-    if Action.SWITCH_MODEL in actions:
-        return await _switched(plan, refusal, estimator=estimator, now_ms=now_ms)
-    return _clamped(plan, refusal)
+    return await _switched(plan, refusal, estimator=estimator, now_ms=now_ms) or _clamped(plan, refusal)
+
+
+def _refusing(refusal: Decision, action: Action) -> list[Limit]:
+    return [report.limit for report in refusal.denials if report.limit.action is action]
 
 
 async def _switched(plan: Plan, refusal: Decision, *, estimator: Estimator, now_ms: int) -> Plan | None:
-    if plan.changes.model is not None:
-        return None
-    by = [report.limit for report in refusal.denials if report.limit.action is Action.SWITCH_MODEL]
-    model = by[0].switch_to
-    if model is None or not estimator.is_priced(model, ask=plan.ask, now_ms=now_ms):
+    by = _refusing(refusal, Action.SWITCH_MODEL)
+    model = by[0].switch_to if by else None
+    if model is None or plan.changes.model is not None or not estimator.is_priced(model, ask=plan.ask, now_ms=now_ms):
         return None
     changes = replace(plan.changes, model=model, switched_by=tuple(limit.name for limit in by))
     facts = _reread(plan.ask, changes)
@@ -69,11 +67,15 @@ async def _switched(plan: Plan, refusal: Decision, *, estimator: Estimator, now_
 
 
 def _clamped(plan: Plan, refusal: Decision) -> Plan | None:
+    clamping = _refusing(refusal, Action.CLAMP)
+    if not clamping:
+        return None
     choices = plan.ask.facts.choices
-    tokens = clamped_output_tokens(refusal, choices=choices)
+    least = max(limit.min_output_tokens for limit in clamping)
+    tokens = highest_output_tokens(refusal, choices=choices, least=least)
     if tokens is None:
         return None
-    by = dict.fromkeys((*plan.changes.clamped_by, *(report.limit.name for report in refusal.denials)))
+    by = dict.fromkeys((*plan.changes.clamped_by, *(limit.name for limit in clamping)))
     changes = replace(plan.changes, max_output_tokens=tokens, clamped_by=tuple(by))
     facts = _reread(plan.ask, changes)
     if facts is None:

@@ -155,8 +155,8 @@ def _attributes(identity: Identity | None, grouping: Grouping) -> Attributes:
     known: dict[str, Sequence[str]] = {}
     if grouping.tiers.names:
         known[TIER] = grouping.tiers.names
-    if grouping.models.patterns:
-        known[MODEL_GROUP] = tuple(grouping.models.patterns)
+    if grouping.models.groups:
+        known[MODEL_GROUP] = tuple(group.name for group in grouping.models.groups)
     if identity is None:
         return Attributes(None, known)
     return Attributes(tuple(dict.fromkeys((*identity.sources, *REQUEST_ATTRIBUTES, *known))), known)

@@ -181,14 +181,12 @@ def decide(
     )
 
 
-def clamped_output_tokens(decision: Decision, *, choices: int) -> int | None:
-    """The highest maximum output for one choice at which none of the limits that refused would; `None`: none is left.
+def highest_output_tokens(decision: Decision, *, choices: int, least: int) -> int | None:
+    """The highest maximum output for one choice at which none of the limits that refused would.
 
-    It is never above what was held for, and never below the `min_output_tokens` of any of these limits.
+    It is below what was held for, and `least` or more; `None`: there is none.
     """
-    least = max(report.limit.min_output_tokens for report in decision.denials)
     refused = decision.estimate.maximum.output_tokens // choices
-    # The first number of tokens that does not fit, among those that are too few to be refused for being too many.
     candidates = range(least, refused)
     fitting = bisect_left(candidates, True, key=lambda tokens: not _fits(decision, tokens * choices))
     return least + fitting - 1 if fitting else None

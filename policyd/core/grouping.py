@@ -18,18 +18,28 @@ TIER = "tier"
 
 
 @dataclass(frozen=True, slots=True)
-class ModelGroups:
-    """Models under one name: shell-style patterns by group. No model fits two groups."""
+class ModelGroup:
+    """Models under one name, by shell-style patterns."""
 
-    patterns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    _compiled: Mapping[str, Pattern[str]] = field(init=False, repr=False, compare=False)
+    name: str
+    patterns: tuple[str, ...]
+    _compiled: Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        compiled = {group: compile_pattern("|".join(map(translate, globs))) for group, globs in self.patterns.items()}
-        object.__setattr__(self, "_compiled", compiled)
+        object.__setattr__(self, "_compiled", compile_pattern("|".join(map(translate, self.patterns))))
+
+    def has(self, model: str) -> bool:
+        return self._compiled.match(model) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelGroups:
+    """All groups of a policy. A model is in the first one that it fits."""
+
+    groups: tuple[ModelGroup, ...] = ()
 
     def group_of(self, model: str) -> str | None:
-        return next((group for group, pattern in self._compiled.items() if pattern.match(model)), None)
+        return next((group.name for group in self.groups if group.has(model)), None)
 
 
 @dataclass(frozen=True, slots=True)
