@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from policyd.control import reading
 from policyd.control.desk import Desk
 from policyd.core.errors import ConfigError
-from policyd.core.ledger import Balance
+from policyd.core.ledger import Account, Balance
 from policyd.core.policy import Limit
 from policyd.core.runtime import Kind, Override, Reset, RuntimeState, limit_key
 from policyd.core.scopes import scope_name
@@ -132,7 +132,7 @@ async def standing(desk: Desk, *, limit: str | None, per: str | None = None) -> 
     limits = [each for each in limits if per is None or per in each.per]
     state = await desk.state()
     scopes = {(each.limit, each.scope) for each in _overrides(state)}
-    account_scopes = await _account_scopes(desk, {each.account_name for each in limits})
+    account_scopes = await _account_scopes(desk, limits)
     wanted = [
         (each, scope)
         for each in limits
@@ -146,17 +146,29 @@ async def standing(desk: Desk, *, limit: str | None, per: str | None = None) -> 
     return Standing(await _budgets(desk, wanted, state), orphans)
 
 
-async def _account_scopes(desk: Desk, names: Collection[str]) -> set[tuple[str, str]]:
+async def _account_scopes(desk: Desk, limits: Sequence[Limit]) -> set[tuple[str, str]]:
+    """The accounts' names and scopes that the limits look at now."""
+    carried_ms: dict[str, int] = {}
+    for limit in limits:
+        length_ms = limit.window.seconds * 1000 if isinstance(limit.window, SlidingWindow) else 0
+        carried_ms[limit.account_name] = max(length_ms, carried_ms.get(limit.account_name, 0))
     found: set[tuple[str, str]] = set()
-    for name in names:
-        cursor = None
-        while cursor != "":
-            page = await desk.store.accounts(
-                limit_name=name, ends_after_ms=desk.now_ms, page=ACCOUNTS_PAGE, cursor=cursor or ""
-            )
-            found |= {(account.limit, account.scope) for account, _ in page.rows}
-            cursor = page.next_cursor
+    for name, ended_ms in carried_ms.items():
+        async for account in _accounts(desk, name, ends_after_ms=desk.now_ms - ended_ms):
+            found.add((account.limit, account.scope))
     return found
+
+
+async def _accounts(desk: Desk, name: str, *, ends_after_ms: int) -> AsyncIterator[Account]:
+    cursor = ""
+    while True:
+        page = await desk.store.accounts(
+            limit_name=name, ends_after_ms=ends_after_ms, page=ACCOUNTS_PAGE, cursor=cursor
+        )
+        for account, _ in page.rows:
+            yield account
+        if not (cursor := page.next_cursor):
+            return
 
 
 async def _budgets(desk: Desk, wanted: Sequence[tuple[Limit, str]], state: RuntimeState) -> Sequence[Budget]:
