@@ -17,7 +17,7 @@ from tests.e2e.sdks import Reply, Sdk
 POLICY = """
 version: 1
 model_groups:
-  dear: [gpt-4o, "claude-sonnet-*"]
+  dear: [gpt-4o, "claude-opus-*"]
 limits:
   - name: project-spend
     per: [project]
@@ -51,7 +51,7 @@ limits:
     action: warn
 """
 
-DEAR = {"openai": "gpt-4o", "anthropic": "claude-sonnet-4-5"}
+DEAR = {"openai": "gpt-4o", "anthropic": "claude-opus-4-6"}
 CHEAPER = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5"}
 
 
