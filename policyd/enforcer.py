@@ -462,7 +462,9 @@ class Enforcer:
         changes = changes_recorded(reservation.record, choices=plan.ask.facts.choices)
         if changes != NO_CHANGES:
             facts = replace(plan.ask.facts, model=reservation.record.model)
+            bounded = plan.estimate.bounded or changes.max_output_tokens is not None
             estimate = self._estimator.estimate_again(reservation.record, plan.ask.policy)
+            estimate = replace(estimate, bounded=bounded)
             ask = replace(plan.ask, facts=facts)
             plan = Plan(ask, estimate, changes, requested_model=reservation.record.requested_model)
         decision = repeated_decision(plan.ask.policy, reservation, plan.estimate, changes=changes)

@@ -10,7 +10,7 @@ import pytest
 
 from policyd.config import parse_policy
 from policyd.core.errors import ConfigError, ModelUnpriced
-from policyd.core.policy import Policy
+from policyd.core.policy import Action, Policy
 from policyd.core.pricing import PriceBook
 from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
@@ -219,3 +219,12 @@ async def test_unknown_models_may_be_priced_as_one_with_an_own_price() -> None:
     assert await charged(world, await reserved(world, provider="theirs", model="unheard-of")) == OWN_NANOS
     with pytest.raises(ConfigError, match='price_as: found "dear"'):
         check_models(replace(guessing, prices=policy("[]").prices), published_prices(), now_ms=NOW_MS)
+
+
+def test_the_model_that_a_limit_switches_to_has_to_have_a_price() -> None:
+    prices = "[{provider: mine, model: cheap, usd_per_million: {input: 2.00, output: 8.00}}]"
+    (budget,) = policy(prices).limits
+    switching = replace(policy(prices), limits=(replace(budget, action=Action.SWITCH_MODEL, switch_to="cheap"),))
+    check_models(switching, published_prices(), now_ms=NOW_MS)
+    with pytest.raises(ConfigError, match='switch_to of the limit budget: found "cheap"'):
+        check_models(replace(switching, prices=policy("[]").prices), published_prices(), now_ms=NOW_MS)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from policyd.core.policy import Action, Limit, Match, Metric, Policy
 from policyd.core.usage import Usage
-from policyd.core.windows import CalendarUnit, CalendarWindow, FirstUseWindow, Lifetime
+from policyd.core.windows import CalendarUnit, CalendarWindow, FirstUseWindow, Lifetime, Window
 from policyd.enforcer import RELEASED, Verdict, reported_ending
 from policyd.estimator import Ask
 from policyd.providers.base import Prompt, RequestEdits, RequestFacts
@@ -25,7 +25,7 @@ from policyd.stores.url import open_store
 from tests.builders import USD, World, policy
 
 LEVELS = ("org", "project", "user", "session")
-WINDOWS = (
+WINDOWS: tuple[Window, ...] = (
     Lifetime(),
     CalendarWindow(CalendarUnit.DAY),
     CalendarWindow(CalendarUnit.HOUR, "Asia/Kolkata"),

@@ -20,19 +20,24 @@ from google.protobuf import json_format
 
 from policyd.cli import app
 from policyd.config import Settings, parse_policy
+from policyd.config.limits_section import LIMIT_KEYS
+from policyd.config.policy_file import POLICY_KEYS
 from policyd.core.errors import ConfigError
-from policyd.core.policy import Metric, Policy
+from policyd.core.policy import Action, Metric, Policy
 from policyd.core.windows import CalendarUnit
 from policyd.envoy_config import EnvoySettings
+from policyd.estimator import check_models
 from policyd.telemetry import Telemetry
 from policyd.v1 import policy_service_pb2 as service
 from policyd.v1.policy_service_pb2_grpc import PolicyServiceStub
 from policyd.v1.usage_pb2 import OUTCOME_SERVED
 from policyd.v1.verdict_pb2 import DECISION_ALLOW
+from tests.builders import NOW_MS, published_prices
 from tests.e2e.mesh import ANSWER_SECONDS_MAX, ANY_PORT, Policyd, policyd_serve
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CHANGELOG.md", "envoy/README.md")
+POLICY_PAGE = "policyd/config/README.md"
+PAGES = ("README.md", "CHANGELOG.md", "envoy/README.md", POLICY_PAGE)
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`([^`]+)`")
@@ -43,9 +48,9 @@ def text(page: str = "README.md") -> str:
     return (ROOT / page).read_text("utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    """The README's code blocks in a language."""
-    found = [content for name, content in _BLOCK.findall(text()) if name == language]
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    """A page's code blocks in a language."""
+    found = [content for name, content in _BLOCK.findall(text(page)) if name == language]
     assert found
     return found
 
@@ -167,6 +172,18 @@ def test_policies_are_good(policy: str, tmp_path: Path) -> None:
     checked = run_policyd("check-config", str(file))
     assert checked.returncode == 0, checked.stderr
     assert ": ok" in checked.stdout
+
+
+@pytest.mark.parametrize("part", blocks("yaml", POLICY_PAGE))
+def test_parts_of_policies_are_good(part: str) -> None:
+    limits = "" if re.search(r"^limits:", part, re.MULTILINE) else "limits: []\n"
+    policy = parse_policy(f"version: 1\n{part}{limits}", source=POLICY_PAGE)
+    check_models(policy, published_prices(), now_ms=NOW_MS)
+
+
+@pytest.mark.parametrize("key", sorted({*POLICY_KEYS, *LIMIT_KEYS, *Metric, *CalendarUnit, *Action, "lifetime"}))
+def test_the_policy_page_has_every_word(key: str) -> None:
+    assert re.search(rf"\b{key}\b", text(POLICY_PAGE))
 
 
 def defaults() -> list[tuple[str, bool]]:

@@ -1,10 +1,12 @@
 """What a limit caps: a metric, how much of it, in which window; with `windows` several of these."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from policyd.config import values
+from policyd.config.problems import did_you_mean
 from policyd.config.section import Section
+from policyd.config.values import found
 from policyd.config.windows import in_timezone, label, read_window
 from policyd.config.yaml_tree import Scalar, Tree
 from policyd.core.policy import Metric
@@ -39,15 +41,12 @@ def read_caps(section: Section) -> tuple[Cap, ...]:
     """At least one, the last resort being a cap that only lets the rest of the limit be checked."""
     timezone = section.read("timezone", values.timezone, None)
     caps = _caps_of_windows(section) if "windows" in section else (_cap(section),)
-    in_use = [cap for cap in caps if isinstance(cap.window, CalendarWindow)]
-    # A window that is missing or wrong is reported already, and might have been a calendar one.
-    if "timezone" in section and not in_use and all(_is_known(cap) for cap in caps):
+    on_the_clock = any(isinstance(cap.window, CalendarWindow) for cap in caps)
+    # A window that could not be read is reported already, and might have been one of these.
+    unknown = any(cap.window is None for cap in caps)
+    if "timezone" in section and not on_the_clock and not unknown:
         section.reject("timezone", f"only a calendar window ({', '.join(CalendarUnit)}) has a time zone")
-    return tuple(Cap(cap.metric, cap.amount, in_timezone(cap.window, timezone), cap.label) for cap in caps)
-
-
-def _is_known(cap: Cap) -> bool:
-    return cap.window is not None
+    return tuple(replace(cap, window=in_timezone(cap.window, timezone)) for cap in caps)
 
 
 def _cap(section: Section) -> Cap:
@@ -68,11 +67,13 @@ def _amount(section: Section) -> tuple[Metric | None, int | None]:
     if key is None:
         return None, 0
     metric = Metric(key)
-    return metric, section.read(key, lambda tree: None if _is_by_tier(tree) else amount_of(metric, tree), 0)
-
-
-def _is_by_tier(tree: Tree) -> bool:
-    return isinstance(tree, Scalar) and tree.text == BY_TIER
+    tree = section[key]
+    written = tree.text if isinstance(tree, Scalar) else ""
+    if hint := did_you_mean(written, (BY_TIER,)):
+        if written != BY_TIER:
+            section.reject(key, f"found {found(tree)}, expected an amount, or {BY_TIER}{hint}")
+        return metric, None
+    return metric, section.read(key, lambda tree: amount_of(metric, tree), 0)
 
 
 def _caps_of_windows(section: Section) -> Sequence[Cap]:

@@ -28,7 +28,7 @@ REFUSAL_FIELDS_RESERVED = (
 )
 """What a refusal's `policyd` object says by itself, and an operator's own field cannot."""
 
-_LIMIT_KEYS = ("name", *CAP_KEYS, "per", "match", "pool", "hold", *ACTION_KEYS, "status", "refusal")
+LIMIT_KEYS = ("name", *CAP_KEYS, "per", "match", "pool", "hold", *ACTION_KEYS, "status", "refusal")
 _LIMIT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -48,7 +48,7 @@ def read_limits(
         entries = problems.attempt(item_path, values.mapping("{name: ..., requests: ...}"), item, None)
         if entries is None:
             continue
-        section = Section(entries, path=item_path, keys=_LIMIT_KEYS, problems=problems)
+        section = Section(entries, path=item_path, keys=LIMIT_KEYS, problems=problems)
         name = section.require("name", _limit_name, "", expectation="a name such as team-monthly-spend")
         _check_unique(section, name, named)
         found = _limits(section, name, attributes, tiers)

@@ -42,7 +42,7 @@ from policyd.core.policy import (
 
 VERSION = 1
 
-_POLICY_KEYS = (
+POLICY_KEYS = (
     "version",
     "identity",
     "model_groups",
@@ -81,7 +81,7 @@ def parse_policy(content: str | bytes, *, source: str) -> Policy:
     problems = Problems(source)
     tree = problems.attempt("", _document, content, MappingTree(Position(1, 1), ()))
     problems.raise_if_any()
-    policy = _policy(Section(tree, path="", keys=_POLICY_KEYS, problems=problems))
+    policy = _policy(Section(tree, path="", keys=POLICY_KEYS, problems=problems))
     problems.raise_if_any()
     return replace(policy, revision=_revision(policy))
 

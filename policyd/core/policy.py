@@ -126,17 +126,30 @@ class Match:
     """
 
     patterns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    _compiled: Mapping[str, tuple[Pattern[str], ...]] = field(init=False, repr=False, compare=False)
+    _tests: tuple[_Test, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        compiled = {name: tuple(compile_pattern(translate(p)) for p in ps) for name, ps in self.patterns.items()}
-        object.__setattr__(self, "_compiled", compiled)
+        object.__setattr__(self, "_tests", tuple(_test(name, patterns) for name, patterns in self.patterns.items()))
 
     def fits(self, attributes: Mapping[str, str]) -> bool:
-        return all(
-            (value := attributes.get(name)) is not None and any(pattern.match(value) for pattern in patterns)
-            for name, patterns in self._compiled.items()
-        )
+        for name, words, pattern in self._tests:
+            value = attributes.get(name)
+            if value not in words and (value is None or pattern is None or not pattern.match(value)):
+                return False
+        return True
+
+
+_Test = tuple[str, frozenset[str], Pattern[str] | None]
+"""An attribute's name, the values that fit as they are, and what the others have to fit."""
+
+
+def _test(name: str, patterns: tuple[str, ...]) -> _Test:
+    globs = [pattern for pattern in patterns if _WILDCARDS.intersection(pattern)]
+    either = compile_pattern("|".join(map(translate, globs))) if globs else None
+    return name, frozenset(patterns) - frozenset(globs), either
+
+
+_WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True)
