@@ -17,6 +17,7 @@ import grpc
 import pytest
 import typer
 from google.protobuf import json_format
+from typer.core import TyperGroup
 
 from policyd.cli import app
 from policyd.config import Settings, parse_policy
@@ -37,7 +38,8 @@ from tests.e2e.mesh import ANSWER_SECONDS_MAX, ANY_PORT, Policyd, policyd_serve
 
 ROOT = Path(__file__).parents[1]
 POLICY_PAGE = "policyd/config/README.md"
-PAGES = ("README.md", "CHANGELOG.md", "envoy/README.md", POLICY_PAGE)
+CONTROL_PAGE = "policyd/control/README.md"
+PAGES = ("README.md", "CHANGELOG.md", "envoy/README.md", POLICY_PAGE, CONTROL_PAGE)
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`([^`]+)`")
@@ -61,8 +63,8 @@ def inline(page: str) -> list[str]:
 
 
 def shell_commands() -> Iterator[list[str]]:
-    """Every command in the README's shell blocks, as the shell would split it."""
-    for block in blocks("sh"):
+    """Every command in the pages' shell blocks, as the shell would split it."""
+    for block in (*blocks("sh"), *blocks("sh", CONTROL_PAGE)):
         # A quoted argument may span lines: a line ends where its quotes are closed.
         pending = ""
         for line in block.replace("\\\n", " ").splitlines():
@@ -83,10 +85,15 @@ def makes() -> str:
     return ran.stdout
 
 
-COMMANDS = {
-    name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    for name, command in typer.main.get_group(app).commands.items()
-}
+def commands(group: TyperGroup, *, within: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Every command by its whole name, with its options."""
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, within=f"{within}{name} ")
+        yield within + name, {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+
+
+COMMANDS = dict(commands(typer.main.get_group(app)))
 """The options of each command."""
 
 
@@ -146,9 +153,9 @@ def assert_made(targets: list[str]) -> None:
 
 
 def assert_command(arguments: list[str]) -> None:
-    command, *rest = arguments
-    assert command in COMMANDS
-    options = {word for word in rest if word.startswith("--")}
+    command = max((name for name in COMMANDS if arguments[: len(name.split())] == name.split()), key=len, default=None)
+    assert command is not None, arguments
+    options = {word for word in arguments if word.startswith("--")}
     assert options <= COMMANDS[command], arguments
 
 

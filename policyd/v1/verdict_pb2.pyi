@@ -376,7 +376,7 @@ class LimitReport(_message.Message):
     """The operator's own words for a refusal. Unset where the policy gives none."""
     @_builtins.property
     def limit(self) -> Global___Amount:
-        """The most that may be spent and reserved together."""
+        """The most that may be spent and reserved together: what an operator set for this scope, or else the policy's amount."""
 
     @_builtins.property
     def spent(self) -> Global___Amount:

@@ -6,12 +6,14 @@ import json
 
 import pytest
 
+from policyd.core.policy import FailureMode
 from policyd.core.record import Outcome
 from policyd.core.runtime import Block, Kind
 from policyd.runtime_state import item_of
-from tests.builders import NOW_MS, World
+from tests.builders import NOW_MS, World, policy
 from tests.ext_proc import wire
 from tests.ext_proc.envoy_model import Envoy
+from tests.ext_proc.trying_stores import failing
 from tests.ext_proc.wire import chat, messages, request_headers
 
 
@@ -70,3 +72,18 @@ async def test_the_record_names_it(world: World, kind: Kind) -> None:
     assert record.denied_by == (f"{kind}:user=ann",)
     assert (record.model, record.attributes["user"]) == ("gpt-4o", "ann")
     assert await world.spent() == 0
+
+
+@pytest.mark.parametrize("failure_mode", FailureMode)
+async def test_where_the_state_cannot_be_read_the_failure_mode_decides(failure_mode: FailureMode) -> None:
+    world = World(policy(failure_mode=failure_mode), wrap=failing("state"))
+    await world.store.set_state([item_of(Block(Kind.BLOCK, "user=bob", "why", NOW_MS))], now_ms=NOW_MS)
+    envoy, body = Envoy(world), chat()
+    await envoy.request(request_headers(body), [body])
+    if failure_mode is FailureMode.CLOSED:
+        assert envoy.client.status == 503
+        assert not envoy.upstream.body
+    else:
+        assert envoy.upstream.body == body
+    await envoy.close()
+    assert world.record.error == "the disk is full"
