@@ -11,6 +11,7 @@
     │   ├── TierUnknown          the request's tier is none of the policy's, and the policy has no default tier
     │   ├── ModelUnpriced        the model has no price and the policy says `unknown_model: deny`
     │   ├── OutputUnbounded      the request gives no output maximum and the policy says `unbounded: deny`
+    │   ├── RequestSigned        its client signed it, and policy would have to change what the signature covers
     │   └── EndpointUnknown      a metered host, a path that no wire format knows
     ├── ReservationError         the reservation is not in a state that allows the call
     │   ├── ReservationNotFound  never existed, or ended longer ago than it is remembered
@@ -83,6 +84,10 @@ class ModelUnpriced(RequestError):
 
 class OutputUnbounded(RequestError):
     reason = "output_unbounded"
+
+
+class RequestSigned(RequestError):
+    reason = "request_signed"
 
 
 class EndpointUnknown(RequestError):
