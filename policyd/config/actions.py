@@ -27,7 +27,10 @@ class OnExceed:
 
 
 def read_on_exceed(section: Section, caps: tuple[Cap, ...]) -> OnExceed:
-    action = section.read("action", choice(Action), Action.DENY)
+    action = section.read("action", choice(Action), None) if "action" in section else Action.DENY
+    if action is None:
+        # Which keys go with what was meant is not known.
+        return OnExceed(Action.DENY, min_output_tokens=1, switch_to=None)
     for key, needed in _KEY_BY_ACTION.items():
         if key in section and action is not needed:
             section.reject(key, f'it goes with "action: {needed}" alone')

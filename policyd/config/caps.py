@@ -37,10 +37,10 @@ def amount_of(metric: Metric, tree: Tree) -> int:
     return values.usd_nanos(tree) if metric is Metric.COST else values.whole_number(0)(tree)
 
 
-def read_caps(section: Section) -> tuple[Cap, ...]:
+def read_caps(section: Section, *, has_tiers: bool) -> tuple[Cap, ...]:
     """At least one, the last resort being a cap that only lets the rest of the limit be checked."""
     timezone = section.read("timezone", values.timezone, None)
-    caps = _caps_of_windows(section) if "windows" in section else (_cap(section),)
+    caps = _caps_of_windows(section, has_tiers) if "windows" in section else (_cap(section, has_tiers),)
     on_the_clock = any(isinstance(cap.window, CalendarWindow) for cap in caps)
     # A window that could not be read is reported already, and might have been one of these.
     unknown = any(cap.window is None for cap in caps)
@@ -49,8 +49,8 @@ def read_caps(section: Section) -> tuple[Cap, ...]:
     return tuple(replace(cap, window=in_timezone(cap.window, timezone)) for cap in caps)
 
 
-def _cap(section: Section) -> Cap:
-    metric, amount = _amount(section)
+def _cap(section: Section, has_tiers: bool) -> Cap:
+    metric, amount = _amount(section, has_tiers)
     if metric is Metric.CONCURRENT_REQUESTS:
         for key in ("window", "timezone"):
             if key in section:
@@ -61,7 +61,7 @@ def _cap(section: Section) -> Cap:
     return Cap(metric, amount, window, None)
 
 
-def _amount(section: Section) -> tuple[Metric | None, int | None]:
+def _amount(section: Section, has_tiers: bool) -> tuple[Metric | None, int | None]:
     """The metric and its amount; no metric unless there is exactly one."""
     key = section.exactly_one(METRICS)
     if key is None:
@@ -72,11 +72,13 @@ def _amount(section: Section) -> tuple[Metric | None, int | None]:
     if hint := did_you_mean(written, (BY_TIER,)):
         if written != BY_TIER:
             section.reject(key, f"found {found(tree)}, expected an amount, or {BY_TIER}{hint}")
+        elif not has_tiers:
+            section.reject(key, f'there are no tiers that "{BY_TIER}" could take the amount from')
         return metric, None
     return metric, section.read(key, lambda tree: amount_of(metric, tree), 0)
 
 
-def _caps_of_windows(section: Section) -> Sequence[Cap]:
+def _caps_of_windows(section: Section, has_tiers: bool) -> Sequence[Cap]:
     for key in _WINDOWS_KEYS:
         if key in section:
             section.reject(key, '"windows" is given, expected this inside of it')
@@ -87,15 +89,15 @@ def _caps_of_windows(section: Section) -> Sequence[Cap]:
         entries = problems.attempt(item_path, values.mapping("{window: day, cost_usd: 5.00}"), tree, None)
         if entries is None:
             continue
-        cap = _windowed_cap(Section(entries, path=item_path, keys=_WINDOWS_KEYS, problems=problems))
+        cap = _windowed_cap(Section(entries, path=item_path, keys=_WINDOWS_KEYS, problems=problems), has_tiers)
         if cap.window is not None and cap.label in caps:
             problems.add(tree.at, item_path, f"the limit has a window of {cap.window} already")
         caps.setdefault(cap.label, cap)
     return list(caps.values()) or [Cap(None, 0, None, None)]
 
 
-def _windowed_cap(section: Section) -> Cap:
-    metric, amount = _amount(section)
+def _windowed_cap(section: Section, has_tiers: bool) -> Cap:
+    metric, amount = _amount(section, has_tiers)
     if metric is Metric.CONCURRENT_REQUESTS:
         section.reject(metric, "what is open now has no window, expected a limit of its own")
         return Cap(metric, amount, None, None)

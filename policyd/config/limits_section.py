@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from policyd.config import values
 from policyd.config.actions import ACTION_KEYS, read_on_exceed
-from policyd.config.caps import BY_TIER, CAP_KEYS, Cap, read_caps
+from policyd.config.caps import CAP_KEYS, Cap, read_caps
 from policyd.config.matching import Attributes, read_match, read_per
 from policyd.config.pools import Pools
 from policyd.config.problems import Mistake, Position, Problems
@@ -69,7 +69,7 @@ def _check_unique(section: Section, name: str, named: dict[str, Position]) -> No
 
 def _limits(section: Section, name: str, attributes: Attributes, tiers: TierAmounts) -> Sequence[Limit]:
     """One limit a window and tier, alike in all else."""
-    caps = read_caps(section)
+    caps = read_caps(section, has_tiers=bool(tiers.names))
     on_exceed = read_on_exceed(section, caps)
     alike = Limit(
         name=name,
@@ -86,7 +86,7 @@ def _limits(section: Section, name: str, attributes: Attributes, tiers: TierAmou
         pool=section.read("pool", _limit_name, None),
     )
     status = section.read("status", _refusal_status, None)
-    return [limit for cap in caps for limit in _by_tier(_limit(alike, cap, status), cap, tiers, section)]
+    return [limit for cap in caps for limit in _by_tier(_limit(alike, cap, status), cap, tiers, section.problems)]
 
 
 def _limit(alike: Limit, cap: Cap, status: int | None) -> Limit:
@@ -103,14 +103,13 @@ def _limit(alike: Limit, cap: Cap, status: int | None) -> Limit:
     )
 
 
-def _by_tier(limit: Limit, cap: Cap, tiers: TierAmounts, section: Section) -> Iterator[Limit]:
-    if cap.amount is not None:
+def _by_tier(limit: Limit, cap: Cap, tiers: TierAmounts, problems: Problems) -> Iterator[Limit]:
+    # A limit without a name is reported already, and nobody can say which amounts are its own.
+    if cap.amount is not None or not limit.name:
         yield limit
         return
-    if not tiers.names:
-        section.reject(limit.metric, f'there are no tiers that "{BY_TIER}" could take the amount from')
     wanted = Match({TIER: limit.match.patterns[TIER]}) if TIER in limit.match.patterns else Match()
-    for tier, amount in tiers.of(limit.name, limit.metric, problems=section.problems).items():
+    for tier, amount in tiers.of(limit.name, limit.metric, problems=problems).items():
         if wanted.fits({TIER: tier}):
             yield replace(limit, amount=amount, match=Match({**limit.match.patterns, TIER: (tier,)}))
 

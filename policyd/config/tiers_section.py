@@ -64,16 +64,11 @@ class TierAmounts:
                     problems.add(tree.at, f"{self._path}.{tier}", message)
 
 
-NO_TIERS = TierAmounts({}, positions={}, path="tiers")
-
-
 def read_tiers(section: Section) -> TierAmounts:
     tree = section.read("tiers", values.mapping(_TIERS_EXAMPLE), None)
-    if tree is None:
-        return NO_TIERS
     path, problems = section.path_of("tiers"), section.problems
     amounts, positions = {}, {}
-    for key, value in unique_entries(tree, path=path, problems=problems).items():
+    for key, value in unique_entries(tree, path=path, problems=problems).items() if tree is not None else ():
         problems.attempt(path, group_name, key, None)
         entries = problems.attempt(f"{path}.{key.text}", _amounts, value, None)
         if entries is not None:
