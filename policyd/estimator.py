@@ -7,8 +7,8 @@ bound. It knows of no limits and holds nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from policyd.core.attributes import REQUEST_ATTRIBUTES
 from policyd.core.errors import ConfigError, ModelUnpriced, OutputUnbounded
@@ -21,7 +21,7 @@ from policyd.core.pricing import Price, PriceBook, PricedModel
 from policyd.core.record import Record
 from policyd.core.usage import Usage
 from policyd.learning import Corrections
-from policyd.providers.base import CacheWrite, RequestFacts
+from policyd.providers.base import CacheWrite, RequestEdits, RequestFacts
 from policyd.providers.vendors import vendor_named
 from policyd.tokens import TokenCount, TokenCounter
 
@@ -53,6 +53,8 @@ class Ask:
     """As the caller counted them; `None`: the prompt in `facts` has to be counted."""
     by_bound: bool = False
     """Whether a bound on the input is enough, so that nothing has to be counted."""
+    reread: Callable[[RequestEdits], RequestFacts] | None = field(default=None, repr=False, compare=False)
+    """What the request says once it is edited, raising `BodyUnreadable` where it cannot be; `None`: it never can."""
 
     @property
     def is_long(self) -> bool:
@@ -148,6 +150,12 @@ class Estimator:
             bounded=False,
         )
 
+    def is_priced(self, model: str, *, ask: Ask, now_ms: int) -> bool:
+        """Whether the provider of `ask` has `model`, as far as prices tell."""
+        tariff = self.tariff(ask.policy)
+        found = tariff.find(provider=ask.provider, model=model, at_ms=now_ms, terms=ask.facts.terms)
+        return found is not None
+
     async def _count(self, ask: Ask) -> TokenCount:
         if ask.input_tokens is not None:
             return TokenCount(tokens=ask.input_tokens, upper_bound=ask.input_tokens, exact=True)
@@ -190,11 +198,18 @@ def price_served(
     return named.price if named is not None else asked
 
 
-def check_guess(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
-    """Raises `ConfigError` if the policy prices unknown models as a model that has no price itself."""
-    guess = policy.unknown_model.model
-    if guess is not None and Tariff(prices, policy.prices).find_anywhere(model=guess, at_ms=now_ms) is None:
-        raise ConfigError(f'unknown_model.price_as: found "{guess}", expected a model with a known price')
+def check_models(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
+    """Raises `ConfigError` for models that the policy falls back to and that have no price themselves."""
+    tariff = Tariff(prices, policy.prices)
+    named = [("unknown_model.price_as", policy.unknown_model.model)]
+    named += [(f"switch_to of the limit {limit.name}", limit.switch_to) for limit in policy.limits]
+    mistakes = [
+        f'{where}: found "{model}", expected a model with a known price'
+        for where, model in dict.fromkeys(named)
+        if model is not None and tariff.find_anywhere(model=model, at_ms=now_ms) is None
+    ]
+    if mistakes:
+        raise ConfigError(*mistakes)
 
 
 def output_token_amounts(estimate: Estimate) -> Amounts:

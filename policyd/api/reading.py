@@ -6,7 +6,9 @@ A field with a value that it cannot have is a `FieldInvalid`, which names it and
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -16,7 +18,16 @@ from policyd.core.money import divide_up
 from policyd.core.policy import Policy
 from policyd.core.usage import KINDS, Usage
 from policyd.estimator import Ask
-from policyd.providers.base import OUTPUT_TOKENS_MAX, CacheWrite, Prompt, RawRequest, RequestFacts, WireFormat
+from policyd.providers.base import (
+    OUTPUT_TOKENS_MAX,
+    CacheWrite,
+    Prompt,
+    RawRequest,
+    RequestEdits,
+    RequestFacts,
+    WireFormat,
+)
+from policyd.providers.editing import reread as reread_request
 from policyd.providers.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
 from policyd.providers.vendors import vendor_named
 from policyd.stores.base import UsageFilter
@@ -56,11 +67,14 @@ def ask(request: requests.ModelRequest, policy: Policy, *, request_id: str = "")
     provider = text(request.provider, "model_request.provider")
     endpoint = text(request.endpoint, "model_request.endpoint")
     input_tokens = None
+    reread: Callable[[RequestEdits], RequestFacts]
     match request.WhichOneof("content"):
         case "body":
             facts = _facts_of_body(request.body, policy, provider=provider)
+            reread = partial(_reread_body, request.body, provider=provider)
         case "counts":
             facts = _facts_of_counts(request.counts)
+            reread = partial(_edited_counts, facts)
             input_tokens = request.counts.input_tokens
         case None:
             raise FieldInvalid("model_request", expected="a body or counts")
@@ -72,6 +86,7 @@ def ask(request: requests.ModelRequest, policy: Policy, *, request_id: str = "")
         identity=identity(request.attributes, "model_request.attributes", policy, body_fields=facts.fields),
         policy=policy,
         input_tokens=input_tokens,
+        reread=reread,
     )
 
 
@@ -101,6 +116,17 @@ def _facts_of_body(body: requests.RequestBody, policy: Policy, *, provider: str)
     facts = wire.read_request(RawRequest(body.content), vendor=vendor, identity_fields=policy.identity.body_fields)
     check_value("model", facts.model)
     return facts
+
+
+def _reread_body(body: requests.RequestBody, edits: RequestEdits, *, provider: str) -> RequestFacts:
+    wire = _WIRE_FORMATS[body.wire_format]
+    return reread_request(wire, RawRequest(body.content), edits, vendor=vendor_named(provider))
+
+
+def _edited_counts(facts: RequestFacts, edits: RequestEdits) -> RequestFacts:
+    """The caller makes the edits, in a request that only the caller sees."""
+    maximum = facts.max_output_tokens if edits.max_output_tokens is None else edits.max_output_tokens
+    return replace(facts, model=edits.model or facts.model, max_output_tokens=maximum)
 
 
 def _facts_of_counts(counts: requests.TokenCounts) -> RequestFacts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from policyd.pricelist.columns import aligned
+from policyd.columns import aligned
 from policyd.pricelist.rates import ShownTier, rates_text, shown_tiers
 from policyd.prices.table import Model, Prices, Provider, Table, Variant, model_prices
 

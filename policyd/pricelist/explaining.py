@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import msgspec
 
+from policyd.columns import aligned
 from policyd.config.problems import did_you_mean, one_of
 from policyd.core.errors import ConfigError
 from policyd.core.own_prices import OwnPrice
 from policyd.core.pricing import DatedRates, ModelPrices, PricedModel, Validity, model_names
 from policyd.core.times import iso_time
-from policyd.pricelist.columns import aligned
 from policyd.pricelist.price_list import PriceList
 from policyd.pricelist.rates import ShownTier, rates_text, shown_tiers
 from policyd.pricelist.sellers import check_sells, has_price, sellers

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from policyd.columns import aligned
 from policyd.config.problems import did_you_mean
 from policyd.core.errors import ConfigError
 from policyd.core.own_prices import OWN, OwnPrice
 from policyd.core.pricing import NO_TERMS, ModelPrices, Price, PricedModel
 from policyd.core.times import iso_time
-from policyd.pricelist.columns import aligned
 from policyd.pricelist.price_list import PriceList
 from policyd.pricelist.rates import ShownTier, shown_tiers
 from policyd.pricelist.sellers import ANY_PROVIDER

@@ -117,6 +117,8 @@ class RequestEdits:
     """Ask the provider to report usage in the stream."""
     max_output_tokens: int | None = None
     """Set as the request's own maximum."""
+    model: str | None = None
+    """Set in place of the model in the body."""
     strip_fields: tuple[str, ...] = ()
     """Identity body fields to take out, as dotted paths."""
 
@@ -209,7 +211,7 @@ class WireFormat(Protocol):
         ...
 
     def edit_request(self, body: bytes, edits: RequestEdits, *, vendor: Vendor) -> bytes:
-        """`body`, which `read_request` has read, with `edits` spliced in."""
+        """`body`, which `read_request` has read, with `edits` spliced in; the model is `providers.editing`'s to set."""
         ...
 
     def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> ReplyReader:

@@ -227,6 +227,10 @@ class UsageRecord(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     POLICY_DURATION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    WARNED_BY_FIELD_NUMBER: _builtins.int
+    CLAMPED_BY_FIELD_NUMBER: _builtins.int
+    SWITCHED_BY_FIELD_NUMBER: _builtins.int
+    REQUESTED_MODEL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the exchange, or is the `request_id` that the caller gave."""
     outcome: Global___Outcome.ValueType
@@ -238,7 +242,7 @@ class UsageRecord(_message.Message):
     endpoint: _builtins.str
     """The kind of call."""
     model: _builtins.str
-    """The model that was asked for."""
+    """The model that was asked for, or that limits switched to."""
     response_model: _builtins.str
     """The model that the reply names. Unset where none was seen."""
     status: _builtins.int
@@ -251,6 +255,8 @@ class UsageRecord(_message.Message):
     """How far the estimate could be trusted. Unspecified for a usage that was never estimated."""
     error: _builtins.str
     """What went wrong. Unset where nothing did."""
+    requested_model: _builtins.str
+    """The model that was asked for, where limits switched to another."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was decided; of a usage that was never reserved, when it was recorded."""
@@ -287,6 +293,18 @@ class UsageRecord(_message.Message):
     def policy_duration(self) -> _duration_pb2.Duration:
         """How much of the time before the decision was policyd's own."""
 
+    @_builtins.property
+    def warned_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the limits that let it pass with a warning."""
+
+    @_builtins.property
+    def clamped_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the limits that lowered its maximum output."""
+
+    @_builtins.property
+    def switched_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the limits that switched it to `model`."""
+
     def __init__(
         self,
         *,
@@ -311,13 +329,19 @@ class UsageRecord(_message.Message):
         duration: _duration_pb2.Duration | None = ...,
         policy_duration: _duration_pb2.Duration | None = ...,
         error: _builtins.str | None = ...,
+        warned_by: _abc.Iterable[_builtins.str] | None = ...,
+        clamped_by: _abc.Iterable[_builtins.str] | None = ...,
+        switched_by: _abc.Iterable[_builtins.str] | None = ...,
+        requested_model: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_response_model", b"_response_model", "_status", b"_status", "_usage", b"_usage", "actual_cost", b"actual_cost", "duration", b"duration", "error", b"error", "estimated_cost", b"estimated_cost", "policy_duration", b"policy_duration", "response_model", b"response_model", "status", b"status", "time", b"time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_requested_model", b"_requested_model", "_response_model", b"_response_model", "_status", b"_status", "_usage", b"_usage", "actual_cost", b"actual_cost", "duration", b"duration", "error", b"error", "estimated_cost", b"estimated_cost", "policy_duration", b"policy_duration", "requested_model", b"requested_model", "response_model", b"response_model", "status", b"status", "time", b"time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_response_model", b"_response_model", "_status", b"_status", "_usage", b"_usage", "actual_cost", b"actual_cost", "attributes", b"attributes", "confidence", b"confidence", "decision", b"decision", "denied_by", b"denied_by", "duration", b"duration", "endpoint", b"endpoint", "error", b"error", "estimated_cost", b"estimated_cost", "model", b"model", "outcome", b"outcome", "policy_duration", b"policy_duration", "provider", b"provider", "request_id", b"request_id", "response_model", b"response_model", "shadow_denied_by", b"shadow_denied_by", "status", b"status", "streamed", b"streamed", "time", b"time", "usage", b"usage", "usage_source", b"usage_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_requested_model", b"_requested_model", "_response_model", b"_response_model", "_status", b"_status", "_usage", b"_usage", "actual_cost", b"actual_cost", "attributes", b"attributes", "clamped_by", b"clamped_by", "confidence", b"confidence", "decision", b"decision", "denied_by", b"denied_by", "duration", b"duration", "endpoint", b"endpoint", "error", b"error", "estimated_cost", b"estimated_cost", "model", b"model", "outcome", b"outcome", "policy_duration", b"policy_duration", "provider", b"provider", "request_id", b"request_id", "requested_model", b"requested_model", "response_model", b"response_model", "shadow_denied_by", b"shadow_denied_by", "status", b"status", "streamed", b"streamed", "switched_by", b"switched_by", "time", b"time", "usage", b"usage", "usage_source", b"usage_source", "warned_by", b"warned_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
+    _WhichOneofReturnType__requested_model: _TypeAlias = _typing.Literal["requested_model"]  # noqa: Y015
+    _WhichOneofArgType__requested_model: _TypeAlias = _typing.Literal["_requested_model", b"_requested_model"]  # noqa: Y015
     _WhichOneofReturnType__response_model: _TypeAlias = _typing.Literal["response_model"]  # noqa: Y015
     _WhichOneofArgType__response_model: _TypeAlias = _typing.Literal["_response_model", b"_response_model"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
@@ -326,6 +350,8 @@ class UsageRecord(_message.Message):
     _WhichOneofArgType__usage: _TypeAlias = _typing.Literal["_usage", b"_usage"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requested_model) -> _WhichOneofReturnType__requested_model | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__response_model) -> _WhichOneofReturnType__response_model | None: ...
     @_typing.overload

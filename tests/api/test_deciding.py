@@ -27,6 +27,8 @@ from tests.api.messages import HELD_NANOS, at_ms, chat, check, counted, nanos, r
 from tests.api.prices import INPUT_NANOS, OUTPUT_NANOS
 from tests.api.serving import NOW_MS, Api, balance, failure, limit
 
+GPT_4O = Match({"model": ("gpt-4o",)})
+
 
 class TestEstimateCost:
     async def test_prices_the_tokens_that_the_caller_counted(self, api: Api) -> None:
@@ -210,6 +212,41 @@ class TestReserve:
         first = await api.stub.Reserve(reserve())
         assert [report.name for report in first.verdict.shadow_denials] == ["budget"]
         assert (await api.stub.Reserve(reserve())).verdict == first.verdict
+
+    @pytest.mark.parametrize(
+        "limits",
+        [
+            (
+                limit(amount=0, name="soft", action=Action.WARN),
+                limit(
+                    Metric.REQUESTS, 0, name="dear", match=GPT_4O, action=Action.SWITCH_MODEL, switch_to="gpt-4o-mini"
+                ),
+                limit(Metric.OUTPUT_TOKENS, 100, name="short", action=Action.CLAMP),
+            )
+        ],
+    )
+    async def test_what_limits_change_is_told_and_repeated(self, api: Api) -> None:
+        checked = (await api.stub.CheckBudget(check(counted()))).verdict
+        answer = await api.stub.Reserve(reserve())
+        assert (answer.set_model, answer.set_max_output_tokens) == ("gpt-4o-mini", 100)
+        verdict = answer.verdict
+        assert verdict == checked
+        assert verdict.decision == DECISION_ALLOW
+        assert (verdict.switched_model, list(verdict.switched_by)) == ("gpt-4o-mini", ["dear"])
+        assert list(verdict.clamped_by) == ["short"]
+        assert [report.name for report in verdict.warnings] == ["soft"]
+        assert verdict.estimate.max_output_tokens == 100
+        again = await api.stub.Reserve(reserve())
+        assert again.verdict == verdict
+        assert (again.set_model, again.set_max_output_tokens) == ("gpt-4o-mini", 100)
+        await api.stub.Settle(settle())
+        (record,) = (await api.stub.ListUsage(service.ListUsageRequest())).usage_records
+        assert (record.model, record.requested_model) == ("gpt-4o-mini", "gpt-4o")
+        assert [list(record.warned_by), list(record.clamped_by), list(record.switched_by)] == [
+            ["soft"],
+            ["short"],
+            ["dear"],
+        ]
 
     @pytest.mark.parametrize("limits", [(limit(amount=HELD_NANOS),)])
     async def test_a_refused_request_may_come_again(self, api: Api) -> None:

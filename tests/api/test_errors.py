@@ -18,6 +18,7 @@ from google.rpc import code_pb2, error_details_pb2
 
 from policyd.api.errors import status_of
 from policyd.core import errors
+from policyd.core.grouping import Grouping, Tiers
 from policyd.core.policy import Unbounded, UnknownModel, UnknownModelAction
 from policyd.core.reservation import TRANSITIONS, Event, State
 from policyd.v1 import model_request_pb2 as requests
@@ -79,6 +80,12 @@ async def invalid_attribute(api: Api) -> Awaitable[object]:
 async def missing_attribute(api: Api) -> Awaitable[object]:
     api.policy = replace(api.policy, strict=True, limits=(limit(per=("user",)),))
     return api.stub.CheckBudget(check(counted()))
+
+
+@case("TIER_UNKNOWN", INVALID_ARGUMENT)
+async def unknown_tier(api: Api) -> Awaitable[object]:
+    api.policy = replace(api.policy, grouping=Grouping(tiers=Tiers(("free", "pro"))))
+    return api.stub.CheckBudget(check(counted(attributes={"tier": "gold"})))
 
 
 @case("OUTPUT_UNBOUNDED", INVALID_ARGUMENT)
