@@ -16,8 +16,8 @@ from policyd.core.money import divide_up
 from policyd.core.policy import Policy
 from policyd.core.usage import KINDS, Usage
 from policyd.estimator import Ask
-from policyd.providers.base import OUTPUT_TOKENS_MAX, CacheWrite, Prompt, RawRequest, RequestFacts, WireFormat
-from policyd.providers.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
+from policyd.providers.base import OUTPUT_TOKENS_MAX, CacheWrite, Endpoint, Prompt, RawRequest, RequestFacts
+from policyd.providers.registry import request_endpoint
 from policyd.providers.vendors import vendor_named
 from policyd.stores.base import UsageFilter
 from policyd.v1 import model_request_pb2 as requests
@@ -36,8 +36,6 @@ PAGE_SIZE_MAX = 1000
 
 _ATTRIBUTE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
-_WIRE_FORMATS: Mapping[str, WireFormat] = {wire.name: wire for wire in (OPENAI_CHAT, ANTHROPIC_MESSAGES)}
-
 _CACHE_WRITES: Mapping[requests.CacheWrite.ValueType, CacheWrite] = {
     requests.CACHE_WRITE_UNSPECIFIED: CacheWrite.NONE,
     requests.CACHE_WRITE_5M: CacheWrite.SHORT,
@@ -53,13 +51,16 @@ _TIMESTAMP_SECONDS = range(-62_135_596_800, 253_402_300_800)
 
 def ask(request: requests.ModelRequest, policy: Policy, *, request_id: str = "") -> Ask:
     """A request that wants to run. Raises `FieldInvalid`, `BodyUnreadable`, `AttributeInvalid`."""
-    provider = text(request.provider, "model_request.provider")
-    endpoint = text(request.endpoint, "model_request.endpoint")
+    provider = vendor_named(text(request.provider, "model_request.provider")).id
     input_tokens = None
     match request.WhichOneof("content"):
         case "body":
-            facts = _facts_of_body(request.body, policy, provider=provider)
+            found, facts = _read_body(request.body, policy, provider=provider)
+            provider, endpoint = found.vendor.id, found.name
+            if request.endpoint:
+                endpoint = text(request.endpoint, "model_request.endpoint")
         case "counts":
+            endpoint = text(request.endpoint, "model_request.endpoint")
             facts = _facts_of_counts(request.counts)
             input_tokens = request.counts.input_tokens
         case None:
@@ -79,7 +80,7 @@ def served_ask(request: service.RecordUsageRequest, policy: Policy) -> Ask:
     """A request that has run. Raises `FieldInvalid`, `AttributeInvalid`."""
     return Ask(
         request_id=identifier(request.request_id, "request_id"),
-        provider=text(request.provider, "provider"),
+        provider=vendor_named(text(request.provider, "provider")).id,
         endpoint=text(request.endpoint, "endpoint"),
         facts=RequestFacts(
             model=text(request.model, "model"),
@@ -93,14 +94,19 @@ def served_ask(request: service.RecordUsageRequest, policy: Policy) -> Ask:
     )
 
 
-def _facts_of_body(body: requests.RequestBody, policy: Policy, *, provider: str) -> RequestFacts:
-    wire = _WIRE_FORMATS.get(body.wire_format)
-    if wire is None:
-        raise FieldInvalid("model_request.body.wire_format", expected=f"one of {', '.join(_WIRE_FORMATS)}")
-    vendor = vendor_named(provider)
-    facts = wire.read_request(RawRequest(body.content), vendor=vendor, identity_fields=policy.identity.body_fields)
+def _read_body(body: requests.RequestBody, policy: Policy, *, provider: str) -> tuple[Endpoint, RequestFacts]:
+    endpoint = request_endpoint(provider=provider, path=body.path)
+    if endpoint is None or endpoint.wire is None:
+        raise FieldInvalid("model_request.body.path", expected=f"where {provider} takes requests that are charged for")
+    raw = RawRequest(
+        body.content,
+        path=endpoint.path,
+        query=body.path.partition("?")[2],
+        content_type=body.content_type or "application/json",
+    )
+    facts = endpoint.wire.read_request(raw, vendor=endpoint.vendor, identity_fields=policy.identity.body_fields)
     check_value("model", facts.model)
-    return facts
+    return endpoint, facts
 
 
 def _facts_of_counts(counts: requests.TokenCounts) -> RequestFacts:

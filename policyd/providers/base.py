@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
-from policyd.core.usage import Usage
+from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.framing.frame import Frame
 
 OUTPUT_TOKENS_MAX = 100_000_000
@@ -82,8 +82,10 @@ class RequestFacts:
     """The kinds of usage that its output can be charged as."""
     outlives_client: bool = False
     """Whether the provider goes on with it, and charges for it, when the client hangs up."""
-    web_searches_max: int = 0
-    """The most web searches that the provider can run, and charge for, to answer it."""
+    pieces: Usage = NO_USAGE
+    """What is charged by the piece beside the tokens, or in their place: as it is expected."""
+    pieces_max: Usage = NO_USAGE
+    """The most that it can be, `pieces` included: with the calls of tools that the provider may run, and charge for."""
     terms: Mapping[str, str] = field(default_factory=dict)
     """Terms that change the price (`service_tier`), as the price book names them."""
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -235,11 +237,15 @@ class Vendor:
 
     id: str
     """As genai-prices names it, where it does."""
+    names: tuple[str, ...] = ()
+    """What else it is called by those who route to it."""
     hosts: tuple[str, ...] = ()
     host_patterns: tuple[str, ...] = ()
     """Regular expressions of hosts that have a name of their own for each customer or region; in lower case."""
     bases: tuple[str, ...] = ()
     """Base paths of its endpoints, beside those that are common."""
+    base_patterns: tuple[str, ...] = ()
+    """Regular expressions of base paths that have a name of their own for each customer."""
     apis: tuple[Api, ...] = (Api.OPENAI,)
     """Whose APIs it serves, its own first: that one words refusals of paths that nothing else tells apart."""
     stream_options: bool = True

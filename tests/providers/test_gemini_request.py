@@ -316,7 +316,7 @@ def test_cached_content_is_hidden(name: str) -> None:
     ],
 )
 def test_searches(model: str, tool: dict[str, Any], searches: int) -> None:
-    assert read_with(path=f"/v1beta/models/{model}:generateContent", tools=[tool]).web_searches_max == searches
+    assert read_with(path=f"/v1beta/models/{model}:generateContent", tools=[tool]).pieces_max.web_searches == searches
 
 
 RICH = (Path(__file__).parent / "fixtures" / "gemini_generate_request.json").read_bytes()
@@ -324,7 +324,7 @@ RICH = (Path(__file__).parent / "fixtures" / "gemini_generate_request.json").rea
 
 def test_the_rich_case() -> None:
     facts = read(RICH, fields=("labels.team",))
-    assert (facts.max_output_tokens, facts.choices, facts.web_searches_max) == (50, 2, 1)
+    assert (facts.max_output_tokens, facts.choices, facts.pieces_max.web_searches) == (50, 2, 1)
     assert facts.terms == {"service_tier": "flex"}
     assert facts.fields == {"labels.team": "birds"}
     assert facts.input_kinds == EVERY_INPUT
@@ -398,7 +398,7 @@ def test_hidden_input_of_interactions(members: dict[str, Any], unread_bytes: int
 def test_functions_and_searches_of_interactions() -> None:
     facts = interaction(tools=[{"type": "function", "name": "count"}, {"type": "google_search"}])
     assert facts.prompt.texts == ("Hi", '{"name":"count"}')
-    assert facts.web_searches_max == 10
+    assert facts.pieces_max.web_searches == 10
 
 
 def test_an_agent_in_the_background() -> None:

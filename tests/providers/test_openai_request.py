@@ -127,7 +127,7 @@ def test_terms(members: dict[str, Any], terms: dict[str, str]) -> None:
     ],
 )
 def test_web_searches(members: dict[str, Any], searches: int) -> None:
-    assert read_with(**members).web_searches_max == searches
+    assert read_with(**members).pieces_max.web_searches == searches
 
 
 def test_cache_writes_are_short_unless_an_hour_is_asked_for() -> None:

@@ -188,7 +188,7 @@ def test_an_answer_schema_is_counted() -> None:
     ],
 )
 def test_web_searches(members: dict[str, Any], searches: int) -> None:
-    assert read_with(**members).web_searches_max == searches
+    assert read_with(**members).pieces_max.web_searches == searches
 
 
 def test_a_compaction_has_instructions_of_the_provider() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from policyd.core.errors import BodyUnreadable
+from policyd.core.usage import NO_USAGE
 from policyd.providers.anthropic.messages import DECISIVE as ANTHROPIC_DECISIVE
 from policyd.providers.anthropic.messages import message_facts
 from policyd.providers.base import OUTPUT_TOKENS_MAX, ErrorInfo, RawRequest, RequestEdits, RequestFacts, Vendor
@@ -15,6 +16,7 @@ from policyd.providers.bedrock.invoke_reply import InvokeReply
 from policyd.providers.bedrock.maker_prompt import GENERATIONS_MAX, MAKER_MEMBERS, has_bare_parts, read_maker_prompt
 from policyd.providers.bedrock.model import model_in_path, names_model
 from policyd.providers.framing.json_edit import remove_member, set_member
+from policyd.providers.ranking import rerank_pieces
 from policyd.providers.request_body import (
     Json,
     decode_request,
@@ -43,7 +45,8 @@ _CHOICES = ("n", "num_generations", "numResults")
 
 _DECISIVE = tuple(dict.fromkeys((*ANTHROPIC_DECISIVE, *MAKER_MEMBERS, *_CONFIGS, *_MAXIMA, *_CHOICES)))
 
-_NO_OUTPUT = ("embed", "rerank")
+_RANKS = "rerank"
+_NO_OUTPUT = ("embed", _RANKS)
 """What is in the names of models that generate nothing."""
 
 
@@ -68,11 +71,14 @@ class BedrockInvoke:
             prompt, cache_write = read_maker_prompt(document, model=model)
         except RecursionError:
             raise BodyUnreadable("the body is nested too deeply") from None
+        pieces = rerank_pieces(prompt.texts) if _RANKS in model else (NO_USAGE, NO_USAGE)
         return RequestFacts(
             model=model,
             streamed=streamed,
             prompt=prompt,
             max_output_tokens=_output_maximum(document, model=model),
+            pieces=pieces[0],
+            pieces_max=pieces[1],
             choices=_choices(document),
             cache_write=cache_write,
             fields=fields_at(document, identity_fields),
