@@ -218,7 +218,7 @@ def _default_output_bound(policy: Policy, priced: PricedModel | None, *, input_t
 
 def _expected(price: Price | None, facts: RequestFacts, *, input_tokens: int, output_tokens: int) -> Usage:
     tokens = Usage(input=input_tokens, output=output_tokens)
-    return with_request_fee(_sold(price, tokens) + facts.pieces, price)
+    return with_request_fee(_sold(price, tokens) + facts.pieces.with_pieces_of(facts.pieces_min), price)
 
 
 def _maximum(price: Price | None, facts: RequestFacts, *, input_tokens: int, output_tokens: int) -> Usage:
@@ -229,7 +229,7 @@ def _maximum(price: Price | None, facts: RequestFacts, *, input_tokens: int, out
         input_kind = price.dearest((*facts.input_kinds, *writes), input_tokens=input_tokens)
         output_kind = price.dearest(facts.output_kinds, input_tokens=input_tokens)
     tokens = Usage(**{input_kind: input_tokens, output_kind: output_tokens})
-    pieces = facts.pieces_max.with_pieces_of(facts.pieces)
+    pieces = facts.pieces_max.with_pieces_of(facts.pieces).with_pieces_of(facts.pieces_min)
     return with_request_fee(_sold(price, tokens) + pieces, price)
 
 

@@ -82,10 +82,12 @@ class RequestFacts:
     """The kinds of usage that its output can be charged as."""
     outlives_client: bool = False
     """Whether the provider goes on with it, and charges for it, when the client hangs up."""
+    pieces_min: Usage = NO_USAGE
+    """What is charged by the piece, beside the tokens or in their place, whatever the reply says of it."""
     pieces: Usage = NO_USAGE
-    """What is charged by the piece beside the tokens, or in their place: as it is expected."""
+    """What is expected to be, where that is more."""
     pieces_max: Usage = NO_USAGE
-    """The most that it can be, `pieces` included: with the calls of tools that the provider may run, and charge for."""
+    """The most that it can be, where that is more: with the calls that tools of the provider's may make."""
     terms: Mapping[str, str] = field(default_factory=dict)
     """Terms that change the price (`service_tier`), as the price book names them."""
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -257,6 +259,8 @@ class Vendor:
     """The member of a chat completion request by which policy sets the maximum of its output."""
     completion_maximum: int | None = None
     """What bounds the output of a legacy completion whose request does not; `None` where it is not known."""
+    transcript_ms_min: int = 0
+    """What a transcript is charged for at least, in milliseconds of audio."""
     exact_prompts: bool = False
     """Whether its models see a prompt as the wire format's maker documents it, so that it can be counted exactly."""
 

@@ -114,7 +114,8 @@ _OTHERS = (
     Vendor("doubleword", hosts=("api.doubleword.ai",)),
     Vendor("fireworks", names=("fireworks-ai",), hosts=("api.fireworks.ai",), bases=("/inference/v1",)),
     Vendor("github-copilot", names=("copilot",), hosts=("api.githubcopilot.com",)),
-    Vendor("groq", hosts=("api.groq.com",)),
+    # Each transcript is charged as ten seconds at least (Groq, Speech to Text, and genai-prices).
+    Vendor("groq", hosts=("api.groq.com",), transcript_ms_min=10_000),
     Vendor("heroku", host_patterns=(r"[a-z]+\.inference\.heroku\.com",)),
     Vendor(
         "huggingface",

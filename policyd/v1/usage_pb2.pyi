@@ -124,15 +124,15 @@ class Usage(_message.Message):
     CACHE_WRITE_1H_FIELD_NUMBER: _builtins.int
     AUDIO_INPUT_FIELD_NUMBER: _builtins.int
     IMAGE_INPUT_FIELD_NUMBER: _builtins.int
+    VIDEO_INPUT_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     AUDIO_OUTPUT_FIELD_NUMBER: _builtins.int
     IMAGE_OUTPUT_FIELD_NUMBER: _builtins.int
-    WEB_SEARCHES_FIELD_NUMBER: _builtins.int
-    VIDEO_INPUT_FIELD_NUMBER: _builtins.int
     VIDEO_OUTPUT_FIELD_NUMBER: _builtins.int
     CITATION_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
+    WEB_SEARCHES_FIELD_NUMBER: _builtins.int
     SOCIAL_SEARCHES_FIELD_NUMBER: _builtins.int
     MAP_SEARCHES_FIELD_NUMBER: _builtins.int
     FILE_SEARCHES_FIELD_NUMBER: _builtins.int
@@ -163,6 +163,8 @@ class Usage(_message.Message):
     """Audio tokens of the input that did not come from a cache."""
     image_input: _builtins.int
     """Image tokens of the input that did not come from a cache, where the provider reports them apart."""
+    video_input: _builtins.int
+    """Video tokens of the input that did not come from a cache, where the provider reports them apart."""
     output: _builtins.int
     """Output text tokens, without reasoning."""
     reasoning: _builtins.int
@@ -171,16 +173,14 @@ class Usage(_message.Message):
     """Audio tokens of the output."""
     image_output: _builtins.int
     """Image tokens of the output, where the provider reports them apart."""
-    web_searches: _builtins.int
-    """Web searches that the provider ran and charges by the call."""
-    video_input: _builtins.int
-    """Video tokens of the input that did not come from a cache, where the provider reports them apart."""
     video_output: _builtins.int
     """Video tokens of the output, where the provider reports them apart."""
     citation: _builtins.int
     """Tokens of cited sources, where the provider reports them beside the output and charges for them."""
     requests: _builtins.int
     """Requests whose model has a fee by the request. Counted by policyd where it is left at zero."""
+    web_searches: _builtins.int
+    """Web searches that the provider ran and charges by the call."""
     social_searches: _builtins.int
     """Searches of a social network that the provider ran."""
     map_searches: _builtins.int
@@ -220,15 +220,15 @@ class Usage(_message.Message):
         cache_write_1h: _builtins.int = ...,
         audio_input: _builtins.int = ...,
         image_input: _builtins.int = ...,
+        video_input: _builtins.int = ...,
         output: _builtins.int = ...,
         reasoning: _builtins.int = ...,
         audio_output: _builtins.int = ...,
         image_output: _builtins.int = ...,
-        web_searches: _builtins.int = ...,
-        video_input: _builtins.int = ...,
         video_output: _builtins.int = ...,
         citation: _builtins.int = ...,
         requests: _builtins.int = ...,
+        web_searches: _builtins.int = ...,
         social_searches: _builtins.int = ...,
         map_searches: _builtins.int = ...,
         file_searches: _builtins.int = ...,

@@ -53,7 +53,7 @@ class TestEstimateCost:
         request = ModelRequest(
             provider="anthropic",
             endpoint="messages",
-            body=RequestBody(wire_format="anthropic-messages", content=body),
+            body=RequestBody(path="/v1/messages", content=body),
         )
         estimate = (await api.stub.EstimateCost(service.EstimateCostRequest(model_request=request))).estimate
         assert estimate.max_output_tokens == 64

@@ -17,7 +17,7 @@ from policyd.providers.framing.sse import SseFramer
 NO_PROMPT = Prompt(texts=())
 
 
-def some_facts(*, choices: int = 1, pieces: Usage = NO_USAGE, pieces_max: Usage = NO_USAGE) -> RequestFacts:
+def some_facts(*, choices: int = 1, pieces_min: Usage = NO_USAGE, pieces_max: Usage = NO_USAGE) -> RequestFacts:
     """The facts of a request of which nothing matters but what a reply's reader looks at."""
     return RequestFacts(
         model="m",
@@ -25,7 +25,7 @@ def some_facts(*, choices: int = 1, pieces: Usage = NO_USAGE, pieces_max: Usage 
         prompt=NO_PROMPT,
         max_output_tokens=None,
         choices=choices,
-        pieces=pieces,
+        pieces_min=pieces_min,
         pieces_max=pieces_max,
     )
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd.core.errors import BodyUnreadable
+from policyd.core.usage import OUTPUT_TOKEN_KINDS
 from policyd.providers.base import (
     OUTPUT_TOKENS_MAX,
     CacheWrite,
@@ -31,7 +32,7 @@ from tests.providers.garbling import UNHURRIED, garbled, with_other_values
 PATH = "/v1beta/models/gemini-2.5-flash:generateContent"
 INTERACTIONS = "/v1beta/interactions"
 CONTENTS = [{"role": "user", "parts": [{"text": "Hi"}]}]
-EVERY_INPUT = ("input", "audio_input", "image_input")
+EVERY_INPUT = ("input", "audio_input", "image_input", "video_input")
 
 
 def read(
@@ -59,7 +60,7 @@ def test_the_plain_case() -> None:
         streamed=False,
         prompt=Prompt(texts=("Hi",), exact=False),
         max_output_tokens=None,
-        output_kinds=("output", "reasoning", "audio_output", "image_output"),
+        output_kinds=OUTPUT_TOKEN_KINDS,
     )
 
 

@@ -47,7 +47,6 @@ class GeminiEmbeddings:
             max_output_tokens=0,
             input_kinds=prompt.input_kinds,
             pieces=characters,
-            pieces_max=characters,
             fields=fields_at(document, identity_fields),
         )
 

@@ -71,7 +71,7 @@ class MistralChat(_Mistral):
             prompt=prompt,
             max_output_tokens=_output_maximum(document),
             choices=optional_integer(document, "n", minimum=1, maximum=CHOICES_MAX) or 1,
-            pieces_max=Usage(audio_input_ms=heard_ms_max(messages)),
+            pieces=Usage(audio_input_ms=heard_ms_max(messages)),
             terms=service_tier_terms(document),
             fields=fields_at(document, identity_fields),
         )

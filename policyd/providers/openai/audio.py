@@ -57,14 +57,13 @@ class OpenAISpeech(OpenAIWire):
             prompt=builder.prompt(),
             max_output_tokens=_speech_tokens_max(spoken),
             output_kinds=("output", "audio_output"),
-            pieces=characters,
-            pieces_max=characters,
+            pieces_min=characters,
             outlives_client=True,
             fields=fields_at(document, identity_fields),
         )
 
     def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> OpenAIMediaReply:
-        return OpenAIMediaReply(output_kind="audio_output", pieces=facts.pieces)
+        return OpenAIMediaReply(output_kind="audio_output", pieces_min=facts.pieces_min)
 
 
 class OpenAITranscription(OpenAIWire):
@@ -88,13 +87,13 @@ class OpenAITranscription(OpenAIWire):
             prompt=builder.prompt(),
             max_output_tokens=TRANSCRIPT_TOKENS_MAX,
             input_kinds=("input", "audio_input"),
+            pieces_min=Usage(audio_input_ms=vendor.transcript_ms_min),
             pieces=heard,
-            pieces_max=heard,
             fields=fields_at(form.document, identity_fields),
         )
 
     def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> OpenAIMediaReply:
-        return OpenAIMediaReply(output_kind="output")
+        return OpenAIMediaReply(output_kind="output", pieces_min=facts.pieces_min)
 
 
 def _speech_tokens_max(spoken: str) -> int:

@@ -116,7 +116,7 @@ def _facts(document: Json, request: RawRequest, *, vendor: Vendor, identity: Seq
         choices=optional_integer(document, "n", minimum=1, maximum=CHOICES_MAX) or 1,
         usage_requested=not streamed or not vendor.stream_options or usage_asked is True,
         cache_write=_cache_write(messages),
-        pieces=searches,
+        pieces_min=searches,
         pieces_max=searches + _tool_searches_max(document),
         terms=service_tier_terms(document) | _search_terms(document),
         fields=fields_at(document, identity),

@@ -58,8 +58,7 @@ class OpenAIImages(OpenAIWire):
             choices=images.images_generated,
             input_kinds=("input", "image_input"),
             output_kinds=("output", "image_output"),
-            pieces=images,
-            pieces_max=images,
+            pieces_min=images,
             # An image that is being drawn is charged, whoever still waits for it.
             outlives_client=True,
             terms={name: text for name in _PRICED_BY if (text := word(optional_text(document, name)))},
@@ -67,7 +66,7 @@ class OpenAIImages(OpenAIWire):
         )
 
     def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> OpenAIMediaReply:
-        return OpenAIMediaReply(output_kind="image_output", pieces=facts.pieces, streamed_results=facts.choices)
+        return OpenAIMediaReply(output_kind="image_output", pieces_min=facts.pieces_min, streamed_results=facts.choices)
 
 
 def _prompt(form: FormRequest) -> Prompt:

@@ -23,20 +23,20 @@ _FINAL_SUFFIXES = (".completed", ".done")
 
 
 class OpenAIMediaReply(ReplyReading):
-    """A `ReplyReader` for them. `output_kind` is what the output is where the usage does not take it apart, `pieces`
-    what the request says is charged by the piece.
+    """A `ReplyReader` for them. `output_kind` is what the output is where the usage does not take it apart,
+    `pieces_min` what is charged by the piece in any case.
 
     A stream of several images ends with as many last events, each with the usage of its own image.
     """
 
     document_members = ("model", "usage", "duration", "error")
 
-    __slots__ = ("_are_complete", "_ended", "_expected", "_output_kind", "_pieces")
+    __slots__ = ("_are_complete", "_ended", "_expected", "_output_kind", "_pieces_min")
 
-    def __init__(self, *, output_kind: str, pieces: Usage = NO_USAGE, streamed_results: int = 1) -> None:
+    def __init__(self, *, output_kind: str, pieces_min: Usage = NO_USAGE, streamed_results: int = 1) -> None:
         super().__init__()
         self._output_kind = output_kind
-        self._pieces = pieces
+        self._pieces_min = pieces_min
         self._expected = streamed_results
         self._ended = 0
         self._are_complete = True
@@ -77,4 +77,4 @@ class OpenAIMediaReply(ReplyReading):
         if usage.output == usage.output_tokens:
             usage = replace(usage, **{"output": 0, self._output_kind: usage.output})
         self._usage = (self._usage or NO_USAGE) + usage
-        self._usage = self._usage.with_pieces_of(self._pieces)
+        self._usage = self._usage.with_pieces_of(self._pieces_min)

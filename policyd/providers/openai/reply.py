@@ -116,7 +116,7 @@ class OpenAIChatReply:
             return
         self._reported = reported
         # A search model searches for every request, and reports the search nowhere.
-        self._usage = usage.with_pieces_of(self._facts.pieces)
+        self._usage = usage.with_pieces_of(self._facts.pieces_min)
         for name in ("service_tier", "search_context_size"):
             self._terms.update(term(name, reported.get(name)))
 
