@@ -10,7 +10,6 @@ from policyd.core.errors import ConfigError
 from policyd.core.own_prices import OWN, OwnPrice
 from policyd.core.pricing import NO_TERMS, ModelPrices, Price, PricedModel
 from policyd.core.times import iso_time
-from policyd.core.usage import PIECE_KINDS
 from policyd.pricelist.columns import aligned
 from policyd.pricelist.price_list import PriceList
 from policyd.pricelist.rates import ShownTier, shown_tiers
@@ -108,16 +107,15 @@ def _standard(provider: str, known: ModelPrices, *, at_ms: int) -> PricedModel |
 
 def _price_notes(priced: PricedModel) -> Iterator[str]:
     """What of the price has no column."""
-    for base in shown_tiers(priced.price.tiers[:1]):
-        for rate in base.rates:
-            if rate.kind in PIECE_KINDS:
-                yield f"{rate.kind} {rate.text} {rate.unit}"
+    if priced.price.tiers and not priced.price.is_by_tokens:
+        (base,) = shown_tiers(priced.price.tiers[:1])
+        yield from (f"{rate.kind} {rate.text} {rate.unit}" for rate in base.rates)
     for tier in priced.price.tiers[1:]:
         yield f"dearer above {tier.above_input_tokens}"
 
 
 def listing_text(models: Sequence[Listed]) -> str:
-    """USD for a million tokens, a line a model."""
+    """USD for a million tokens, a line a model; what else is charged for stands in the notes."""
     if not models:
         return "no model has such a name"
     rows = [_HEADINGS, *map(_row, models)]
