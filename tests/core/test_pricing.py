@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from policyd.core.model_names import model_names
 from policyd.core.pricing import (
     DatedRates,
+    Fees,
     ModelPrices,
+    Premium,
     Price,
     PriceBook,
     ProviderPrices,
@@ -481,3 +483,66 @@ def test_a_flood_of_names_does_not_fill_the_memory() -> None:
         tracemalloc.stop()
     assert kept_bytes < 4_000_000
     assert prices.find(provider="acme", model="m", at_ms=0) is not None
+
+
+# Premiums and fees
+
+
+def with_surcharges(*, premiums: tuple[Premium, ...] = (), fees: tuple[Fees, ...] = ()) -> PriceBook:
+    tiers = (RateTier(0, {"input": per_million(10), "pages": Rate(7, 1)}), RateTier(100, {"input": per_million(20)}))
+    prices = ModelPrices("m", ("m",), (DatedRates(ALWAYS, tiers),), premiums=premiums, fees=fees)
+    return PriceBook([ProviderPrices("acme", (prices,)), ProviderPrices("shop", (), ("acme",))], version="")
+
+
+def charged(book: PriceBook, usage: Usage, *, provider: str = "acme", **terms: str) -> int:
+    found = book.find(provider=provider, model="m", at_ms=0, terms=terms)
+    assert found is not None
+    return found.price.cost_nanos(usage)
+
+
+def test_a_premium_is_on_the_tokens_of_requests_on_its_terms() -> None:
+    book = with_surcharges(premiums=(Premium({"geo": "us"}, 110),))
+    used = Usage(input=10, pages=1)
+    assert charged(book, used) == charged(book, used, geo="global") == 100_000 + 7
+    assert charged(book, used, geo="us") == charged(book, used, geo="us", speed="fast") == 110_000 + 7
+    assert charged(book, Usage(input=101), geo="us") == 101 * 22_000
+    assert charged(book, used, provider="shop", geo="us") == 100_000 + 7, "a reseller has terms of its own"
+
+
+def test_fees_go_with_what_is_sold_by_tokens_and_names_no_rate_of_its_own() -> None:
+    small, any_size = Fees({"code_sessions": Rate(2, 1)}, {"size": "s"}), Fees({"code_sessions": Rate(5, 1)}, {})
+    book = with_surcharges(fees=(small, any_size, Fees({"pages": Rate(99, 1)}, {})))
+    assert charged(book, Usage(code_sessions=3)) == charged(book, Usage(code_sessions=3), size="l") == 15
+    assert charged(book, Usage(code_sessions=3), size="s") == 6
+    assert charged(book, Usage(pages=1)) == 7
+    by_the_page = ModelPrices(
+        "m", ("m",), (DatedRates(ALWAYS, (RateTier(0, {"pages": Rate(7, 1)}),)),), fees=(any_size,)
+    )
+    assert charged(PriceBook([ProviderPrices("acme", (by_the_page,))], version=""), Usage(code_sessions=3)) == 0
+
+
+def test_audio_that_is_sold_by_the_time_is_not_sold_by_tokens_too() -> None:
+    rates = {"input": per_million(1), "output": per_million(2), "audio_ms": Rate(3, 1)}
+    heard = Usage(audio_input=1_000, cached_audio_input=500, audio_output=1_000)
+    assert flat(rates).cost_nanos(heard) == 0
+    assert flat(rates).cost_nanos(replace(heard, input=1_000, audio_input_ms=5)) == 1_000_000 + 15
+    assert flat(rates | {"audio_input": per_million(4)}).cost_nanos(heard) == 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("provider", "sent", "also"),
+    [
+        ("google", "models/gemini-2.5-flash", "gemini-2.5-flash"),
+        ("google", "publishers/google/models/gemini-2.5-flash", "gemini-2.5-flash"),
+        ("google", "projects/p/locations/l/publishers/google/models/gemini-2.5-flash", "gemini-2.5-flash"),
+        ("openai", "openai/gpt-4o", "gpt-4o"),
+        ("groq", "openai/gpt-4o", None),
+        ("openrouter", "openai/gpt-4o:online", "openai/gpt-4o"),
+        ("aws", "openai.gpt-oss-120b", "openai.gpt-oss-120b-1:0"),
+        ("openai", "openai.gpt-oss-120b", None),
+    ],
+)
+def test_other_forms_of_a_name(provider: str, sent: str, also: str | None) -> None:
+    names = model_names(sent, provider=provider)
+    assert names[0] == sent
+    assert also in names if also is not None else names == (sent,)
