@@ -14,6 +14,7 @@ from policyd.api.errors import FieldInvalid
 from policyd.core.attributes import ATTRIBUTE_LENGTH_MAX, REQUEST_ATTRIBUTES, check_value
 from policyd.core.money import divide_up
 from policyd.core.policy import Policy
+from policyd.core.pricing import units_priced
 from policyd.core.usage import KINDS, Usage
 from policyd.estimator import Ask
 from policyd.providers.base import OUTPUT_TOKENS_MAX, CacheWrite, Endpoint, Prompt, RawRequest, RequestFacts
@@ -25,6 +26,9 @@ from policyd.v1 import policy_service_pb2 as service
 
 UNITS_MAX = OUTPUT_TOKENS_MAX
 """The most of any kind of usage: more than any request has, and little enough for an account to hold its cost."""
+
+PIECES_MAX = 1_000_000
+"""The same of what is sold by the thousand: one of them can cost dollars."""
 
 CHOICES_MAX = 128
 ID_LENGTH_MAX = 128
@@ -186,7 +190,12 @@ def within(value: int, field: str, least: int, most: int) -> int:
 def usage(request: service.SettleRequest | service.RecordUsageRequest) -> Usage:
     if not request.HasField("usage"):
         raise FieldInvalid("usage", expected="what the provider counted; one without any units is allowed")
-    return Usage(**{kind: within(getattr(request.usage, kind), f"usage.{kind}", 0, UNITS_MAX) for kind in KINDS})
+    given = request.usage
+    return Usage(**{kind: within(getattr(given, kind), f"usage.{kind}", 0, _units_max(kind)) for kind in KINDS})
+
+
+def _units_max(kind: str) -> int:
+    return PIECES_MAX if units_priced(kind) == 1_000 else UNITS_MAX
 
 
 def http_status(request: service.SettleRequest | service.RecordUsageRequest) -> int | None:

@@ -110,8 +110,9 @@ Global___UsageSource: _TypeAlias = UsageSource  # noqa: Y015
 @_typing.final
 class Usage(_message.Message):
     """Holds what a provider counted, in kinds that never overlap: each token is in exactly one of them, and each kind has a price
-    of its own. What is charged by the piece or by the time stands beside the tokens. Each is 0 to 100,000,000. A caller takes its provider's numbers apart: of OpenAI's `prompt_tokens`, the
-    `cached_tokens` are `cached_input`, and only the rest is `input`.
+    of its own. What is charged by the piece or by the time stands beside the tokens. Tokens, characters and milliseconds are 0
+    to 100,000,000 each, everything else 0 to 1,000,000. A caller takes its provider's numbers apart: of OpenAI's
+    `prompt_tokens`, the `cached_tokens` are `cached_input`, and only the rest is `input`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -15,6 +15,7 @@ from policyd.providers.bedrock.errors import error_body, error_event
 from policyd.providers.bedrock.invoke_reply import InvokeReply
 from policyd.providers.bedrock.maker_prompt import GENERATIONS_MAX, MAKER_MEMBERS, has_bare_parts, read_maker_prompt
 from policyd.providers.bedrock.model import model_in_path, names_model
+from policyd.providers.cohere.prompt import rerank_prompt
 from policyd.providers.framing.json_edit import remove_member, set_member
 from policyd.providers.ranking import rerank_pieces
 from policyd.providers.request_body import (
@@ -69,9 +70,10 @@ class BedrockInvoke:
             return message_facts(document, model=model, streamed=streamed, identity_fields=identity_fields)
         try:
             prompt, cache_write = read_maker_prompt(document, model=model)
+            ranked = rerank_prompt(document).texts if _RANKS in model else ()
         except RecursionError:
             raise BodyUnreadable("the body is nested too deeply") from None
-        pieces = rerank_pieces(prompt.texts) if _RANKS in model else (NO_USAGE, NO_USAGE)
+        pieces = rerank_pieces(ranked) if ranked else (NO_USAGE, NO_USAGE)
         return RequestFacts(
             model=model,
             streamed=streamed,

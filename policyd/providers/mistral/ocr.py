@@ -86,7 +86,7 @@ def _pages(document: Json) -> tuple[int, int]:
     if given.get("type") == "image_url":
         return 1, 1
     chosen = document.get("pages")
-    if isinstance(chosen, list):
+    if isinstance(chosen, list) and chosen:
         return min(len(chosen), PAGES_MAX), min(len(chosen), PAGES_MAX)
     encoded = text(given.get("document_url"))
     if not encoded.startswith("data:"):
