@@ -139,12 +139,12 @@ CASES = [
         100_000,
     ),
     Case(
-        "a fee for the request, by the size of its search",
+        "a fee for the request",
         "/perplexity/chat/completions",
         to_json({"model": "sonar", **CHAT}),
         searched("sonar", search_context_size="low"),
         Usage(input=10, output=5, requests=1),
-        15 * 1_000 + 5_000_000,
+        15 * 1_000 + 12_000_000,
     ),
     Case(
         "a search that no reply reports",

@@ -95,18 +95,10 @@ def _completed(provider: Provider, published: Published | None) -> Provider:
     """`provider` with what genai-prices does not have. The models of that come first: a name means one of them."""
     if published is None:
         return provider
-    known = {model.id for model in provider.models}
-    if missing := published.variants.keys() - known:
-        raise CompileError(f"{provider.id} {min(missing)}: there is no such model for a variant")
-    if twice := known & {model.id for model in published.models}:
+    if twice := {model.id for model in provider.models} & {model.id for model in published.models}:
         raise CompileError(f"{provider.id} {min(twice)}: genai-prices has this model by now")
-    models = (
-        msgspec.structs.replace(model, variants=(*model.variants, *published.variants.get(model.id, ())))
-        for model in provider.models
-    )
-    return msgspec.structs.replace(
-        provider, models=(*models, *published.models), premiums=published.premiums, fees=published.fees
-    )
+    models = (*provider.models, *published.models)
+    return msgspec.structs.replace(provider, models=models, premiums=published.premiums, fees=published.fees)
 
 
 def render(table: Table) -> str:

@@ -7,7 +7,7 @@ to list is an error of `make prices`, so that nothing stands here twice.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 
 from policyd.core.pricing import exact_rate, units_priced
@@ -30,8 +30,6 @@ class Published:
     """What one provider charges beside what genai-prices has."""
 
     models: tuple[Model, ...] = ()
-    variants: Mapping[str, tuple[Variant, ...]] = field(default_factory=dict)
-    """Of models that genai-prices has, by their ids."""
     premiums: tuple[PremiumOn, ...] = ()
     fees: tuple[FeesOf, ...] = ()
 
@@ -74,7 +72,6 @@ _BEDROCK = "AWS, Amazon Bedrock pricing, us-east-1, 2025-10"
 _VERTEX = "Google, Vertex AI pricing, 2025-10"
 _GEMINI = "Google, Gemini Developer API pricing, 2026-03"
 _VOYAGE = "Voyage AI, Pricing, 2025-10"
-_PERPLEXITY = "Perplexity, Pricing, Request fees, 2025-10"
 _XAI = "xAI, Pricing, Tools pricing, 2026-11"
 
 _WIDE = ("1024x1792", "1792x1024")
@@ -194,21 +191,6 @@ PUBLISHED: Mapping[str, Published] = {
     "openrouter": Published(
         # Five results, which is what a search gives unless it is told otherwise, at 4 dollars a thousand.
         fees=(FeesOf(rates=_usd(web_searches="20"), source="OpenRouter, Web search, 2025-10"),),
-    ),
-    "perplexity": Published(
-        # What a model's own price has is the fee of a request with the largest context.
-        variants={
-            model: (
-                _on(_usd(requests=low), search_context_size="low", source=_PERPLEXITY),
-                _on(_usd(requests=medium), search_context_size="medium", source=_PERPLEXITY),
-            )
-            for model, low, medium in (
-                ("sonar", "5", "8"),
-                ("sonar-pro", "6", "10"),
-                ("sonar-reasoning", "5", "8"),
-                ("sonar-reasoning-pro", "6", "10"),
-            )
-        },
     ),
     "voyageai": Published(
         models=(

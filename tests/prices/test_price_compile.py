@@ -24,7 +24,8 @@ from policyd.prices.compile import (
     rate,
     render,
 )
-from policyd.prices.table import Model, price_book
+from policyd.prices.published import Published
+from policyd.prices.table import FeesOf, Model, Prices, price_book
 
 
 def compiled(**model: Any) -> Model:
@@ -224,3 +225,35 @@ def test_the_command_writes_the_table_and_checks_it(tmp_path: Path) -> None:
     assert main(["--check"], path=path) is None
     path.write_text(path.read_text(encoding="utf-8").replace("2500000000", "2500000001", 1), encoding="utf-8")
     assert (main(["--check"], path=path) or "").startswith(outdated)
+
+
+def test_what_is_published_beside_goes_behind_what_genai_prices_has() -> None:
+    model = genai.ModelInfo(id="m", match=genai.ClauseContains("m"), prices=genai.ModelPrice(input_mtok=Decimal(1)))
+    provider = genai.Provider(id="acme", name="", api_pattern="", models=[model])
+    other = Model(id="m2", names=("m2",), source="Acme, Pricing", prices=(Prices(tiers=((0, {"pages": (1, 1)}),)),))
+    fees = (FeesOf(source="Acme, Tools", rates={"web_searches": (1, 1)}),)
+    table = compile_table([provider], version="1", published={"acme": Published(models=(other,), fees=fees)})
+    (compiled_provider,) = table.providers
+    assert [each.id for each in compiled_provider.models] == ["m", "m2"]
+    assert compiled_provider.fees == fees
+    found = price_book(table).find(provider="acme", model="m2", at_ms=0)
+    assert found is not None
+    assert found.price.model == "m", "a name means the first model that it fits"
+
+
+@pytest.mark.parametrize(
+    ("provider_id", "message"),
+    [
+        (
+            {"acme": Published(models=(Model(id="m", prices=(Prices(),)),))},
+            "acme m: genai-prices has this model by now",
+        ),
+        ({"nobody": Published()}, "nobody: there is no such provider in genai-prices"),
+    ],
+)
+def test_what_is_published_twice_or_by_nobody_is_an_error(provider_id: str, message: str) -> None:
+    published = {provider_id: Published(models=(Model(id="m", prices=(Prices(),)),))}
+    model = genai.ModelInfo(id="m", match=genai.ClauseEquals("m"), prices=genai.ModelPrice())
+    provider = genai.Provider(id="acme", name="", api_pattern="", models=[model])
+    with pytest.raises(CompileError, match=f"^{message}$"):
+        compile_table([provider], version="1", published=published)

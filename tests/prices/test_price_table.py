@@ -99,7 +99,6 @@ def test_knows_published_prices(provider: str, model: str, kind: str, nanos_per_
         ("openai", "dall-e-3", {"size": "1792x1024", "quality": "hd"}, "images_generated", 120_000_000),
         ("openai", "dall-e-3", {"size": "1024x1024", "quality": "standard"}, "images_generated", 40_000_000),
         ("openai", "gpt-4o", {"container_memory": "4g"}, "code_sessions", 120_000_000),
-        ("perplexity", "sonar", {"search_context_size": "low"}, "requests", 5_000_000),
         ("perplexity", "sonar", {}, "requests", 12_000_000),
         ("anthropic", "claude-opus-4-6", {"inference_geo": "us"}, "input", 5_500),
         ("anthropic", "claude-opus-4-6", {"inference_geo": "us", "processing": "batch"}, "output", 13_750),
