@@ -24,7 +24,7 @@ from policyd.core.pricing import NO_TERMS, Price, PriceBook
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.reservation import State
 from policyd.core.usage import Usage
-from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, price_served
+from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, price_served, with_request_fee
 from policyd.first_use import FirstUseWindows
 from policyd.providers.base import RequestFacts
 from policyd.repeating import changes_recorded, repeated_decision, with_passed
@@ -275,6 +275,7 @@ class Enforcer:
         now_ms = self.now_ms()
         tariff = self._estimator.tariff(ask.policy)
         price = price_asked(ask, tariff, now_ms=now_ms)
+        usage = with_request_fee(usage, price)
         amounts = charges(usage, cost_nanos=cost_nanos(price, usage))
         applied = await self._applied(ask.policy, ask.attributes, now_ms=now_ms, begin=True)
         record = Record(
@@ -415,6 +416,7 @@ class Enforcer:
         cost = 0
         if usage is not None:
             served = price_served(record, price, tariff, response_model=ending.response_model, terms=ending.terms)
+            usage = with_request_fee(usage, served)
             cost = cost_nanos(served, usage)
         final = replace(
             record,
