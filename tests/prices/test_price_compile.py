@@ -244,11 +244,8 @@ def test_what_is_published_beside_goes_behind_what_genai_prices_has() -> None:
 @pytest.mark.parametrize(
     ("provider_id", "message"),
     [
-        (
-            {"acme": Published(models=(Model(id="m", prices=(Prices(),)),))},
-            "acme m: genai-prices has this model by now",
-        ),
-        ({"nobody": Published()}, "nobody: there is no such provider in genai-prices"),
+        ("acme", "acme m: genai-prices has this model by now"),
+        ("nobody", "nobody: there is no such provider in genai-prices"),
     ],
 )
 def test_what_is_published_twice_or_by_nobody_is_an_error(provider_id: str, message: str) -> None:
