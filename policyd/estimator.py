@@ -97,7 +97,8 @@ class Estimator:
         tariff = self.tariff(policy)
         priced = _priced(ask, tariff, now_ms=now_ms)
         price = priced.price if priced is not None else None
-        counted = await self._count(ask, tariff.model_meant(provider=ask.provider, model=facts.model, at_ms=now_ms))
+        meant = tariff.model_meant(provider=ask.provider, model=facts.model, at_ms=now_ms)
+        counted = await self._count(ask, meant)
         count = self._corrections.corrected(counted, provider=ask.provider, model=facts.model)
         learned_output = self._corrections.output_tokens(
             provider=ask.provider, model=facts.model, endpoint=ask.endpoint
