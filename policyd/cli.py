@@ -159,7 +159,8 @@ def estimate(
         Path, typer.Argument(metavar="FILE", help="A request body as it would be sent; - for standard input.")
     ],
     provider: Annotated[str, typer.Option("--provider", metavar="NAME", help="Whose prices.")] = "openai",
-    path: Annotated[str, typer.Option("--path", help="The path it would be sent to.")] = "",
+    path: Annotated[str, typer.Option("--path", help="The path it would be sent to. Default: of a chat.")] = "",
+    content_type: Annotated[str, typer.Option("--content-type", help="Of the body.")] = "application/json",
     config: Config = None,
     prices: Prices = None,
 ) -> None:
@@ -173,7 +174,8 @@ def estimate(
     policy = load_policy(settings.policy_path) if settings.policy_path is not None else default_policy()
     book = open_price_book(settings.prices_path)
     content = sys.stdin.buffer.read() if str(body) == "-" else _read(body)
-    for name, value in estimate_body(content, provider=provider, path=path, policy=policy, prices=book).items():
+    told = estimate_body(content, provider=provider, path=path, content_type=content_type, policy=policy, prices=book)
+    for name, value in told.items():
         typer.echo(f"{name:<24}{value}")
 
 

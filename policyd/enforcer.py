@@ -26,7 +26,7 @@ from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.reservation import State
 from policyd.core.runtime import Block, Blocked, RuntimeState
 from policyd.core.usage import Usage
-from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, price_served
+from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, price_served, with_request_fee
 from policyd.first_use import FirstUseWindows
 from policyd.learning import PREFIX, Corrections, Lessons, corrections, keep_until_ms
 from policyd.providers.base import RequestFacts
@@ -316,6 +316,7 @@ class Enforcer:
         now_ms = self.now_ms()
         tariff = self._estimator.tariff(ask.policy)
         price = price_asked(ask, tariff, now_ms=now_ms)
+        usage = with_request_fee(usage, price)
         amounts = charges(usage, cost_nanos=cost_nanos(price, usage))
         record = Record(
             request_id=ask.request_id,
@@ -449,6 +450,7 @@ class Enforcer:
     async def _tried(self, ask: Ask, attempt: Callable[[Plan], Awaitable[_Tried]], *, now_ms: int) -> _Tried:
         """The first plan for the request that fits; if none does, the request as it came."""
         if ask.is_long:
+            # A bound tells what fits for sure, not how much too much a request is: it is tried, and never revised.
             tried = await attempt(await self._plan(replace(ask, by_bound=True), now_ms=now_ms))
             if tried.decision.allowed:
                 return tried
@@ -528,6 +530,7 @@ class Enforcer:
         cost = 0
         if usage is not None:
             served = price_served(record, price, tariff, response_model=ending.response_model, terms=ending.terms)
+            usage = with_request_fee(usage, served)
             cost = cost_nanos(served, usage)
         final = replace(
             record,

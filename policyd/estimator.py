@@ -19,7 +19,7 @@ from policyd.core.own_prices import Tariff
 from policyd.core.policy import Metric, Policy, Unbounded, UnknownModel, UnknownModelAction
 from policyd.core.pricing import Price, PriceBook, PricedModel
 from policyd.core.record import Record
-from policyd.core.usage import Usage
+from policyd.core.usage import NO_USAGE, Usage
 from policyd.learning import Corrections
 from policyd.providers.base import CacheWrite, RequestEdits, RequestFacts
 from policyd.providers.vendors import vendor_named
@@ -97,7 +97,8 @@ class Estimator:
         tariff = self.tariff(policy)
         priced = _priced(ask, tariff, now_ms=now_ms)
         price = priced.price if priced is not None else None
-        counted = await self._count(ask)
+        meant = tariff.model_meant(provider=ask.provider, model=facts.model, at_ms=now_ms)
+        counted = await self._count(ask, meant)
         count = self._corrections.corrected(counted, provider=ask.provider, model=facts.model)
         learned_output = self._corrections.output_tokens(
             provider=ask.provider, model=facts.model, endpoint=ask.endpoint
@@ -116,7 +117,7 @@ class Estimator:
         return Estimate(
             price=price,
             tariff=tariff,
-            expected=Usage(input=count.tokens, output=expected_output * facts.choices),
+            expected=_expected(price, facts, input_tokens=count.tokens, output_tokens=expected_output * facts.choices),
             maximum=_maximum(price, facts, input_tokens=count.upper_bound, output_tokens=bound * facts.choices),
             confidence=confidence if count.exact else Confidence.LOW,
             bounded=facts.max_output_tokens is not None or policy.unbounded is Unbounded.SET_MAXIMUM,
@@ -156,10 +157,11 @@ class Estimator:
         found = tariff.find(provider=ask.provider, model=model, at_ms=now_ms, terms=ask.facts.terms)
         return found is not None
 
-    async def _count(self, ask: Ask) -> TokenCount:
+    async def _count(self, ask: Ask, model: str) -> TokenCount:
+        """The input, as `model` counts it: the one that the name in the request stands for."""
         if ask.input_tokens is not None:
             return TokenCount(tokens=ask.input_tokens, upper_bound=ask.input_tokens, exact=True)
-        prompt, provider, model = ask.facts.prompt, ask.provider, ask.facts.model
+        prompt, provider = ask.facts.prompt, ask.provider
         if ask.by_bound:
             return self.counter.bound_prompt(prompt, provider=provider, model=model)
         if _characters(ask.facts) <= COUNT_INLINE_CHARACTERS_MAX:
@@ -199,14 +201,15 @@ def price_served(
 
 
 def check_models(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
-    """Raises `ConfigError` for models that the policy falls back to and that have no price themselves."""
+    """Raises `ConfigError` for models that stand in for others and have no price themselves."""
     tariff = Tariff(prices, policy.prices)
     named = [("unknown_model.price_as", policy.unknown_model.model)]
+    named += [(f"prices[{index}].price_as", own.price_as) for index, own in enumerate(policy.prices.entries)]
     named += [(f"switch_to of the limit {limit.name}", limit.switch_to) for limit in policy.limits]
     mistakes = [
         f'{where}: found "{model}", expected a model with a known price'
         for where, model in dict.fromkeys(named)
-        if model is not None and tariff.find_anywhere(model=model, at_ms=now_ms) is None
+        if model and tariff.find_anywhere(model=model, at_ms=now_ms) is None
     ]
     if mistakes:
         raise ConfigError(*mistakes)
@@ -262,6 +265,11 @@ def _default_output_bound(policy: Policy, priced: PricedModel | None, *, input_t
     return bound
 
 
+def _expected(price: Price | None, facts: RequestFacts, *, input_tokens: int, output_tokens: int) -> Usage:
+    tokens = Usage(input=input_tokens, output=output_tokens)
+    return with_request_fee(_sold(price, tokens) + facts.pieces.with_pieces_of(facts.pieces_min), price)
+
+
 def _maximum(price: Price | None, facts: RequestFacts, *, input_tokens: int, output_tokens: int) -> Usage:
     """The dearest usage that the request can lead to: all input as the dearest kind it can be, the output likewise."""
     input_kind, output_kind = facts.input_kinds[0], facts.output_kinds[0]
@@ -269,5 +277,18 @@ def _maximum(price: Price | None, facts: RequestFacts, *, input_tokens: int, out
         writes = () if facts.cache_write is CacheWrite.NONE else (facts.cache_write.value,)
         input_kind = price.dearest((*facts.input_kinds, *writes), input_tokens=input_tokens)
         output_kind = price.dearest(facts.output_kinds, input_tokens=input_tokens)
-    kinds = {input_kind: input_tokens, output_kind: output_tokens}
-    return Usage(**kinds, web_searches=facts.web_searches_max)
+    tokens = Usage(**{input_kind: input_tokens, output_kind: output_tokens})
+    pieces = facts.pieces_max.with_pieces_of(facts.pieces).with_pieces_of(facts.pieces_min)
+    return with_request_fee(_sold(price, tokens) + pieces, price)
+
+
+def _sold(price: Price | None, tokens: Usage) -> Usage:
+    """`tokens`, unless the model is not sold by tokens: then it reports none."""
+    return tokens if price is None or price.is_by_tokens else NO_USAGE
+
+
+def with_request_fee(usage: Usage, price: Price | None) -> Usage:
+    """`usage` with the one request that it is of, where that has a fee of its own."""
+    if price is None or usage.requests or not price.covers("requests"):
+        return usage
+    return replace(usage, requests=1)

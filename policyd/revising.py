@@ -23,6 +23,7 @@ from policyd.core.estimate import Estimate
 from policyd.core.policy import Action, Limit
 from policyd.estimator import Ask, Estimator
 from policyd.providers.base import RequestEdits, RequestFacts
+from policyd.providers.vendors import vendor_named
 
 REVISIONS_MAX = 3
 
@@ -71,7 +72,9 @@ def _clamped(plan: Plan, refusal: Decision) -> Plan | None:
     if not clamping:
         return None
     choices = plan.ask.facts.choices
-    least = max(limit.min_output_tokens for limit in clamping)
+    # Below its vendor's floor a maximum bounds nothing.
+    floor = vendor_named(plan.ask.provider).output_floor
+    least = max(floor, *(limit.min_output_tokens for limit in clamping))
     tokens = highest_output_tokens(refusal, choices=choices, least=least)
     if tokens is None:
         return None

@@ -30,7 +30,7 @@ from policyd.core.estimate import Estimate
 from policyd.core.money import NANOS_PER_USD, format_usd
 from policyd.core.record import Outcome, Record
 from policyd.core.times import iso_time
-from policyd.core.usage import Usage
+from policyd.core.usage import PIECE_KINDS, Usage
 from policyd.learning import Corrections
 from policyd.stores.base import Swept
 
@@ -87,8 +87,12 @@ class Telemetry:
             ("limit", "action", *who),
             registry=registry,
         )
-        self._tokens = Counter(
-            "policyd_tokens", "Tokens and fee-bearing calls by kind.", ("kind", "source", *who), registry=registry
+        self._tokens = Counter("policyd_tokens", "Tokens by kind.", ("kind", "source", *who), registry=registry)
+        self._pieces = Counter(
+            "policyd_pieces",
+            "What is charged by the piece or by the time, by kind.",
+            ("kind", "source", *who),
+            registry=registry,
         )
         self._cost = UsdCounter("policyd_cost_usd", "Money charged, in US dollars.", ("outcome", *who))
         registry.register(self._cost)
@@ -180,7 +184,8 @@ class Telemetry:
                 self._changed.labels(limit, action, *who).inc()
         if record.usage is not None:
             for kind, units in record.usage.by_kind().items():
-                self._tokens.labels(kind, record.usage_source, *who).inc(units)
+                counter = self._pieces if kind in PIECE_KINDS else self._tokens
+                counter.labels(kind, record.usage_source, *who).inc(units)
         if record.actual_cost_nanos:
             self._cost.add((record.outcome, *who), record.actual_cost_nanos)
         if record.outcome is Outcome.CUT:

@@ -14,7 +14,7 @@ from policyd.core.policy import Action, Match, Metric, Unbounded
 from policyd.core.reservation import State
 from policyd.core.usage import Usage
 from policyd.enforcer import Verdict, reported_ending
-from policyd.estimator import Ask
+from policyd.estimator import BOUND_FIRST_CHARACTERS_MIN, Ask
 from policyd.providers.base import Prompt, RequestEdits, RequestFacts
 from policyd.revising import REVISIONS_MAX
 from policyd.stores.base import ReserveResult
@@ -97,6 +97,14 @@ class TestClamp:
         world = World(policy(WRITTEN, unbounded=Unbounded.SET_MAXIMUM, default_max_output_tokens=700))
         assert (await world.enforcer.reserve(ask(world, max_output_tokens=None))).max_output_tokens == 600
 
+    async def test_a_long_prompt_is_counted_before_it_is_clamped(self) -> None:
+        words = BOUND_FIRST_CHARACTERS_MIN // len(" hello") + 1
+        room = limit(Metric.TOKENS, words + OUTPUT, action=Action.CLAMP)
+        world = World(policy(room))
+        long = replace(ask(world, prompt=Prompt((" hello" * words,))), input_tokens=None)
+        assert long.is_long
+        assert (await world.enforcer.reserve(long)).decision.changes == Changes()
+
     async def test_a_request_that_takes_no_maximum_is_refused(self) -> None:
         def fixed(edits: RequestEdits) -> RequestFacts:
             raise BodyUnreadable("it takes none")
@@ -139,6 +147,13 @@ class TestClamp:
         assert again.max_output_tokens == 300
         assert again.decision.changes == first.decision.changes
         assert again.decision.estimate.maximum == first.decision.estimate.maximum
+
+
+async def test_a_maximum_below_the_vendors_floor_is_none() -> None:
+    for amount, allowed in ((1023, False), (1024, True)):
+        world = World(policy(replace(WRITTEN, amount=amount)))
+        asked = replace(ask(world, model="grok-4.3", max_output_tokens=5000), provider="x-ai")
+        assert (await world.enforcer.reserve(asked)).decision.allowed is allowed
 
 
 DEAR = limit(amount=1, name="dear", match=Match({"model": ("gpt-4o",)}), action=Action.SWITCH_MODEL)

@@ -258,6 +258,14 @@ class TestMetrics:
             "policyd_build_info",
         }
 
+    def test_what_is_charged_by_the_piece_is_no_token(self) -> None:
+        observer, _ = telemetry()
+        observer.ended(replace(SERVED, usage=Usage(input=7, pages=3, audio_input_ms=6_000)), ESTIMATE)
+        for kind, tokens, pieces in (("input", 7, None), ("pages", None, 3), ("audio_input_ms", None, 6_000)):
+            labels = {"kind": kind, "source": "reported", **WHO}
+            assert value(observer, "policyd_tokens_total", **labels) == tokens
+            assert value(observer, "policyd_pieces_total", **labels) == pieces
+
     def test_a_served_exchange(self) -> None:
         observer, lines = telemetry()
         observer.ended(SERVED, ESTIMATE)

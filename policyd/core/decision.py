@@ -3,7 +3,8 @@
 What a hold becomes, by metric (`charges` below is this table):
 
     metric                reserve               settle   release   expire (default)
-    cost, tokens          maximum (or expected) actual   0         the hold
+    cost, tokens, images, maximum (or expected) actual   0         the hold
+    audio seconds
     requests              1                     1        0         1
     concurrent_requests   1                     0        0         0
 """

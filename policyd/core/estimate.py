@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from policyd.core.ledger import Amounts
+from policyd.core.money import divide_up
 from policyd.core.own_prices import Tariff
 from policyd.core.policy import Hold, Metric
 from policyd.core.pricing import Price
@@ -30,6 +31,8 @@ def amounts(usage: Usage, *, cost_nanos: int) -> Amounts:
         Metric.OUTPUT_TOKENS: usage.output_tokens,
         Metric.REQUESTS: 1,
         Metric.CONCURRENT_REQUESTS: 1,
+        Metric.IMAGES: usage.images_generated,
+        Metric.AUDIO_SECONDS: divide_up(usage.audio_input_ms + usage.audio_ms, 1000),
     }
 
 

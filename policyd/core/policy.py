@@ -29,6 +29,10 @@ class Metric(StrEnum):
     OUTPUT_TOKENS = "output_tokens"
     REQUESTS = "requests"
     CONCURRENT_REQUESTS = "concurrent_requests"
+    IMAGES = "images"
+    """Images that were made, where the provider's API counts them."""
+    AUDIO_SECONDS = "audio_seconds"
+    """Seconds of audio that was listened to, rounded up for each request."""
 
 
 class Hold(StrEnum):

@@ -24,6 +24,8 @@ REASON_BY_METRIC: Mapping[Metric, str] = {
     Metric.OUTPUT_TOKENS: "token_limit_exceeded",
     Metric.REQUESTS: "rate_limit_exceeded",
     Metric.CONCURRENT_REQUESTS: "concurrency_limit_exceeded",
+    Metric.IMAGES: "media_limit_exceeded",
+    Metric.AUDIO_SECONDS: "media_limit_exceeded",
 }
 
 
@@ -126,7 +128,7 @@ def _message(report: LimitReport) -> str:
     return f"Limit {limit.name} exceeded{where}: {left}, and the request {needs} {report.requested}."
 
 
-_EXACT_METRICS = (Metric.REQUESTS, Metric.CONCURRENT_REQUESTS)
+_EXACT_METRICS = (Metric.REQUESTS, Metric.CONCURRENT_REQUESTS, Metric.IMAGES)
 """The metrics of which it is known beforehand what a request needs."""
 
 

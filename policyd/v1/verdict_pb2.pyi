@@ -90,6 +90,10 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     """Requests that were let through."""
     METRIC_CONCURRENT_REQUESTS: _Metric.ValueType  # 6
     """Requests that are open now."""
+    METRIC_IMAGES: _Metric.ValueType  # 7
+    """Images that were made, where the provider's API counts them."""
+    METRIC_AUDIO_SECONDS: _Metric.ValueType  # 8
+    """Seconds of audio that was listened to, rounded up for each request."""
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
     """Names what a limit counts."""
@@ -108,6 +112,10 @@ METRIC_REQUESTS: Metric.ValueType  # 5
 """Requests that were let through."""
 METRIC_CONCURRENT_REQUESTS: Metric.ValueType  # 6
 """Requests that are open now."""
+METRIC_IMAGES: Metric.ValueType  # 7
+"""Images that were made, where the provider's API counts them."""
+METRIC_AUDIO_SECONDS: Metric.ValueType  # 8
+"""Seconds of audio that was listened to, rounded up for each request."""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 class _LimitAction:
@@ -444,7 +452,7 @@ class Amount(_message.Message):
     MONEY_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
     units: _builtins.int
-    """Of every other metric: tokens or requests."""
+    """Of every other metric: tokens, requests, images or seconds."""
     @_builtins.property
     def money(self) -> _money_pb2.Money:
         """Of METRIC_COST_USD: money, in USD."""

@@ -21,7 +21,7 @@ from policyd.core.policy import default_policy
 from policyd.core.pricing import Price, PriceBook
 from policyd.core.record import Outcome, Record
 from policyd.core.usage import Usage
-from policyd.estimator import Ask, Estimator, output_token_amounts, price_served
+from policyd.estimator import Ask, Estimator, output_token_amounts, price_served, with_request_fee
 from policyd.ext_proc.charging import ended
 from policyd.ext_proc.meter import ReplyMeter
 from policyd.prices.table import load_price_book
@@ -241,7 +241,7 @@ class _Exchange:
         with localcontext() as context:
             context.prec = 80
             theirs = cost_of(known, provider, usage, at, terms)
-        ours = cost_nanos(served, usage)
+        ours = cost_nanos(served, with_request_fee(usage, served))
         self._judge(measured, Number.PRICE, f"{ours} nano-USD, not {theirs}" if abs(ours - theirs) > 1 else "")
 
     def _check_count(self, measured: Measured) -> None:
@@ -259,7 +259,7 @@ class _Exchange:
     def _check_hold(self, measured: Measured, usage: Usage, served: Price | None) -> None:
         if self._facts.max_output_tokens is None or self._recording["status"] >= 400:
             return
-        cost, held = cost_nanos(served, usage), self._estimate.maximum_cost_nanos
+        cost, held = cost_nanos(served, with_request_fee(usage, served)), self._estimate.maximum_cost_nanos
         maximum = self._estimate.maximum
         excuse = ""
         if usage.output_tokens > maximum.output_tokens:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import grpc
@@ -55,12 +57,31 @@ class TestEstimateCost:
         request = ModelRequest(
             provider="anthropic",
             endpoint="messages",
-            body=RequestBody(wire_format="anthropic-messages", content=body),
+            body=RequestBody(path="/v1/messages", content=body),
         )
         estimate = (await api.stub.EstimateCost(service.EstimateCostRequest(model_request=request))).estimate
         assert estimate.max_output_tokens == 64
         assert estimate.max_input_tokens > estimate.input_tokens > 0
         assert estimate.confidence == verdict_pb2.CONFIDENCE_LOW
+
+    @pytest.mark.parametrize(
+        ("provider", "path", "body"),
+        [
+            ("openai", "/v1/responses", {"input": "Hi", "max_output_tokens": 9}),
+            ("azure", "/openai/deployments/gpt-4o/chat/completions?api-version=1", {"max_tokens": 9}),
+            ("google", "/v1beta/models/gpt-4o:generateContent", {"generationConfig": {"maxOutputTokens": 9}}),
+            ("bedrock", "/model/gpt-4o/converse", {"inferenceConfig": {"maxTokens": 9}}),
+            ("cohere", "", {"max_tokens": 9}),
+            ("ollama", "", {"options": {"num_predict": 9}}),
+        ],
+    )
+    async def test_reads_a_body_of_any_format_by_its_path(
+        self, api: Api, provider: str, path: str, body: dict[str, Any]
+    ) -> None:
+        content = json.dumps({"model": "gpt-4o", "messages": [], "contents": [], **body}).encode()
+        request = ModelRequest(provider=provider, body=RequestBody(path=path, content=content))
+        estimate = (await api.stub.EstimateCost(service.EstimateCostRequest(model_request=request))).estimate
+        assert (estimate.max_output_tokens, estimate.bounded) == (9, True)
 
     async def test_unset_maximum_is_not_a_maximum_of_zero(self, api: Api) -> None:
         unset = await api.stub.EstimateCost(service.EstimateCostRequest(model_request=counted(1_000, None)))

@@ -151,6 +151,15 @@ def test_every_key() -> None:
                     tiers=(RateTier(0, {"input": Rate(0, 10**6), "output": Rate(0, 10**6)}),),
                 ),
                 OwnPrice(model="rerank", tiers=(RateTier(0, {"web_searches": Rate(2 * 10**9, 1_000)}),)),
+                OwnPrice(
+                    model="my-tts",
+                    tiers=(
+                        RateTier(
+                            0, {"characters": Rate(15 * 10**9, 10**6), "audio_input_ms": Rate(36 * 10**7, 3_600_000)}
+                        ),
+                    ),
+                ),
+                OwnPrice(provider="azure", model="my-deployment", price_as="gpt-4o"),
             )
         ),
         unknown_model=UnknownModel(UnknownModelAction.DENY, None),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from policyd.core.decision import Decision, charges, decide, entries, highest_output_tokens
@@ -26,8 +26,8 @@ PRICE = Price(provider="p", model="m", tiers=[RateTier(0, {"input": Rate(2, 1), 
 ESTIMATE = Estimate(
     price=PRICE,
     tariff=Tariff(PriceBook((), version="")),
-    expected=Usage(input=100, output=30, reasoning=20),
-    maximum=Usage(input=100, output=200),
+    expected=Usage(input=100, output=30, reasoning=20, images_generated=2, audio_input_ms=1000),
+    maximum=Usage(input=100, output=200, images_generated=4, audio_input_ms=4001),
     confidence=Confidence.MEDIUM,
     bounded=True,
 )
@@ -67,6 +67,8 @@ HOLDS = [
     (Metric.OUTPUT_TOKENS, 200, 50),
     (Metric.REQUESTS, 1, 1),
     (Metric.CONCURRENT_REQUESTS, 1, 1),
+    (Metric.IMAGES, 4, 2),
+    (Metric.AUDIO_SECONDS, 5, 1),
 ]
 
 
@@ -117,13 +119,18 @@ def test_a_free_model_holds_no_money_but_its_tokens() -> None:
 
 
 def test_what_settling_charges() -> None:
-    assert charges(Usage(input=70, cached_input=20, output=30, reasoning=10, web_searches=2), cost_nanos=777) == {
+    used = Usage(
+        input=70, cached_input=20, output=30, reasoning=10, web_searches=2, images_generated=3, audio_ms=61_001
+    )
+    assert charges(used, cost_nanos=777) == {
         Metric.COST: 777,
         Metric.TOKENS: 130,
         Metric.INPUT_TOKENS: 90,
         Metric.OUTPUT_TOKENS: 40,
         Metric.REQUESTS: 1,
         Metric.CONCURRENT_REQUESTS: 0,
+        Metric.IMAGES: 3,
+        Metric.AUDIO_SECONDS: 62,
     }
 
 
@@ -357,6 +364,7 @@ def test_a_maximum_for_the_output_bounds_every_kind_of_it() -> None:
     assert estimate.bounded_to(1000) == estimate
 
 
+@settings(deadline=None)
 @given(
     found=st.lists(
         st.tuples(
