@@ -17,14 +17,21 @@ from policyd.core.decision import Decision, LimitReport, charges, decide, entrie
 from policyd.core.errors import ReservationError, ReservationNotFound
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
-from policyd.core.limits import applied_limits
+from policyd.core.limits import AppliedLimit, applied_limits
 from policyd.core.own_prices import Tariff
 from policyd.core.policy import Action, Policy, Unbounded
 from policyd.core.pricing import NO_TERMS, Price, PriceBook
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.reservation import State
 from policyd.core.usage import Usage
-from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, price_served
+from policyd.estimator import (
+    Ask,
+    Estimator,
+    input_token_amounts,
+    output_token_amounts,
+    price_asked,
+    price_served,
+)
 from policyd.stores.base import Exists, Granted, Refused, Reservation, Store, Swept, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
 
@@ -159,7 +166,7 @@ class Enforcer:
         """Whether the request would fit now. Holds nothing."""
         estimate = await self.estimate(ask)
         now_ms = self.now_ms()
-        applied = applied_limits(ask.policy, ask.attributes, now_ms=now_ms)
+        applied = _applied(ask, now_ms=now_ms)
         wanted = entries(applied, estimate, on_expiry=ask.policy.reservations.on_expiry)
         accounts = [(item.account, item.carry) for item in applied]
         balances = await self._timed("balances", self._store.balances(accounts))
@@ -173,7 +180,7 @@ class Enforcer:
         began = perf_counter()
         estimate = await self.estimate(ask)
         now_ms = self.now_ms()
-        applied = applied_limits(ask.policy, ask.attributes, now_ms=now_ms)
+        applied = _applied(ask, now_ms=now_ms)
         wanted = entries(applied, estimate, on_expiry=ask.policy.reservations.on_expiry)
         record = _pending_record(ask, estimate, now_ms=now_ms)
         ttl_ms = (ttl_seconds or ask.policy.reservations.ttl_seconds) * 1000
@@ -240,9 +247,14 @@ class Enforcer:
     def let_go(self, request_id: str) -> None:
         self._open.discard(request_id)
 
-    async def extend(self, request_id: str, estimate: Estimate, *, wanted_tokens: int, at_least_tokens: int) -> int:
-        """Holds more output tokens for a reply that outgrows its hold; returns how many were granted."""
-        unit = output_token_amounts(estimate)
+    async def extend(
+        self, request_id: str, estimate: Estimate, *, wanted_tokens: int, at_least_tokens: int, of_input: bool = False
+    ) -> int:
+        """Holds more output tokens for a reply that outgrows its hold; returns how many were granted.
+
+        `of_input`: more input tokens, for a session whose client goes on sending.
+        """
+        unit = input_token_amounts(estimate) if of_input else output_token_amounts(estimate)
         return await self._timed(
             "extend",
             self._store.extend(
@@ -324,7 +336,7 @@ class Enforcer:
                 ask.request_id,
                 entries=tuple(
                     Entry(item.account, item.limit.metric, amounts[item.limit.metric], item.limit.amount, enforce=False)
-                    for item in applied_limits(ask.policy, ask.attributes, now_ms=now_ms)
+                    for item in _applied(ask, now_ms=now_ms)
                 ),
                 record=record,
                 now_ms=now_ms,
@@ -428,6 +440,12 @@ class Enforcer:
             raise
         finally:
             self._observer.store_call(operation, perf_counter() - began, failed=failed)
+
+
+def _applied(ask: Ask, *, now_ms: int) -> tuple[AppliedLimit, ...]:
+    """The limits that what is asked for is held on."""
+    applied = applied_limits(ask.policy, ask.attributes, now_ms=now_ms)
+    return tuple(item for item in applied if item.limit.metric in ask.metrics)
 
 
 def _pending_record(ask: Ask, estimate: Estimate, *, now_ms: int) -> Record:

@@ -37,15 +37,29 @@ def policyd_cluster(address: Address) -> Json:
     }
 
 
-def provider_cluster(name: str, upstream: Upstream, *, buffer_bytes_max: int) -> Json:
+def provider_clusters(name: str, upstream: Upstream, *, buffer_bytes_max: int) -> list[Json]:
     """Raises `ConfigError` where the upstream speaks TLS and this machine's CA certificates are not found."""
+    reaching = _provider_cluster(name, upstream, buffer_bytes_max=buffer_bytes_max)
+    sessions = websocket_cluster(name, upstream)
+    if sessions == name:
+        return [reaching]
+    # Providers take WebSockets over HTTP/1.1 alone.
+    return [reaching, {**reaching, "name": sessions, **_over_tls(explicit_http_config={"http_protocol_options": {}})}]
+
+
+def websocket_cluster(name: str, upstream: Upstream) -> str:
+    """The cluster by which WebSockets reach a provider: its own where that one may speak HTTP/2."""
+    return f"{name}:websocket" if upstream.tls else name
+
+
+def _provider_cluster(name: str, upstream: Upstream, *, buffer_bytes_max: int) -> Json:
     return {
         "name": name,
         **_reaching(name, HostPort(upstream.host, upstream.port), dns="LOGICAL_DNS"),
         "connect_timeout": "5s",
         "per_connection_buffer_limit_bytes": buffer_bytes_max,
         "circuit_breakers": _circuit_breakers(),
-        **(_over_tls() if upstream.tls else _in_clear()),
+        **(_over_tls(auto_config={"http2_protocol_options": {}}) if upstream.tls else _in_clear()),
     }
 
 
@@ -89,7 +103,8 @@ def _circuit_breakers() -> Json:
     return {"thresholds": [dict.fromkeys(limits, OPEN_EXCHANGES_MAX)]}
 
 
-def _over_tls() -> Json:
+def _over_tls(**protocol: Json) -> Json:
+    """`protocol`: which HTTP is spoken."""
     return {
         "transport_socket": {
             "name": "envoy.transport_sockets.tls",
@@ -101,7 +116,7 @@ def _over_tls() -> Json:
         **_http_protocol_options(
             common_http_protocol_options={"idle_timeout": "60s"},
             upstream_http_protocol_options={"auto_sni": True, "auto_san_validation": True},
-            auto_config={"http2_protocol_options": {}},
+            **protocol,
         ),
     }
 

@@ -19,6 +19,7 @@ CREDENTIAL_HEADERS: Final = (
     "x-goog-api-key",
     "x-amz-security-token",
     "ocp-apim-subscription-key",
+    "sec-websocket-protocol",  # where browsers put OpenAI's key
     "cookie",
     "set-cookie",
 )

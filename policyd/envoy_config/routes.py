@@ -13,11 +13,19 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from policyd.envoy_config.clusters import websocket_cluster
 from policyd.envoy_config.typed import EXT_PROC, Json, typed
 from policyd.envoy_config.upstreams import Upstream
 
 PROVIDER_METADATA: Final = "x-policyd-provider"
 """The key of the gRPC stream's metadata that names the provider."""
+
+SESSION_PATH: Final = (
+    r"[^?]*(/realtime|/ws/google\.[A-Za-z0-9.]+[./]BidiGenerateContent(Constrained)?)(\?.*)?"  # and nothing below it
+)
+"""The paths at which a connection may become a WebSocket: OpenAI Realtime's and Gemini Live's. policyd meters these."""
+
+_SESSION: Json = {"headers": [{"name": ":path", "string_match": {"safe_regex": {"regex": SESSION_PATH}}}]}
 
 _ANTHROPIC_SDK: Json = {"headers": [{"name": "anthropic-version", "present_match": True}]}
 
@@ -32,6 +40,11 @@ _BARE_PATHS: tuple[tuple[Json, str], ...] = (
     ({"prefix": "/v1beta/"}, "google"),
 )
 
+_BARE_SESSION_PATHS: tuple[tuple[Json, str], ...] = (
+    ({"prefix": "/v1/", **_SESSION}, "openai"),
+    ({"prefix": "/ws/", **_SESSION}, "google"),
+)
+
 
 def routes(upstreams: Mapping[str, Upstream]) -> list[Json]:
     """The route table, in order."""
@@ -40,10 +53,16 @@ def routes(upstreams: Mapping[str, Upstream]) -> list[Json]:
 
 def _named(upstreams: Mapping[str, Upstream]) -> Iterator[Json]:
     for name, upstream in upstreams.items():
-        yield _to_provider({"prefix": f"/{name}/"}, name, upstream, prefix_rewrite=f"{upstream.base_path}/")
+        match, prefix_rewrite = {"prefix": f"/{name}/"}, f"{upstream.base_path}/"
+        yield _to_sessions(_to_provider({**match, **_SESSION}, name, upstream, prefix_rewrite=prefix_rewrite), upstream)
+        yield _to_provider(match, name, upstream, prefix_rewrite=prefix_rewrite)
 
 
 def _bare(upstreams: Mapping[str, Upstream]) -> Iterator[Json]:
+    for match, name in _BARE_SESSION_PATHS:
+        if upstream := upstreams.get(name):
+            prefix_rewrite = f"{upstream.base_path}{match['prefix']}"
+            yield _to_sessions(_to_provider(match, name, upstream, prefix_rewrite=prefix_rewrite), upstream)
     for match, name in _BARE_PATHS:
         upstream = upstreams.get(name)
         if upstream is None:
@@ -70,6 +89,13 @@ def _to_provider(match: Json, name: str, upstream: Upstream, *, prefix_rewrite: 
             )
         },
     }
+
+
+def _to_sessions(route: Json, upstream: Upstream) -> Json:
+    """`route` for connections that become WebSockets; they may be silent for as long as they are open."""
+    cluster = websocket_cluster(route["name"], upstream)
+    action = {**route["route"], "cluster": cluster, "upgrade_configs": [{"upgrade_type": "websocket"}]}
+    return {**route, "route": {**action, "idle_timeout": "0s"}}
 
 
 def _not_found(match: Json, message: str) -> Json:

@@ -123,7 +123,7 @@ def _mutate(mutation: pb.HeaderMutation, set_headers: Mapping[str, str], remove_
 def _override(modes: processing_mode_pb2.ProcessingMode, mode: m.ModeOverride) -> None:
     modes.request_header_mode = _SEND
     modes.request_body_mode = _BODY_MODE_NUMBERS[mode.request_body]
-    modes.request_trailer_mode = _SKIP
+    modes.request_trailer_mode = _SEND if mode.request_trailers else _SKIP
     modes.response_header_mode = _SEND if mode.response_headers else _SKIP
     modes.response_body_mode = _BODY_MODE_NUMBERS[mode.response_body]
     modes.response_trailer_mode = _SEND if mode.response_trailers else _SKIP

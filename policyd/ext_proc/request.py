@@ -11,7 +11,7 @@ A metered request is withheld until it is decided. How depends on the body mode 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from policyd.core.attributes import Strip, check_value, parse_query, strip_query
@@ -20,6 +20,8 @@ from policyd.core.policy import Policy
 from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
 from policyd.providers.base import Endpoint, RawRequest, RequestEdits, WireFormat
+
+NO_UPGRADE = "this endpoint does not take a connection upgrade"
 
 STREAMED_PIECE_BYTES = 65_536
 """A body sent in full duplex goes out in pieces of this size."""
@@ -51,10 +53,15 @@ class RequestSide:
     def in_full_duplex(self) -> bool:
         return self._mode is m.BodyMode.FULL_DUPLEX_STREAMED
 
+    @property
+    def upgrades(self) -> bool:
+        """Whether the request asks for a connection that is no HTTP any more."""
+        return "upgrade" in self._headers
+
     def check(self, *, body_bytes_max: int) -> None:
         """Refuses what the headers alone show cannot be metered. Raises `RequestError`s."""
-        if "upgrade" in self._headers:
-            raise BodyUnreadable("this endpoint does not take a connection upgrade")
+        if self.upgrades:
+            raise BodyUnreadable(NO_UPGRADE)
         if m.BodyMode.NONE in (self._mode, self._reply_mode):
             raise Misconfigured("Envoy's processing_mode shows policyd no bodies")
         if not self._has_body:
@@ -100,19 +107,35 @@ class RequestSide:
         )
         facts = wire.read_request(raw, vendor=endpoint.vendor, identity_fields=policy.identity.body_fields)
         check_value("model", facts.model)
-        try:
-            query = parse_query(self._query)
-        except ValueError:
-            raise BodyUnreadable("the query has too many parameters") from None
-        identity = policy.identity.attributes(headers=self._headers, query=query, body=facts.fields)
         return Ask(
             request_id=request_id,
             provider=endpoint.vendor.id,
             endpoint=endpoint.name,
             facts=facts,
-            identity=identity,
+            identity=self.identity(policy, body=facts.fields),
             policy=policy,
         )
+
+    def identity(self, policy: Policy, *, body: Mapping[str, str]) -> dict[str, str]:
+        """The attributes of the request; `body` by dotted path. Raises `RequestError`s."""
+        try:
+            query = parse_query(self._query)
+        except ValueError:
+            raise BodyUnreadable("the query has too many parameters") from None
+        return policy.identity.attributes(headers=self._headers, query=query, body=body)
+
+    def handshake(self, endpoint: Endpoint) -> RawRequest:
+        """The request as a session's handshake, which is all in its address."""
+        return RawRequest(b"", path=endpoint.path, query=self._query)
+
+    def open_session(self) -> list[m.Effect]:
+        """Lets a handshake go upstream; what then passes comes here first, uncompressed."""
+        removed = (*self._headers_reply.remove_headers, "sec-websocket-extensions")
+        return [
+            replace(self._headers_reply, remove_headers=removed, mode=IN_SESSION),
+            # Without a piece of body Envoy 1.39 keeps the headers, and a client that waits for 101 sends none.
+            m.StreamedBody(response=False, body=b"", end_of_stream=False),
+        ]
 
     def forward(self, endpoint: Endpoint, wire: WireFormat, edits: RequestEdits) -> list[m.Effect]:
         """Lets the withheld request go upstream, with `edits`."""
@@ -155,6 +178,14 @@ class RequestSide:
 UNMETERED = m.ModeOverride(
     request_body=m.BodyMode.NONE, response_body=m.BodyMode.NONE, response_headers=False, response_trailers=False
 )
+
+IN_SESSION = m.ModeOverride(
+    request_body=m.BodyMode.FULL_DUPLEX_STREAMED,
+    response_body=m.BodyMode.FULL_DUPLEX_STREAMED,
+    request_trailers=True,
+    response_trailers=True,
+)
+"""Both directions by themselves, so that policyd can answer either at any time."""
 
 
 def decimal(text: str, *, otherwise: int) -> int:
