@@ -41,6 +41,8 @@ class RequestHeaders:
     response_body_mode: BodyMode = BodyMode.STREAMED
     provider: str | None = None
     """The provider that the route names; a client cannot set it."""
+    envoy_minor: int | None = None
+    """40 of Envoy 1.40; `None` where Envoy is not configured to tell."""
 
 
 @dataclass(frozen=True, slots=True)

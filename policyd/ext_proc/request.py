@@ -23,6 +23,10 @@ from policyd.providers.base import Endpoint, RawRequest, RequestEdits, WireForma
 
 NO_UPGRADE = "this endpoint does not take a connection upgrade"
 
+ENVOY_MINOR_WITHOUT_PIECE = 40
+"""Envoy 1.38.4 to 1.39 keep a handshake until a piece of its body comes, and a client that waits for its answer sends
+none (envoy#47161); the ones before take an empty one too. From 1.40 on it would be one too many."""
+
 STREAMED_PIECE_BYTES = 65_536
 """A body sent in full duplex goes out in pieces of this size."""
 
@@ -39,6 +43,7 @@ class RequestSide:
         self._headers = event.headers
         self._mode = event.request_body_mode
         self._has_body = not event.end_of_stream
+        self._envoy_minor = event.envoy_minor
         self._reply_mode = event.response_body_mode
         self._body = bytearray()
         self._whole = False
@@ -131,11 +136,10 @@ class RequestSide:
     def open_session(self) -> list[m.Effect]:
         """Lets a handshake go upstream; what then passes comes here first, uncompressed."""
         removed = (*self._headers_reply.remove_headers, "sec-websocket-extensions")
-        return [
-            replace(self._headers_reply, remove_headers=removed, mode=IN_SESSION),
-            # Without a piece of body Envoy 1.39 keeps the headers, and a client that waits for 101 sends none.
-            m.StreamedBody(response=False, body=b"", end_of_stream=False),
-        ]
+        reply = replace(self._headers_reply, remove_headers=removed, mode=IN_SESSION)
+        if self._envoy_minor is None or self._envoy_minor >= ENVOY_MINOR_WITHOUT_PIECE:
+            return [reply]
+        return [reply, m.StreamedBody(response=False, body=b"", end_of_stream=False)]
 
     def forward(self, endpoint: Endpoint, wire: WireFormat, edits: RequestEdits) -> list[m.Effect]:
         """Lets the withheld request go upstream, with `edits`."""
