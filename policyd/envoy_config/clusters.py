@@ -15,6 +15,9 @@ POLICYD_CLUSTER: Final = "policyd"
 OPEN_EXCHANGES_MAX: Final = 65_536
 """How many exchanges may be open at once, towards policyd and towards each provider."""
 
+SESSION_UPSTREAMS: Final = ("openai", "azure", "x-ai", "google")
+"""The providers with sessions over WebSocket that policyd can meter: nowhere else does Envoy allow the upgrade."""
+
 CA_PATHS: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine, Arch
     "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
@@ -41,7 +44,7 @@ def provider_clusters(name: str, upstream: Upstream, *, buffer_bytes_max: int) -
     """Raises `ConfigError` where the upstream speaks TLS and this machine's CA certificates are not found."""
     reaching = _provider_cluster(name, upstream, buffer_bytes_max=buffer_bytes_max)
     sessions = websocket_cluster(name, upstream)
-    if sessions == name:
+    if sessions == name or name not in SESSION_UPSTREAMS:
         return [reaching]
     # Providers take WebSockets over HTTP/1.1 alone.
     return [reaching, {**reaching, "name": sessions, **_over_tls(explicit_http_config={"http_protocol_options": {}})}]

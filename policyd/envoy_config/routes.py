@@ -4,6 +4,8 @@
     bare paths    the providers whose SDKs use them, as `_BARE_PATHS` says
     all else      404
 
+At the paths of sessions (OpenAI Realtime, Gemini Live), and nowhere else, a connection may become a WebSocket.
+
 Every route to a provider tells policyd which one it is, as metadata of the gRPC stream: what a client sends in its
 headers does not get there. A path whose provider is not configured is answered by Envoy, so that a request for one
 provider never reaches another.
@@ -13,7 +15,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from policyd.envoy_config.clusters import websocket_cluster
+from policyd.envoy_config.clusters import SESSION_UPSTREAMS, websocket_cluster
 from policyd.envoy_config.typed import EXT_PROC, Json, typed
 from policyd.envoy_config.upstreams import Upstream
 
@@ -21,7 +23,7 @@ PROVIDER_METADATA: Final = "x-policyd-provider"
 """The key of the gRPC stream's metadata that names the provider."""
 
 SESSION_PATH: Final = (
-    r"[^?]*(/realtime|/ws/google\.[A-Za-z0-9.]+[./]BidiGenerateContent(Constrained)?)(\?.*)?"  # and nothing below it
+    r"[^?]*(/realtime|/ws/google\.[A-Za-z0-9.]+[./]BidiGenerateContent(Constrained)?)(\?.*)?"
 )
 """The paths at which a connection may become a WebSocket: OpenAI Realtime's and Gemini Live's. policyd meters these."""
 
@@ -54,7 +56,9 @@ def routes(upstreams: Mapping[str, Upstream]) -> list[Json]:
 def _named(upstreams: Mapping[str, Upstream]) -> Iterator[Json]:
     for name, upstream in upstreams.items():
         match, prefix_rewrite = {"prefix": f"/{name}/"}, f"{upstream.base_path}/"
-        yield _to_sessions(_to_provider({**match, **_SESSION}, name, upstream, prefix_rewrite=prefix_rewrite), upstream)
+        if name in SESSION_UPSTREAMS:
+            route = _to_provider({**match, **_SESSION}, name, upstream, prefix_rewrite=prefix_rewrite)
+            yield _to_sessions(route, upstream)
         yield _to_provider(match, name, upstream, prefix_rewrite=prefix_rewrite)
 
 

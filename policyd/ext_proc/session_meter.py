@@ -88,8 +88,9 @@ class SessionMeter:
         if of_input:
             return max(0, self._input_tokens * self._responses - self._held_input)
         # For as much again as came last, so that what comes next should fit.
-        needed = self._text_tokens + self._audio_tokens + self._latest_tokens
-        return max(0, needed + self._output_each * (self._responses - 1) - self._held_output)
+        growing = self._text_tokens + self._audio_tokens + self._latest_tokens
+        needed = max(growing, self._output_each) + self._output_each * (self._responses - 1)
+        return max(0, needed - self._held_output)
 
     def top_up_tokens(self, shortfall_tokens: int, *, of_input: bool) -> int:
         """How many to ask for, so that this is not asked at every message."""
