@@ -22,9 +22,7 @@ from policyd.envoy_config.upstreams import Upstream
 PROVIDER_METADATA: Final = "x-policyd-provider"
 """The key of the gRPC stream's metadata that names the provider."""
 
-SESSION_PATH: Final = (
-    r"[^?]*(/realtime|/ws/google\.[A-Za-z0-9.]+[./]BidiGenerateContent(Constrained)?)(\?.*)?"
-)
+SESSION_PATH: Final = r"[^?]*(/realtime|/ws/google\.[A-Za-z0-9.]+[./]BidiGenerateContent(Constrained)?)(\?.*)?"
 """The paths at which a connection may become a WebSocket: OpenAI Realtime's and Gemini Live's. policyd meters these."""
 
 _SESSION: Json = {"headers": [{"name": ":path", "string_match": {"safe_regex": {"regex": SESSION_PATH}}}]}

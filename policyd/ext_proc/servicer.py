@@ -113,7 +113,7 @@ class ExternalProcessor:
             )
 
         wanted = session_wanted(first) if isinstance(first, m.RequestHeaders) else None
-        return begun(Exchange) if wanted is None else begun(partial(Session, wanted))
+        return begun(Exchange) if wanted is None else begun(partial(Session, *wanted))
 
 
 class Driver:

@@ -33,7 +33,7 @@ cut: the client gets an error in the provider's shape and a close frame, code 10
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -53,7 +53,15 @@ from policyd.ext_proc.request import RequestSide
 from policyd.ext_proc.session_meter import SessionMeter
 from policyd.ext_proc.table import Table, row, step
 from policyd.providers.base import Endpoint, ErrorInfo, Prompt, RequestFacts
-from policyd.providers.framing.websocket import Kind, Unit, Violation, WebSocketFramer, encode_close, encode_text
+from policyd.providers.framing.websocket import (
+    Kind,
+    Unit,
+    Violation,
+    WebSocketFramer,
+    encode_close,
+    encode_ping,
+    encode_text,
+)
 from policyd.providers.realtime import NOTHING_RECEIVED, RealtimeFormat, RealtimeReader, Received, Transcription
 from policyd.providers.registry import resolve
 
@@ -100,8 +108,8 @@ class Passing:
 Step = tuple[State, list[m.Effect]]
 
 
-def session_wanted(event: m.RequestHeaders) -> Endpoint | None:
-    """The endpoint of a request for a session; `None` for any other request."""
+def session_wanted(event: m.RequestHeaders) -> tuple[Endpoint, RealtimeFormat] | None:
+    """The endpoint of a request for a session, and what reads it; `None` for any other request."""
     if event.headers.get("upgrade", "").strip().lower() != "websocket":
         return None
     endpoint = resolve(
@@ -110,7 +118,9 @@ def session_wanted(event: m.RequestHeaders) -> Endpoint | None:
         method=event.headers.get(":method", ""),
         path=event.headers.get(":path", ""),
     )
-    return endpoint if isinstance(endpoint, Endpoint) and endpoint.realtime is not None else None
+    if not isinstance(endpoint, Endpoint) or endpoint.realtime is None:
+        return None
+    return endpoint, endpoint.realtime
 
 
 class Session:
@@ -125,6 +135,7 @@ class Session:
     def __init__(
         self,
         endpoint: Endpoint,
+        realtime: RealtimeFormat,
         *,
         request_id: str,
         began_ms: int,
@@ -134,9 +145,8 @@ class Session:
     ) -> None:
         self.request_id = request_id
         self.state = State.IDLE
-        assert endpoint.realtime is not None
         self._endpoint = endpoint
-        self._format: RealtimeFormat = endpoint.realtime
+        self._format = realtime
         self._policy = policy
         self._settings = settings
         self._count_text = count_text
@@ -167,6 +177,10 @@ class Session:
         self._connected = False
         """Whether the handshake went upstream."""
         self._topping_up_input = False
+        self._has_answered = False
+        """Whether anything of the provider's has come, beside the answer to the handshake."""
+        self._last_words: list[m.Effect] = []
+        """How a session that was cut is ended, once the provider has answered."""
 
     def receive(self, event: m.Event) -> list[m.Effect]:
         """Raises `ProtocolError` for an event that the state does not allow. Any other exception is a defect."""
@@ -250,6 +264,7 @@ class Session:
         return self._take(event, from_client=True)
 
     def _take_received(self, event: m.ResponseBody) -> Step:
+        self._has_answered = True
         return self._take(event, from_client=False)
 
     def _take(self, event: m.RequestBody | m.ResponseBody, *, from_client: bool) -> Step:
@@ -357,17 +372,16 @@ class Session:
         """Ends both reservations, as far as they are there. `ending` is that of the session itself."""
         finishes: list[m.Effect] = []
         if self._hold is not None:
-            finishes.append(m.Finish(self._hold, self._response_ending(ending)))
+            finishes.append(m.Finish(self._hold, self._response_ending(self._hold, ending)))
         if self._place is not None:
             finishes.append(m.Finish(self._place, ending))
         self._hold = self._place = None
         return finishes
 
-    def _response_ending(self, ending: Ending) -> Ending:
+    def _response_ending(self, hold: Verdict, ending: Ending) -> Ending:
         """What the current response is charged when the session ends; what has come of it has been generated."""
         if ending.usage is None:
             return ending
-        assert self._hold is not None
         came = [] if self._passing is None else [self._passing.received]
         for from_client, unit in self._waiting:
             if not from_client and unit.kind is Kind.MESSAGE:
@@ -378,7 +392,7 @@ class Session:
             return self._meter.end_response(ended)
         # An orderly end of the connection is none of a response that was under way.
         outcome = Outcome.DISCONNECTED if ending.outcome is Outcome.SERVED else ending.outcome
-        cut_short = self._meter.end_session(outcome, on_disconnect=self._policy.on_disconnect, verdict=self._hold)
+        cut_short = self._meter.end_session(outcome, on_disconnect=self._policy.on_disconnect, verdict=hold)
         return replace(cut_short, error=ending.error)
 
     def _place_ending(self, outcome: Outcome, *, error: str | None = None) -> Ending:
@@ -387,20 +401,28 @@ class Session:
         status = _SWITCHING if self._connected else None
         return Ending(outcome, usage, UsageSource.NONE, status=status, streamed=True, error=error)
 
-    def _cut(
-        self, error: ErrorInfo, *, code: int, outcome: Outcome, before: Collection[m.Effect] = ()
-    ) -> Step:
-        """Ends both connections in an orderly way, the client's with an error in the provider's own words."""
+    def _cut(self, error: ErrorInfo, *, code: int, outcome: Outcome, before: Collection[m.Effect] = ()) -> Step:
+        """Ends both connections in an orderly way, the client's with an error in the provider's own words.
+
+        The client's comes first: once the provider closes, nothing more reaches the client. But Envoy takes nothing for
+        the client before it has shown something of the provider's; where nothing has come yet, a ping asks for it.
+        """
         message = self._format.error_message(error)
         last = encode_text(message, from_client=False) if message else b""
         last += encode_close(code, error.message, from_client=False)
-        return State.ENDED, [
-            *before,
+        words: list[m.Effect] = [
             m.StreamedBody(response=True, body=last, end_of_stream=False),
             m.StreamedBody(response=False, body=encode_close(_GONE, "", from_client=True), end_of_stream=False),
             m.StreamedBody(response=True, body=b"", end_of_stream=True),
-            *self._finish_all(self._place_ending(outcome, error=error.reason)),
         ]
+        if not self._has_answered:
+            self._last_words = words
+            words = [m.StreamedBody(response=False, body=encode_ping(from_client=True), end_of_stream=False)]
+        return State.ENDED, [*before, *words, *self._finish_all(self._place_ending(outcome, error=error.reason))]
+
+    def _say_last_words(self, _: m.ResponseBody) -> Step:
+        words, self._last_words = self._last_words, []
+        return State.ENDED, words
 
     def _cut_violation(self, violation: Violation, *, from_client: bool, before: Collection[m.Effect]) -> Step:
         who = "client" if from_client else "provider"
@@ -542,7 +564,6 @@ TABLE: Table[State, Session] = {
         for late in (
             m.RequestBody,
             m.ResponseHeaders,
-            m.ResponseBody,
             m.Rejected,
             m.Extended,
             m.Ended,
@@ -550,6 +571,7 @@ TABLE: Table[State, Session] = {
             m.Closed,
         )
     },
+    (_S.ENDED, m.ResponseBody): row(_X._say_last_words, _S.ENDED),
     (_S.ENDED, m.RequestTrailers): row(_X._pass_trailers, _S.ENDED),
     (_S.ENDED, m.ResponseTrailers): row(_X._pass_trailers, _S.ENDED),
 }

@@ -176,9 +176,7 @@ class SessionMeter:
         return Usage(input=read_tokens * self._responses, **output)
 
     def _ending(self, outcome: Outcome, usage: Usage, source: UsageSource, *, error: str | None = None) -> Ending:
-        return Ending(
-            outcome, usage, source, response_model=self._reader.response_model, streamed=True, error=error
-        )
+        return Ending(outcome, usage, source, response_model=self._reader.response_model, streamed=True, error=error)
 
     def _forget_output(self, tokens: int | None) -> None:
         """`tokens` of the output seen were of a response that has ended; `None`: all of it."""

@@ -1,4 +1,4 @@
-"""A session over a real store, without Envoy: a client and a provider that speak in frames, and what each of them got."""
+"""A session over a real store, without Envoy: a client and a provider that speak in frames, and what each got."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ class SessionRig:
             },
             end_of_stream=False,
         )
-        endpoint = session_wanted(self.handshake)
-        assert endpoint is not None
+        wanted = session_wanted(self.handshake)
+        assert wanted is not None
         counter = world.counter
         self.session = Session(
-            endpoint,
+            *wanted,
             request_id="pd-1",
             began_ms=world.clock.now_ms(),
             policy=world.policy,

@@ -14,7 +14,7 @@ from policyd.core.usage import Usage
 from policyd.ext_proc import messages as m
 from policyd.ext_proc import session
 from policyd.ext_proc.session import TABLE, State
-from policyd.providers.framing.websocket import encode_close, encode_text
+from policyd.providers.framing.websocket import Kind, encode_close, encode_text
 from tests.builders import USD, World, limit, policy, price_of
 from tests.ext_proc.session_rig import (
     CREATE,
@@ -220,6 +220,7 @@ async def test_what_the_client_sends_is_held_for_before_it_passes() -> None:
     world = World(policy(limit(Metric.INPUT_TOKENS, 12_000, name="tokens")))
     rig = SessionRig(world)
     await rig.open()
+    await rig.answer({"type": "session.created"})
     held = (await world.books()).reserved["tokens"]
     item = {"type": "conversation.item.create", "item": {"content": [{"type": "input_text", "text": "word " * 6_000}]}}
     await rig.say(item)
@@ -261,7 +262,8 @@ async def test_a_failing_store_cuts_a_session() -> None:
 
 
 @pytest.mark.parametrize(
-    ("on_disconnect", "output"), [(OnDisconnect.OBSERVED, 100), (OnDisconnect.EXPECTED, 3_072), (OnDisconnect.MAXIMUM, 4_096)]
+    ("on_disconnect", "output"),
+    [(OnDisconnect.OBSERVED, 100), (OnDisconnect.EXPECTED, 3_072), (OnDisconnect.MAXIMUM, 4_096)],
 )
 async def test_a_hang_up_in_a_response_is_charged_what_was_seen(on_disconnect: OnDisconnect, output: int) -> None:
     world = World(policy(limit(Metric.OUTPUT_TOKENS, 50_000, name="tokens"), on_disconnect=on_disconnect))
@@ -319,8 +321,8 @@ async def test_a_session_that_only_transcribes_is_decided_once_it_names_its_mode
     rig = SessionRig(world, "/v1/realtime?intent=transcription")
     await rig.open()
     assert (await world.books()).open_reservations == 0
-    session_update = {"type": "session.update", "session": {"input_audio_transcription": {"model": "gpt-4o-transcribe"}}}
-    await rig.say(session_update)
+    transcription = {"model": "gpt-4o-transcribe"}
+    await rig.say({"type": "session.update", "session": {"input_audio_transcription": transcription}})
     usage = {"type": "tokens", "input_tokens": 60, "output_tokens": 9, "input_token_details": {"audio_tokens": 60}}
     await rig.answer({"type": "conversation.item.input_audio_transcription.completed", "usage": usage})
     await rig.close()
@@ -337,7 +339,8 @@ async def test_gemini_is_decided_by_its_first_message_and_charged_by_the_turn() 
     assert (await world.books()).open_reservations == 0
     await rig.say(SETUP)
     assert rig.provider.messages == [SETUP]
-    usage = {"promptTokenCount": 12, "responseTokenCount": 30, "responseTokensDetails": [{"modality": "AUDIO", "tokenCount": 30}]}
+    spoken = [{"modality": "AUDIO", "tokenCount": 30}]
+    usage = {"promptTokenCount": 12, "responseTokenCount": 30, "responseTokensDetails": spoken}
     for _ in range(2):
         await rig.answer(
             {"serverContent": {"outputTranscription": {"text": "Hello"}}},
@@ -352,8 +355,12 @@ async def test_gemini_is_turned_away_with_a_close_frame() -> None:
     rig = SessionRig(World(policy(limit(amount=1))), LIVE_PATH)
     await rig.open()
     await rig.say(SETUP)
-    assert rig.provider.messages == []
+    # Envoy takes nothing for the client before the provider has answered.
+    assert [unit.kind for unit in rig.provider.units] == [Kind.CONTROL]
+    assert rig.client.raw == b""
+    await rig.tell(m.ResponseBody(frame(b"", opcode=10), end_of_stream=False))
     assert (rig.client.messages, rig.client.close_code, rig.client.ended) == ([], 1008, True)
+    assert (rig.provider.messages, rig.provider.close_code) == ([], 1001)
 
 
 @pytest.mark.parametrize("first", [{"realtimeInput": {"text": "Hello"}}, {}])
@@ -361,6 +368,7 @@ async def test_gemini_has_to_name_its_model_first(first: dict[str, Any]) -> None
     rig = SessionRig(World(), LIVE_PATH)
     await rig.open()
     await rig.say(first)
+    await rig.answer({})
     assert (rig.provider.messages, rig.client.close_code) == ([], 1007)
 
 
@@ -368,6 +376,7 @@ async def test_gemini_keeps_its_model() -> None:
     rig = SessionRig(World(), LIVE_PATH)
     await rig.open()
     await rig.say(SETUP, {"setup": {"model": "models/gemini-3.1-flash-live-preview"}})
+    await rig.answer({"setupComplete": {}})
     assert (rig.provider.messages, rig.client.close_code) == ([SETUP], 1007)
 
 
@@ -391,6 +400,7 @@ async def test_a_client_that_cannot_be_read_is_cut(sent: bytes, code: int) -> No
     world = World()
     rig = SessionRig(world)
     await rig.open()
+    await rig.answer({"type": "session.created"})
     await rig.send(sent)
     assert (rig.client.close_code, rig.client.ended) == (code, True)
     assert rig.provider.messages == []

@@ -12,6 +12,7 @@ from wsproto.frame_protocol import FrameProtocol
 from policyd.providers.framing.websocket import Kind, Unit, WebSocketFramer, encode_close, encode_text
 from tests.providers.frames import BINARY, CLOSE, CONTINUATION, FIN, PING, TEXT, frame
 
+
 def read(stream: bytes, *, from_client: bool = False) -> tuple[list[Unit], WebSocketFramer]:
     framer = WebSocketFramer(from_client=from_client)
     return framer.feed(stream), framer
@@ -145,7 +146,8 @@ def test_a_flood_of_pings_is_passed_and_not_kept() -> None:
 @pytest.mark.parametrize("from_client", [True, False])
 def test_what_is_written_is_read(from_client: bool) -> None:
     units, framer = read(
-        encode_text("zażółć".encode(), from_client=from_client) + encode_close(1008, "é" * 100, from_client=from_client),
+        encode_text("zażółć".encode(), from_client=from_client)
+        + encode_close(1008, "é" * 100, from_client=from_client),
         from_client=from_client,
     )
     assert [unit.kind for unit in units] == [Kind.MESSAGE, Kind.CLOSE]

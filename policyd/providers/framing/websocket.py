@@ -53,8 +53,8 @@ class Violation:
 class WebSocketFramer:
     """Cuts one direction's bytes into units, in order; a control frame overtakes the message that it interrupts.
 
-    Each byte that was fed is in the `raw` of one unit, waits for the rest of its message, or came after the end: nothing
-    is read after a close frame, nor after a violation. Never raises; keeps no more than one message.
+    Each byte that was fed is in the `raw` of one unit, waits for the rest of its message, or came after the end:
+    nothing is read after a close frame, nor after a violation. Never raises; keeps no more than one message.
     """
 
     __slots__ = ("_buffer", "_data", "_message_bytes_max", "_protocol", "_raw", "is_closed", "violation")
@@ -138,3 +138,8 @@ def encode_text(message: bytes, *, from_client: bool) -> bytes:
 def encode_close(code: int, reason: str, *, from_client: bool) -> bytes:
     """A close frame. `reason` is cut to what such a frame has room for."""
     return bytes(FrameProtocol(client=from_client, extensions=[]).close(code, reason))
+
+
+def encode_ping(*, from_client: bool) -> bytes:
+    """A ping, which has to be answered."""
+    return bytes(FrameProtocol(client=from_client, extensions=[]).ping())

@@ -43,7 +43,6 @@ _G711_BYTES_PER_SECOND = 8_000
 
 _MEDIA = ("audio", "image_url")
 _AUDIO_DELTAS = ("response.audio.delta", "response.output_audio.delta")
-_TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
 _QUERY_PARAMETERS_MAX = 100
 
 
@@ -147,17 +146,17 @@ class OpenAIRealtimeReader:
                 return Received(began=self._only_transcribes)
             case "response.done":
                 return Received(ended=_end(event))
-            case "error":
-                return Received(refused=True)
-            case _ if kind == _TRANSCRIBED:
+            case "conversation.item.input_audio_transcription.completed":
                 return self._transcribed(event)
-            case _ if kind in _AUDIO_DELTAS:
-                spoken = base64_bytes(event.get("delta"))
-                return Received(audio_tokens=-(-spoken * _OUTPUT_TOKENS_PER_SECOND // self._output_bytes_per_second))
-            case _ if kind.startswith("response.") and kind.endswith(".delta"):
-                return Received(text=text(event.get("delta")))
             case _:
-                return NOTHING_RECEIVED
+                return self._delta(kind, event) if kind.endswith(".delta") else Received(refused=kind == "error")
+
+    def _delta(self, kind: str, event: Json) -> Received:
+        if kind in _AUDIO_DELTAS:
+            spoken = base64_bytes(event.get("delta"))
+            return Received(audio_tokens=-(-spoken * _OUTPUT_TOKENS_PER_SECOND // self._output_bytes_per_second))
+        # The others are of what the client said.
+        return Received(text=text(event.get("delta"))) if kind.startswith("response.") else NOTHING_RECEIVED
 
     def _transcribed(self, event: Json) -> Received:
         """Whether or not its usage is told, a session that only transcribes is charged by it."""
