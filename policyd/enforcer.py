@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from policyd.clock import Clock
 from policyd.core.decision import Decision, LimitReport, charges, decide, entries
-from policyd.core.errors import ReservationError, ReservationNotFound
+from policyd.core.errors import ReservationError, ReservationNotFound, StoreUnavailable
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
 from policyd.core.limits import AppliedLimit, applied_limits
@@ -32,7 +32,7 @@ from policyd.estimator import (
     price_asked,
     price_served,
 )
-from policyd.stores.base import Exists, Granted, Refused, Reservation, Store, Swept, UsageFilter, UsagePage
+from policyd.stores.base import Exists, Granted, Refused, Reservation, Stale, Store, Swept, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
 
 T = TypeVar("T")
@@ -195,6 +195,8 @@ class Enforcer:
                 fingerprint=fingerprint,
             ),
         )
+        if isinstance(result, Stale):
+            raise StoreUnavailable("the run-time state changed while the request was decided")
         earlier: State | None = None
         expires_at_ms: int | None = None
         if isinstance(result, Exists):
