@@ -27,8 +27,8 @@ from policyd.providers.base import Endpoint, RawRequest, RequestEdits, WireForma
 NO_UPGRADE = "this endpoint does not take a connection upgrade"
 
 ENVOY_MINOR_WITHOUT_PIECE = 40
-"""Envoy 1.38.4 to 1.39 keep a handshake until a piece of its body comes, and a client that waits for its answer sends
-none (envoy#47161); the ones before take an empty one too. From 1.40 on it would be one too many."""
+"""Envoy 1.38.4 to 1.39 keep a handshake, and its answer, until a piece of body comes, which nobody sends who waits for
+them (envoy#47161). The versions before take an empty piece too; from 1.40 on it would be one too many."""
 
 STREAMED_PIECE_BYTES = 65_536
 """A body sent in full duplex goes out in pieces of this size."""
@@ -147,9 +147,13 @@ class RequestSide:
         """Lets a handshake go upstream; what then passes comes here first, uncompressed."""
         removed = (*self._headers_reply.remove_headers, "sec-websocket-extensions")
         reply = replace(self._headers_reply, remove_headers=removed, mode=IN_SESSION)
+        return [reply, *self.release_headers(response=False)]
+
+    def release_headers(self, *, response: bool) -> list[m.Effect]:
+        """What an Envoy that keeps the headers of a handshake, or of the answer to it, needs to let them go."""
         if self._envoy_minor is None or self._envoy_minor >= ENVOY_MINOR_WITHOUT_PIECE:
-            return [reply]
-        return [reply, m.StreamedBody(response=False, body=b"", end_of_stream=False)]
+            return []
+        return [m.StreamedBody(response=response, body=b"", end_of_stream=False)]
 
     def forward(self, endpoint: Endpoint, wire: WireFormat, edits: RequestEdits) -> list[m.Effect]:
         """Lets the withheld request go upstream, with `edits`. Raises `RequestSigned`; then nothing has gone."""

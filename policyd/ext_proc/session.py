@@ -252,7 +252,7 @@ class Session:
             headers = {**decision_headers(self._hold, prefix), **headers}
         reply = m.HeadersReply(response=True, set_headers=headers)
         if status == _SWITCHING:
-            return State.OPEN, [reply]
+            return State.OPEN, [reply, *self._request.release_headers(response=True)]
         ending = Ending(
             Outcome.PROVIDER_ERROR, usage=None, source=UsageSource.NONE, status=status, error=f"http_{status}"
         )
