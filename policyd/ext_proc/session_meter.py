@@ -69,6 +69,7 @@ class SessionMeter:
                 overhead_tokens=self._input_tokens * responses,
                 unread_bytes=INPUT_ALLOWANCE_TOKENS,
                 exact=False,
+                hides_input=True,
             ),
             max_output_tokens=self._reader.max_output_tokens,
             choices=responses,
