@@ -1,0 +1,17 @@
+-- Gives back a part that this attempt holds for a reservation which is not granted. Leaves no trace.
+-- ARGV: id.
+
+local id = ARGV[1]
+local part = find(id)
+if not part or part.state ~= 'reserved' or part.attempts ~= '1' then
+  return
+end
+
+local postings = ending(part, {})
+local keys = {reservation_key(id), key('parts_due')}
+prepare(postings, keys)
+touch(keys)
+
+post(postings)
+redis.call('DEL', reservation_key(id))
+redis.call('ZREM', key('parts_due'), id)
