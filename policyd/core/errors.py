@@ -17,6 +17,7 @@
     │   └── ReservationMismatch  the same id was used for another content
     ├── StoreError               the store failed; nothing is known of the call's outcome
     │   └── StoreUnavailable     the store cannot be reached or is shutting down; the call had no effect
+    ├── StaleState               the run-time state changed since it was read; nothing was changed
     ├── ProtocolError            Envoy sent a message that its place in the exchange does not allow
     └── EnvoyFailed              Envoy, where policyd runs it, did not start or ended by itself (defined in policyd.up)
 
@@ -118,6 +119,14 @@ class StoreError(PolicydError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached or is shutting down; the call had no effect."""
+
+
+class StaleState(PolicydError):
+    """The run-time state changed since it was read; nothing was changed. `revision` is that of now."""
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"the run-time state changed meanwhile (it is at revision {revision}); read it again")
+        self.revision = revision
 
 
 class ProtocolError(PolicydError):

@@ -24,8 +24,8 @@ from policyd.stores.redis.options import FORMS as REDIS_FORMS
 from policyd.stores.redis.options import SCHEMES as REDIS_SCHEMES
 from policyd.stores.redis.options import RedisOptions
 from policyd.stores.redis.store import RedisStore
-from policyd.stores.sqlite import SqliteStore
-from policyd.stores.sqlite_file import Synchronous
+from policyd.stores.sqlite.file import Synchronous
+from policyd.stores.sqlite.store import SqliteStore
 
 ALLOWED = f"memory://, sqlite:///relative/file.db, sqlite:////absolute/file.db, {REDIS_FORMS}"
 

@@ -1,6 +1,6 @@
 """Real Redis servers on free ports of the loopback: alone, with a replica and sentinels, or as a cluster.
 
-Each is ended by its process id. A server can be stopped and continued (it hangs), killed, and started again on its port.
+Each is ended by its process id. A server can be made to hang, killed, and started again on its port.
 """
 
 from __future__ import annotations

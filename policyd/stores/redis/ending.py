@@ -26,6 +26,7 @@ from policyd.stores.base import Swept
 from policyd.stores.redis.connection import Argument, Reply
 from policyd.stores.redis.rows import decode_parts, decode_row
 from policyd.stores.redis.runner import Runner
+from policyd.stores.redis.runtime import Runtime
 from policyd.stores.redis.shards import Shard, Shards
 
 log = logging.getLogger(__name__)
@@ -94,9 +95,12 @@ class Sweep:
 
     async def run(self, *, ended_before_ms: int, usage_before_ms: int) -> Swept:
         shards = self._shards.all
+        runtime = Runtime(self._runner, self._shards)
+        await runtime.tell(await runtime.revision())
         await asyncio.gather(*(self._expire_reservations(shard) for shard in shards))
         # Only now: most parts that are due have followed their homes.
         await asyncio.gather(*(self._expire_parts(shard) for shard in shards))
+        await asyncio.gather(*(self._forget_state(shard, ended_before_ms) for shard in shards))
         open_reservations = await asyncio.gather(
             *(self._forget(shard, ended_before_ms, usage_before_ms) for shard in shards)
         )
@@ -145,3 +149,7 @@ class Sweep:
                 "forget", shard, ended_before_ms, usage_before_ms, self._now_ms, SWEEP_ROWS_MAX, passed
             )
         return int(open_reservations)
+
+    async def _forget_state(self, shard: Shard, ended_before_ms: int) -> None:
+        while await self._runner.run("forget_state", shard, self._now_ms, ended_before_ms, SWEEP_ROWS_MAX):
+            pass

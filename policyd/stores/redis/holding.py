@@ -24,7 +24,7 @@ from policyd.core.policy import Metric
 from policyd.core.record import Record
 from policyd.core.reservation import Event
 from policyd.stores import codec
-from policyd.stores.base import Exists, Granted, Refused, ReserveResult
+from policyd.stores.base import Exists, Granted, Refused, ReserveResult, Stale
 from policyd.stores.redis.connection import Reply
 from policyd.stores.redis.rows import (
     Part,
@@ -38,6 +38,7 @@ from policyd.stores.redis.rows import (
     parts_of,
 )
 from policyd.stores.redis.runner import Runner
+from policyd.stores.redis.runtime import Runtime
 from policyd.stores.redis.shards import Shard, Shards
 
 log = logging.getLogger(__name__)
@@ -59,13 +60,16 @@ class Reserving:
         record: Record,
         expires_at_ms: int,
         fingerprint: str,
+        state_revision: int | None,
     ) -> None:
         self._runner = runner
+        self._runtime = Runtime(runner, shards)
         self._id = reservation_id
         self._entries = tuple(entries)
         self._record = record
         self._expires_at_ms = expires_at_ms
         self._fingerprint = fingerprint
+        self._state_revision = state_revision
         parts = parts_of(shards, self._entries)
         self._home = shards.home(reservation_id)
         self._own = next((part for part in parts if part.shard is self._home), Part(self._home, (), ()))
@@ -93,6 +97,12 @@ class Reserving:
             if not await self._hold(part):
                 return await self._refused()
         outcome, reply = await self._hold_at_home()
+        if outcome == b"stale":
+            if (revision := await self._newest_revision(reply)) != self._state_revision:
+                return Stale(revision)
+            outcome, reply = await self._hold_at_home()
+            if outcome == b"stale":
+                return Stale(reply)
         if outcome == b"exists":
             return Exists(decode_row(self._id, reply).reservation)
         self._learn(self._own, reply)
@@ -126,14 +136,30 @@ class Reserving:
             encode_known(self._balances),
             encode_parts([part.shard for part in self._others]),
             codec.encode(self._record),
+            "" if self._state_revision is None else self._state_revision,
         )
         return outcome, reply
 
+    async def _newest_revision(self, revision: int) -> int:
+        """The revision of the run-time state, where the home knows `revision` and the caller another one.
+
+        If it is the caller's, it is the home that is behind, and learns of it.
+        """
+        if self._state_revision is not None and self._state_revision > revision:
+            revision = await self._runtime.revision()
+            if revision == self._state_revision:
+                await self._runner.run("advance", self._home, revision)
+        return revision
+
     async def _refused(self) -> ReserveResult:
-        """What to answer where a part had no room: a known id asks for none."""
-        row = await self._runner.run("get", self._home, self._id)
+        """What to answer where a part had no room: a known id asks for none, nor one whose caller knows too little."""
+        row, revision = await self._runner.run("get", self._home, self._id)
         if row:
             return Exists(decode_row(self._id, row).reservation)
+        if self._state_revision is not None and self._state_revision != revision:
+            revision = await self._newest_revision(revision)
+            if self._state_revision != revision:
+                return Stale(revision)
         for part in (*self._others, self._own):
             if all(self._balances[place] for place in part.places):
                 continue

@@ -1,14 +1,17 @@
-"""Listing usage: every shard has the records of its own exchanges, by age; a page is merged from all of them."""
+"""Listing usage records and accounts: every shard has its own in order; a page is merged from all of them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from heapq import nlargest
+from dataclasses import dataclass
+from heapq import nlargest, nsmallest
 
+from policyd.core.ledger import Account, Balance
 from policyd.core.record import Record
 from policyd.stores import codec
-from policyd.stores.base import UsageFilter, UsagePage
+from policyd.stores.base import AccountsPage, UsageFilter, UsagePage
+from policyd.stores.redis.rows import decode_account
 from policyd.stores.redis.runner import Runner
 from policyd.stores.redis.shards import Shard, Shards
 
@@ -59,3 +62,60 @@ def _padded(at_ms: int) -> str:
 
 def _age_order(record: Record) -> tuple[int, str]:
     return record.at_ms, record.request_id
+
+
+@dataclass(frozen=True, slots=True)
+class AccountFilter:
+    """Which accounts to list; see `policyd.stores.base.Store.accounts`."""
+
+    limit_name: str | None
+    scope: str | None
+    ends_after_ms: int | None
+
+    def fits(self, account: Account) -> bool:
+        return (
+            self.limit_name in (None, account.limit)
+            and self.scope in (None, account.scope)
+            and (self.ends_after_ms is None or not account.has_ended(self.ends_after_ms))
+        )
+
+
+async def list_accounts(
+    runner: Runner, shards: Shards, wanted: AccountFilter, *, page: int, cursor: str
+) -> AccountsPage:
+    """Raises `ValueError` for a cursor that no page gave."""
+    after = codec.parse_account_cursor(cursor) if cursor else ""
+
+    async def first(shard: Shard) -> list[tuple[Account, Balance]]:
+        found = []
+        async for row in _accounts(runner, shard, after, wanted.limit_name):
+            if wanted.fits(row[0]):
+                found.append(row)
+                if len(found) > page:
+                    break
+        return found
+
+    chosen = shards.all if wanted.scope is None else (shards.of_scope(wanted.scope),)
+    found = await asyncio.gather(*(first(shard) for shard in chosen))
+    rows = nsmallest(page + 1, (row for rows in found for row in rows), key=lambda row: row[0].key)
+    has_more = len(rows) > page
+    next_cursor = codec.cursor_after_account(rows[page - 1][0].key) if has_more else ""
+    return AccountsPage(tuple(rows[:page]), next_cursor=next_cursor)
+
+
+async def _accounts(
+    runner: Runner, shard: Shard, after: str, limit_name: str | None
+) -> AsyncIterator[tuple[Account, Balance]]:
+    """The accounts of one shard by key, from the one behind `after` on, as far as keys begin with the limit's name."""
+    lowest, highest = f"({after}" if after else "-", "+"
+    if limit_name is not None:
+        highest = f"({limit_name}}}"  # what comes after all that begin with the name and a bar
+        if after < limit_name:
+            lowest = f"[{limit_name}|"
+    full = True
+    while full:
+        rows = await runner.run("accounts", shard, lowest, highest, READ_ROWS_MAX)
+        for name, row in rows:
+            yield decode_account(row)
+            lowest = f"({name.decode()}"
+        full = len(rows) == READ_ROWS_MAX

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from msgspec import Struct
 from msgspec.json import Decoder, Encoder
 
-from policyd.core.ledger import Amounts, Balance, Entry
+from policyd.core.ledger import Account, Amounts, Balance, Entry
 from policyd.core.policy import Metric
 from policyd.core.reservation import State
 from policyd.stores import codec
@@ -29,6 +29,10 @@ class Hold(Struct, frozen=True, omit_defaults=True):
     """An entry, as the scripts see it."""
 
     account: str
+    """Its key."""
+    limit: str
+    scope: str
+    starts_at_ms: int
     metric: str
     amount: int
     cap: int
@@ -36,6 +40,7 @@ class Hold(Struct, frozen=True, omit_defaults=True):
     on_expiry: int | None = None
     carry: str | None = None
     weight: int = 0
+    ends_at_ms: int | None = None
     keep_until_ms: int | None = None
 
 
@@ -50,9 +55,12 @@ def encode_amounts(amounts: Amounts) -> bytes:
 
 
 def _hold(entry: Entry) -> Hold:
-    carry = entry.carry
+    account, carry = entry.account, entry.carry
     return Hold(
-        account=entry.account.key,
+        account=account.key,
+        limit=account.limit,
+        scope=account.scope,
+        starts_at_ms=account.starts_at_ms,
         metric=entry.metric,
         amount=_exact(entry.amount),
         cap=_exact(entry.cap),
@@ -60,7 +68,8 @@ def _hold(entry: Entry) -> Hold:
         on_expiry=None if entry.on_expiry is None else _exact(entry.on_expiry),
         carry=carry.account_key if carry else None,
         weight=carry.weight if carry else 0,
-        keep_until_ms=entry.account.keep_until_ms,
+        ends_at_ms=account.ends_at_ms,
+        keep_until_ms=account.keep_until_ms,
     )
 
 
@@ -78,6 +87,14 @@ def decode_balances(numbers: Sequence[int]) -> tuple[Balance, ...]:
 def encode_known(balances: Sequence[Balance | None]) -> bytes:
     """The balances that are known already when the home is asked; `None` for the home's own."""
     return _encode([balance and (balance.spent, balance.reserved, balance.carried) for balance in balances])
+
+
+def decode_account(row: Sequence[bytes | None]) -> tuple[Account, Balance]:
+    """Of an account's fields, in the order of accounts.lua."""
+    limit, scope, *numbers = row
+    starts_at_ms, ends_at_ms, keep_until_ms, spent, reserved = (None if each is None else int(each) for each in numbers)
+    account = Account((limit or b"").decode(), (scope or b"").decode(), starts_at_ms or 0, ends_at_ms, keep_until_ms)
+    return account, Balance(spent or 0, reserved or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +153,7 @@ def parts_of(shards: Shards, entries: Sequence[Entry]) -> list[Part]:
     """
     places: dict[int, list[int]] = {}
     for place, entry in enumerate(entries):
-        places.setdefault(shards.of_account(entry.account).number, []).append(place)
+        places.setdefault(shards.of_scope(entry.account.scope).number, []).append(place)
     return [
         Part(shards.all[number], tuple(entries[place] for place in chosen), tuple(chosen))
         for number, chosen in sorted(places.items())

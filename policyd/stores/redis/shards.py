@@ -15,11 +15,8 @@ reservations.
 from __future__ import annotations
 
 from binascii import crc_hqx
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-
-from policyd.core.ledger import Account
 
 SLOTS = 16_384
 """Of every Redis cluster."""
@@ -46,15 +43,13 @@ class Shards:
         )
         self._partition = partition
 
-    def of_account(self, account: Account) -> Shard:
-        return self._of(self._place(account.scope))
+    def home(self, name: str) -> Shard:
+        """The shard of whatever is known by its name alone: a reservation and its usage record, a window, a run."""
+        return self._of(name)
 
-    def home(self, reservation_id: str) -> Shard:
-        """The shard of a reservation, or of an exchange that holds nothing, with its usage record."""
-        return self._of(reservation_id)
-
-    def numbered(self, numbers: Sequence[int]) -> list[Shard]:
-        return [self.all[number] for number in numbers]
+    def of_scope(self, scope: str) -> Shard:
+        """The shard of all accounts of the scope."""
+        return self._of(self._place(scope))
 
     def _of(self, place: str) -> Shard:
         return self.all[slot_of(place) % len(self.all)]

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from policyd.core.errors import ReservationNotFound
 from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry
 from policyd.core.record import Record
 from policyd.core.reservation import Event, State
 from policyd.stores import codec
-from policyd.stores.base import Reservation, ReserveResult, Swept, UsageFilter, UsagePage
+from policyd.stores.base import (
+    AccountsPage,
+    Reservation,
+    ReserveResult,
+    StateChanges,
+    StateItem,
+    Swept,
+    UsageFilter,
+    UsagePage,
+)
 from policyd.stores.redis import ending, holding
-from policyd.stores.redis.listing import list_usage
+from policyd.stores.redis.listing import AccountFilter, list_accounts, list_usage
 from policyd.stores.redis.nodes import open_nodes
 from policyd.stores.redis.options import Arrangement, RedisOptions
 from policyd.stores.redis.rows import decode_row, encode_amounts
 from policyd.stores.redis.runner import Gate, Runner
+from policyd.stores.redis.runtime import Runtime
 from policyd.stores.redis.shards import Shards
 
 _NO_AMOUNTS: Amounts = {}
@@ -34,6 +44,7 @@ class RedisStore:
             options.prefix, cluster=options.arrangement is Arrangement.CLUSTER, partition=options.partition
         )
         self._runner = Runner(open_nodes(options))
+        self._runtime = Runtime(self._runner, self._shards)
         self._gate = Gate()
 
     async def reserve(
@@ -45,6 +56,7 @@ class RedisStore:
         now_ms: int,
         expires_at_ms: int,
         fingerprint: str = "",
+        state_revision: int | None = None,
     ) -> ReserveResult:
         with self._gate:
             attempt = holding.Reserving(
@@ -55,6 +67,7 @@ class RedisStore:
                 record=record,
                 expires_at_ms=expires_at_ms,
                 fingerprint=fingerprint,
+                state_revision=state_revision,
             )
             return await attempt.run()
 
@@ -95,7 +108,7 @@ class RedisStore:
 
     async def get(self, reservation_id: str) -> Reservation:
         with self._gate:
-            row = await self._runner.run("get", self._shards.home(reservation_id), reservation_id)
+            row, _ = await self._runner.run("get", self._shards.home(reservation_id), reservation_id)
         if not row:
             raise ReservationNotFound(reservation_id)
         return decode_row(reservation_id, row).reservation
@@ -103,6 +116,19 @@ class RedisStore:
     async def balances(self, accounts: Sequence[tuple[Account, Carry | None]]) -> tuple[Balance, ...]:
         with self._gate:
             return await holding.balances(self._runner, self._shards, accounts)
+
+    async def accounts(
+        self,
+        *,
+        limit_name: str | None = None,
+        scope: str | None = None,
+        ends_after_ms: int | None = None,
+        page: int,
+        cursor: str = "",
+    ) -> AccountsPage:
+        wanted = AccountFilter(limit_name, scope, ends_after_ms)
+        with self._gate:
+            return await list_accounts(self._runner, self._shards, wanted, page=page, cursor=cursor)
 
     async def append(self, record: Record) -> None:
         with self._gate:
@@ -112,6 +138,30 @@ class RedisStore:
     async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:
         with self._gate:
             return await list_usage(self._runner, self._shards, wanted, limit=limit, cursor=cursor)
+
+    async def set_state(self, items: Sequence[StateItem], *, now_ms: int, expected_revision: int | None = None) -> int:
+        with self._gate:
+            return await self._runtime.set_state(items, expected_revision=expected_revision)
+
+    async def state(self, *, since: int = 0) -> StateChanges:
+        with self._gate:
+            return await self._runtime.state(since=since)
+
+    async def begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool = True) -> int | None:
+        with self._gate:
+            return await self._runtime.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
+
+    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
+        with self._gate:
+            return await self._runtime.repeated(scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms)
+
+    async def count(self, deltas: Mapping[str, int], *, now_ms: int, keep_until_ms: int) -> None:
+        with self._gate:
+            await self._runtime.count(deltas, now_ms=now_ms, keep_until_ms=keep_until_ms)
+
+    async def counters(self, prefix: str, *, now_ms: int) -> Mapping[str, int]:
+        with self._gate:
+            return await self._runtime.counters(prefix, now_ms=now_ms)
 
     async def ping(self) -> None:
         with self._gate:

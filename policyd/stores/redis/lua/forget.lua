@@ -4,7 +4,7 @@
 
 local count_max = tonumber(ARGV[4])
 local passed = tonumber(ARGV[5])
-touch({key('ended'), key('accounts_to_forget'), unpack(USAGE_KEYS)})
+touch({key('ended'), key('accounts'), key('accounts_to_forget'), unpack(USAGE_KEYS)})
 
 local ended = redis.call('ZRANGEBYSCORE', key('ended'), '-inf', '(' .. ARGV[1], 'LIMIT', 0, count_max)
 for _, id in ipairs(ended) do
@@ -25,6 +25,7 @@ for _, name in ipairs(accounts) do
     passed = passed + 1
   else
     redis.call('DEL', account_key(name))
+    redis.call('ZREM', key('accounts'), name)
     redis.call('ZREM', key('accounts_to_forget'), name)
   end
 end

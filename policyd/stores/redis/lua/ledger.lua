@@ -133,7 +133,22 @@ local function prepare(postings, keys)
     exact((spent or 0) + posting.spent)
     exact((reserved or 0) + posting.reserved)
     table.insert(keys, account_key(posting.hold.account))
+    table.insert(keys, key('accounts'))
     table.insert(keys, key('accounts_to_forget'))
+  end
+end
+
+local function open_account(hold)
+  local name = hold.account
+  redis.call('HSET', account_key(name), 'limit', hold.limit, 'scope', hold.scope,
+    'starts_at_ms', text(hold.starts_at_ms))
+  redis.call('ZADD', key('accounts'), 0, name)
+  if hold.ends_at_ms then
+    redis.call('HSET', account_key(name), 'ends_at_ms', text(hold.ends_at_ms))
+  end
+  if hold.keep_until_ms then
+    redis.call('HSET', account_key(name), 'keep_until_ms', text(hold.keep_until_ms))
+    redis.call('ZADD', key('accounts_to_forget'), text(hold.keep_until_ms), name)
   end
 end
 
@@ -142,11 +157,9 @@ local function post(postings)
     local name = posting.hold.account
     local spent = posting.spent
     if posting.opens then
+      open_account(posting.hold)
       -- A late charge may correct an account that is forgotten: there is nothing left to correct.
       spent = math.max(0, spent)
-      if posting.hold.keep_until_ms then
-        redis.call('ZADD', key('accounts_to_forget'), text(posting.hold.keep_until_ms), name)
-      end
     end
     redis.call('HINCRBY', account_key(name), 'spent', text(spent))
     redis.call('HINCRBY', account_key(name), 'reserved', text(posting.reserved))
@@ -226,4 +239,10 @@ local function save_usage(usage)
   local entry = redis.call('XADD', key('usage'), '*', 'record', usage.record)
   redis.call('ZADD', key('usage_order'), 0, age .. usage.request_id)
   redis.call('HSET', key('usage_entries'), usage.request_id, age .. ' ' .. entry)
+end
+
+-- The revision of the run-time state, as this shard knows it. ----------------------------------------------------------
+
+local function state_revision()
+  return tonumber(redis.call('GET', key('state_revision')) or 0)
 end

@@ -1,11 +1,16 @@
 -- Holds every hold of a reservation in the shard that keeps the reservation itself, or none.
--- ARGV: id, fingerprint, expires_at_ms, holds, entries, known balances, parts, record.
--- Answers {'exists', row}, or {'granted' or 'refused', balances}.
+-- ARGV: id, fingerprint, expires_at_ms, holds, entries, known balances, parts, record, state revision ('': any).
+-- Answers {'exists', row}, {'stale', revision}, or {'granted' or 'refused', balances}.
 
 local id = ARGV[1]
 local existing = redis.call('HGETALL', reservation_key(id))
 if #existing > 0 then
   return {'exists', existing}
+end
+
+local revision = state_revision()
+if ARGV[9] ~= '' and tonumber(ARGV[9]) ~= revision then
+  return {'stale', revision}
 end
 
 local holds = cjson.decode(ARGV[4])
