@@ -76,12 +76,14 @@ class Stores(RuleBasedStateMachine):
     """The stores side by side, and what is known to be charged."""
 
     store_url: ClassVar[StoreUrl]
+    kinds: ClassVar[tuple[str, ...]]
+    """The stores that are compared, the memory store among them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = TemporaryDirectory()
         self.loop = asyncio.new_event_loop()
-        self.stores = {kind: open_store(Stores.store_url(kind, Path(self.folder.name))) for kind in STORES}
+        self.stores = {kind: open_store(Stores.store_url(kind, Path(self.folder.name))) for kind in self.kinds}
         self.now_ms = 0
         self.charged: dict[str, Counter[str]] = {}  # by reservation, what it has charged to each account
         self.forgotten: Counter[str] = Counter()  # what forgotten reservations have charged
@@ -320,5 +322,24 @@ class Stores(RuleBasedStateMachine):
         assert self.charged.keys() == {each.id for each in self.reservations()}
 
 
-TestStores = Stores.TestCase
-TestStores.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+class OneStep(Stores):
+    """Stores in which every call is one step."""
+
+    kinds = ("memory", "sqlite", "redis")
+
+
+class ManySteps(Stores):
+    """A cluster, where a call may go to several nodes."""
+
+    kinds = ("memory", "redis-cluster")
+
+
+# Fewer for a cluster, whose sweeps and listings visit every shard.
+TestOneStep = OneStep.TestCase
+TestOneStep.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestManySteps = ManySteps.TestCase
+TestManySteps.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+
+
+def test_every_store_is_compared() -> None:
+    assert {*OneStep.kinds, *ManySteps.kinds} == set(STORES)

@@ -33,27 +33,36 @@ PAUSE_SECONDS_MAX = 2.0
 
 _DOWN = "Redis cannot be reached; the call had no effect"
 
-_NO_EFFECT = (
-    "ASK",
-    "BUSY",
-    "CLUSTERDOWN",
-    "DENIED",
-    "LOADING",
-    "MASTERDOWN",
-    "MISCONF",
-    "NOAUTH",
-    "NOPERM",
-    "NOREPLICAS",
-    "OOM",
-    "READONLY",
-    "TRYAGAIN",
+_NO_EFFECT = frozenset(
+    {
+        "ASK",
+        "BUSY",
+        "CLUSTERDOWN",
+        "INEXACT",
+        "LOADING",
+        "MASTERDOWN",
+        "MISCONF",
+        "NOAUTH",
+        "NOPERM",
+        "NOREPLICAS",
+        "OOM",
+        "READONLY",
+        "TRYAGAIN",
+    }
 )
 """Codes of replies to a command that was not carried out."""
 
-_NO_EFFECT_IN_SCRIPT = ("INEXACT", "non local key", "READONLY", "OOM", "MISCONF", "NOREPLICAS")
-"""In the words of a script's error: what makes a script fail before its first write, see `ledger.lua`."""
+_FAILS_FIRST_WRITE = {
+    "-OOM ": "OOM",
+    "-READONLY ": "READONLY",
+    "-MISCONF ": "MISCONF",
+    "-NOREPLICAS ": "NOREPLICAS",
+    "INEXACT ": "INEXACT",
+    "non local key": "ASK",
+}
+"""What stands in a script's error, after the code ERR, where it failed before its first write; see `ledger.lua`."""
 
-_ANOTHER_NODE = ("READONLY", "MASTERDOWN")
+_ANOTHER_NODE = frozenset({"READONLY", "MASTERDOWN"})
 """Codes of a node that is not, or no longer, the one to ask."""
 
 
@@ -148,9 +157,10 @@ class Link:
         if code in {"MOVED", "NOSCRIPT"}:
             return reply
         log.error("%s refused a call: %s", self._name, message)
+        if code == "ERR":
+            code = next((code for words, code in _FAILS_FIRST_WRITE.items() if words in message), code)
         if code in _ANOTHER_NODE and self._connection is not None:
             await self._connection.close()
-        in_script = any(words in message for words in _NO_EFFECT_IN_SCRIPT)
-        if code in _NO_EFFECT or in_script:
+        if code in _NO_EFFECT:
             return StoreUnavailable(f"Redis refused the call ({code}); it had no effect")
         return StoreError("Redis failed the call; whether it had its effect is not known")

@@ -21,7 +21,7 @@ from itertools import count
 SLOTS = 16_384
 """Of every Redis cluster."""
 
-CLUSTER_SHARDS = 64
+CLUSTER_SHARDS = 32
 """Enough to share the load among as many nodes; few enough for a sweep to visit them all."""
 
 

@@ -24,9 +24,7 @@ for _, name in ipairs(accounts) do
   if reserved and reserved ~= 0 then
     passed = passed + 1
   else
-    redis.call('DEL', account_key(name))
-    redis.call('ZREM', key('accounts'), name)
-    redis.call('ZREM', key('accounts_to_forget'), name)
+    forget_account(name)
   end
 end
 

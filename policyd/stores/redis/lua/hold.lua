@@ -27,9 +27,9 @@ local keys = {reservation_key(id), key('parts_due')}
 prepare(postings, keys)
 touch(keys)
 
-post(postings)
+local opened = post(postings)
 redis.call('HSET', reservation_key(id),
   'state', 'reserved', 'home', ARGV[2], 'expires_at_ms', ARGV[3], 'holds', ARGV[4], 'balances', as_text(flat(found)),
-  'attempts', 1)
+  'attempts', 1, 'opened', cjson.encode(opened))
 redis.call('ZADD', key('parts_due'), ARGV[3], id)
 return {'held', 1, flat(found)}

@@ -152,7 +152,15 @@ local function open_account(hold)
   end
 end
 
+local function forget_account(name)
+  redis.call('DEL', account_key(name))
+  redis.call('ZREM', key('accounts'), name)
+  redis.call('ZREM', key('accounts_to_forget'), name)
+end
+
+-- Answers the names of the accounts that were not known before.
 local function post(postings)
+  local opened = {}
   for _, posting in ipairs(postings) do
     local name = posting.hold.account
     local spent = posting.spent
@@ -160,10 +168,12 @@ local function post(postings)
       open_account(posting.hold)
       -- A late charge may correct an account that is forgotten: there is nothing left to correct.
       spent = math.max(0, spent)
+      table.insert(opened, name)
     end
     redis.call('HINCRBY', account_key(name), 'spent', text(spent))
     redis.call('HINCRBY', account_key(name), 'reserved', text(posting.reserved))
   end
+  return opened
 end
 
 local function reserving(holds)

@@ -13,5 +13,11 @@ prepare(postings, keys)
 touch(keys)
 
 post(postings)
+for _, name in ipairs(cjson.decode(part.opened)) do
+  local spent, reserved = spent_and_reserved(name)
+  if spent == 0 and reserved == 0 then
+    forget_account(name)
+  end
+end
 redis.call('DEL', reservation_key(id))
 redis.call('ZREM', key('parts_due'), id)
