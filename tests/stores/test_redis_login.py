@@ -109,10 +109,10 @@ class TestTls:
     async def test_a_certificate_that_nobody_vouches_for_is_refused(self, server: RedisServer, tmp_path: Path) -> None:
         _, context = certificate(tmp_path)
         tap = Tap(server.port)
-        async with tap.listening(tls=context) as port:
-            async with opened(f"rediss://policyd:{IN_URL}@localhost:{port}/0?connect_timeout=5s") as store:
-                with pytest.raises(StoreUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
-                    await store.ping()
+        login = f"rediss://policyd:{IN_URL}@localhost"
+        async with tap.listening(tls=context) as port, opened(f"{login}:{port}/0?connect_timeout=5s") as store:
+            with pytest.raises(StoreUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+                await store.ping()
         assert not tap.reads
 
     def test_an_authority_that_cannot_be_read_is_a_mistake(self, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ counts, and settling it is `ReservationNotFound`; a lost settle is a hold that e
 `min-replicas-to-write 1`.
 
 **Errors.** `StoreUnavailable` if the call was never carried out: no connection, or Redis says so. `StoreError` if it
-was sent and no answer came. Repeating it is safe: no call but `extend` and `count` has its effect twice. While Redis
-does not answer, calls fail at once, but for one in each pause that tries again (`link`).
+was sent and no answer came. A `reserve`, `settle`, `release` or `renew` may be repeated: it has its effect once. While
+Redis does not answer, calls fail at once, but for one in each pause that tries again (`link`).
 
 **One step.** Each call is one Lua script (`lua/`), except in a cluster, where accounts of one request may be on several
 nodes. There `reserve` holds one shard after the other, at last the reservation's own; if one refuses, the others are

@@ -130,7 +130,10 @@ class Sweep:
         await asyncio.gather(*(self._follow(shard, name.decode(), int(home)) for name, home in due))
 
     async def _follow(self, shard: Shard, reservation_id: str, home: int) -> None:
-        state, expires_at_ms, charges = await self._runner.run("outcome", self._shards.all[home], reservation_id)
+        outcome = await self._runner.run("outcome", self._shards.all[home], reservation_id)
+        state, expires_at_ms, charges, parts = outcome
+        if shard.number not in decode_parts(parts or b""):
+            state = None  # held by an earlier attempt, for other accounts
         match state:
             case b"settled" | b"released":
                 following = _FOLLOWING[_EVENTS[state]]

@@ -77,13 +77,17 @@ class Reserving:
         self._balances: list[Balance | None] = [None] * len(self._entries)
         self._held: list[Shard] = []
         """The other shards on which this attempt holds, or may hold, a part."""
+        self._home_asked = False
 
     async def run(self) -> ReserveResult:
         """Raises `ReservationMismatch`, `StoreError`s, and `OverflowError` for an amount that Redis cannot count."""
         try:
             result = await self._attempt()
-        except StoreUnavailable as error:
-            if not await self._withdraw():
+        except StoreError as error:
+            has_no_effect = isinstance(error, StoreUnavailable)
+            if self._home_asked and not has_no_effect:
+                raise  # it may be granted: all of it has to stay held
+            if not await self._withdraw() and has_no_effect:
                 raise StoreError("Redis failed between two shards; what is held so far will expire") from error
             raise
         if not isinstance(result, Granted):
@@ -94,8 +98,9 @@ class Reserving:
 
     async def _attempt(self) -> ReserveResult:
         for part in self._others:
-            if not await self._hold(part):
-                return await self._refused()
+            outcome = await self._hold(part)
+            if outcome != b"held":
+                return await self._not_held(outcome)
         outcome, reply = await self._hold_at_home()
         if outcome == b"stale":
             if (revision := await self._newest_revision(reply)) != self._state_revision:
@@ -108,23 +113,24 @@ class Reserving:
         self._learn(self._own, reply)
         return Granted(self._known_balances()) if outcome == b"granted" else Refused(self._known_balances())
 
-    async def _hold(self, part: Part) -> bool:
+    async def _hold(self, part: Part) -> bytes:
         try:
             outcome, is_new, numbers = await self._runner.run(
                 "hold", part.shard, self._id, self._home.number, self._expires_at_ms, encode_entries(part.entries)
             )
         except StoreUnavailable:
             raise
-        except StoreError as error:
-            # Nobody has asked the home yet: that this part may be held makes no reservation.
-            self._held.append(part.shard)
-            raise StoreUnavailable("a shard of Redis did not answer; nothing was reserved") from error
-        self._learn(part, numbers)
+        except StoreError:
+            self._held.append(part.shard)  # perhaps
+            raise
         if is_new:
             self._held.append(part.shard)
-        return bool(outcome == b"held")
+        if outcome != b"ended":
+            self._learn(part, numbers)
+        return bytes(outcome)
 
     async def _hold_at_home(self) -> tuple[bytes, Reply]:
+        self._home_asked = True
         outcome, reply = await self._runner.run(
             "reserve",
             self._home,
@@ -151,11 +157,13 @@ class Reserving:
                 await self._runner.run("advance", self._home, revision)
         return revision
 
-    async def _refused(self) -> ReserveResult:
+    async def _not_held(self, outcome: bytes) -> ReserveResult:
         """What to answer where a part had no room: a known id asks for none, nor one whose caller knows too little."""
         row, revision = await self._runner.run("get", self._home, self._id)
         if row:
             return Exists(decode_row(self._id, row).reservation)
+        if outcome == b"ended":
+            raise StoreUnavailable("a reservation with this id is being forgotten just now; nothing was held")
         if self._state_revision is not None and self._state_revision != revision:
             revision = await self._newest_revision(revision)
             if self._state_revision != revision:

@@ -58,7 +58,6 @@ _FAILS_FIRST_WRITE = {
     "-MISCONF ": "MISCONF",
     "-NOREPLICAS ": "NOREPLICAS",
     "INEXACT ": "INEXACT",
-    "non local key": "ASK",
 }
 """What stands in a script's error, after the code ERR, where it failed before its first write; see `ledger.lua`."""
 

@@ -147,10 +147,7 @@ class Part:
 
 
 def parts_of(shards: Shards, entries: Sequence[Entry]) -> list[Part]:
-    """The parts that the shards have of `entries`, in the order of the shards.
-
-    Every reservation takes the same order: of two that want the last of the same accounts, one gets it.
-    """
+    """The parts that the shards have of `entries`, in the order of the shards."""
     places: dict[int, list[int]] = {}
     for place, entry in enumerate(entries):
         places.setdefault(shards.of_scope(entry.account.scope).number, []).append(place)

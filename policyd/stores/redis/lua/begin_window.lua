@@ -5,7 +5,6 @@ local name = ARGV[1]
 local now_ms = tonumber(ARGV[2])
 local length_ms = tonumber(ARGV[3])
 local begins = ARGV[4] == '1'
-touch({key('windows'), key('window_ends')})
 
 local starts_at_ms = tonumber(redis.call('HGET', key('windows'), name))
 local ends_at_ms

@@ -2,7 +2,6 @@
 
 local now_ms = tonumber(ARGV[1])
 local values = {}
-touch({key('counters'), key('counter_ends')})
 for index = 3, #ARGV, 2 do
   local ends_at_ms = tonumber(redis.call('ZSCORE', key('counter_ends'), ARGV[index]))
   local value = 0

@@ -20,9 +20,7 @@ if ARGV[4] then
 end
 
 local postings = ending(reservation, waived and {} or nil)
-local keys = {reservation_key(id), key('ended'), key('due'), key('parts_due'), unpack(USAGE_KEYS)}
-prepare(postings, keys)
-touch(keys)
+check(postings)
 
 post(postings)
 redis.call('HSET', reservation_key(id), 'state', 'expired')

@@ -29,9 +29,7 @@ if units < wanted and units < at_least then
 end
 
 local postings = extending(reservation.holds, unit_amounts, units)
-local keys = {reservation_key(id)}
-prepare(postings, keys)
-touch(keys)
+check(postings)
 
 post(postings)
 redis.call('HINCRBY', reservation_key(id), 'extensions', 1)

@@ -23,9 +23,7 @@ end
 
 local usage = ARGV[5] and {record = ARGV[5], request_id = ARGV[6], at_ms = tonumber(ARGV[7])}
 local postings = ending(reservation, cjson.decode(ARGV[4]))
-local keys = {reservation_key(id), key('ended'), key('due'), key('parts_due'), unpack(USAGE_KEYS)}
-prepare(postings, keys)
-touch(keys)
+check(postings)
 
 post(postings)
 redis.call('HSET', reservation_key(id), 'state', next_state, 'charges', ARGV[4])

@@ -4,7 +4,6 @@
 
 local count_max = tonumber(ARGV[4])
 local passed = tonumber(ARGV[5])
-touch({key('ended'), key('accounts'), key('accounts_to_forget'), unpack(USAGE_KEYS)})
 
 local ended = redis.call('ZRANGEBYSCORE', key('ended'), '-inf', '(' .. ARGV[1], 'LIMIT', 0, count_max)
 for _, id in ipairs(ended) do

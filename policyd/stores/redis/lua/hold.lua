@@ -2,18 +2,20 @@
 -- kept by another shard, its home, which is asked last.
 -- ARGV: id, the home's number, expires_at_ms, holds.
 -- Answers {'held', 1, balances}; {'held', 0, the balances of then} if an earlier attempt holds it; {'refused', 0,
--- balances}.
+-- balances}; or {'ended', 0, {}} if it is part of a reservation that has ended.
 
 local id = ARGV[1]
-local existing = redis.call('HGET', reservation_key(id), 'balances')
-if existing then
+local existing = redis.call('HMGET', reservation_key(id), 'state', 'waived', 'balances')
+if existing[1] == 'reserved' then
   -- From now on no attempt gives the part back: another one may count on it.
   redis.call('HINCRBY', reservation_key(id), 'attempts', 1)
   local numbers = {}
-  for number in string.gmatch(existing, '%S+') do
+  for number in string.gmatch(existing[3], '%S+') do
     table.insert(numbers, tonumber(number))
   end
   return {'held', 0, numbers}
+elseif existing[1] and not existing[2] then
+  return {'ended', 0, {}}
 end
 
 local holds = cjson.decode(ARGV[4])
@@ -23,11 +25,12 @@ if not all_fit(holds, found) then
 end
 
 local postings = reserving(holds)
-local keys = {reservation_key(id), key('parts_due')}
-prepare(postings, keys)
-touch(keys)
+check(postings)
 
 local opened = post(postings)
+-- An earlier attempt may be left, which expired before it came to anything.
+redis.call('DEL', reservation_key(id))
+redis.call('ZREM', key('ended'), id)
 redis.call('HSET', reservation_key(id),
   'state', 'reserved', 'home', ARGV[2], 'expires_at_ms', ARGV[3], 'holds', ARGV[4], 'balances', as_text(flat(found)),
   'attempts', 1, 'opened', cjson.encode(opened))

@@ -3,8 +3,10 @@
 -- Redis counts in doubles here, which are exact up to 2^53 - 1. Every number that is compared or stored is checked
 -- against that; numbers leave a script as integers or as text made by `text`, never by cjson, which rounds them.
 --
--- A script that fails half-way would not be undone. So each reads and checks first, names what it is going to write to
--- `touch`, and only then writes.
+-- A script that fails half-way would not be undone. So each reads and checks first, and only then writes.
+--
+-- No key has the bare name KEYS[1]. So while a cluster moves the slot to another node, where a script would find a part
+-- of the shard's keys only, Redis sees a key that is not here and refuses the call (ASK).
 
 local base = KEYS[1]
 local EXACT_MAX = 9007199254740991
@@ -24,11 +26,6 @@ end
 
 local function text(number)
   return string.format('%.0f', number + 0) -- makes 0 of -0
-end
-
--- Fails where a key is not all here, as while a cluster moves its slot to another node: before anything is written.
-local function touch(keys)
-  redis.call('EXISTS', unpack(keys))
 end
 
 local function exact(number)
@@ -125,16 +122,13 @@ local function find(id)
   return reservation
 end
 
--- Postings: {hold, spent, reserved}, what one step adds to one account. Checks them, and names the keys they write.
-local function prepare(postings, keys)
+-- Postings are what one step adds to accounts: {hold, spent, reserved}. To be checked before anything is written.
+local function check(postings)
   for _, posting in ipairs(postings) do
     local spent, reserved = spent_and_reserved(posting.hold.account)
     posting.opens = spent == nil
     exact((spent or 0) + posting.spent)
     exact((reserved or 0) + posting.reserved)
-    table.insert(keys, account_key(posting.hold.account))
-    table.insert(keys, key('accounts'))
-    table.insert(keys, key('accounts_to_forget'))
   end
 end
 
@@ -225,8 +219,6 @@ local function ending(reservation, charges)
 end
 
 -- Usage records: `usage` is the stream of them, `usage_order` finds them by age, `usage_entries` by their request. --
-
-local USAGE_KEYS = {key('usage'), key('usage_order'), key('usage_entries')}
 
 -- Sorts as the numbers do. No time before 1970 comes here.
 local function padded(at_ms)

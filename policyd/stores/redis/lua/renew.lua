@@ -12,7 +12,6 @@ for index = 2, #ARGV do
     parts[index - 1] = row[3] or ''
     if tonumber(row[2]) < tonumber(expires_at_ms) then
       local due = key(row[4] and 'parts_due' or 'due')
-      touch({reservation_key(id), due})
       redis.call('HSET', reservation_key(id), 'expires_at_ms', expires_at_ms)
       redis.call('ZADD', due, expires_at_ms, id)
     end

@@ -5,7 +5,6 @@ local scope = ARGV[1]
 local digest = ARGV[2]
 local now_ms = tonumber(ARGV[3])
 local run = key('run:' .. scope)
-touch({run, key('run_ends')})
 
 local times = 0
 local ends_at_ms = tonumber(redis.call('ZSCORE', key('run_ends'), scope))

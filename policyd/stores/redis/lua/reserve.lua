@@ -20,9 +20,7 @@ if not all_fit(holds, found) then
 end
 
 local postings = reserving(holds)
-local keys = {reservation_key(id), key('due')}
-prepare(postings, keys)
-touch(keys)
+check(postings)
 
 post(postings)
 redis.call('HSET', reservation_key(id),

@@ -7,7 +7,6 @@ local revision = state_revision()
 if ARGV[1] ~= '' and tonumber(ARGV[1]) ~= revision then
   return {0, revision}
 end
-touch({key('state_revision'), key('state_items'), key('state_order'), key('state_expiring')})
 
 revision = redis.call('INCR', key('state_revision'))
 for index = 3, #ARGV, 4 do

@@ -11,9 +11,7 @@ if not reservation or reservation.state ~= 'reserved' then
 end
 
 local postings = extending(reservation.holds, unit_amounts, units)
-local keys = {reservation_key(id)}
-prepare(postings, keys)
-touch(keys)
+check(postings)
 
 post(postings)
 redis.call('HINCRBY', reservation_key(id), 'extensions', 1)

@@ -8,9 +8,7 @@ if not part or part.state ~= 'reserved' or part.attempts ~= '1' then
 end
 
 local postings = ending(part, {})
-local keys = {reservation_key(id), key('parts_due')}
-prepare(postings, keys)
-touch(keys)
+check(postings)
 
 post(postings)
 for _, name in ipairs(cjson.decode(part.opened)) do
