@@ -35,7 +35,7 @@ Prices = Annotated[
 ]
 Store = Annotated[
     str | None,
-    typer.Option("--store", metavar="URL", help="sqlite:///FILE or memory://. [POLICYD_STORE]"),
+    typer.Option("--store", metavar="URL", help="sqlite:///FILE, redis://HOST:PORT/DB or memory://. [POLICYD_STORE]"),
 ]
 Grpc = Annotated[
     str | None, typer.Option("--grpc", metavar="ADDRESS", help="gRPC, HOST:PORT or unix:PATH. [POLICYD_GRPC]")

@@ -105,6 +105,23 @@ def running(folder: Path, *arguments: str) -> Iterator[RedisServer]:
 
 
 @contextmanager
+def running_sentinel(folder: Path, master: RedisServer, *, name: str) -> Iterator[RedisServer]:
+    """A sentinel that alone decides, within a second or two, that `master` is down and who follows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "sentinel.conf"
+    file.write_text(
+        f"sentinel monitor {name} 127.0.0.1 {master.port} 1\n"
+        f"sentinel down-after-milliseconds {name} 500\n"
+        f"sentinel failover-timeout {name} 5000\n"
+    )
+    server = RedisServer(folder, str(file), "--sentinel")
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
 def running_cluster(folder: Path, *, nodes: int = 3) -> Iterator[Sequence[RedisServer]]:
     """A cluster of masters that share the slots."""
     with ExitStack() as stack:

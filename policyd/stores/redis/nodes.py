@@ -140,7 +140,7 @@ async def connect(address: Address, options: RedisOptions) -> Connection:
     async with _connecting(f"Redis at {address}", options):
         connection = await _open(address, options)
         async with _closed_on_error(connection):
-            if options.password:
+            if options.user or options.password:
                 await connection.call("AUTH", options.user or "default", options.password)
             if options.database:
                 await connection.call("SELECT", options.database)

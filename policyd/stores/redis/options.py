@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Self
 from urllib.parse import SplitResult, parse_qsl, unquote
 
 from policyd.core.errors import ConfigError
 
-FORMS = (
-    "redis://HOST:PORT/DB, redis+sentinel://HOST:PORT,.../MASTER/DB, redis+cluster://HOST:PORT,... (with TLS: rediss)"
-)
+FORMS = "redis://host:port/db, redis+sentinel://host:port,.../master/db, redis+cluster://host:port,... (TLS: rediss)"
 
 _PORT_MAX = 65_535
 _PORT, _SENTINEL_PORT = 6379, 26379
@@ -52,8 +50,8 @@ class RedisOptions:
     """What the sentinels call the master."""
     database: int = 0
     user: str = ""
-    password: str = ""
-    sentinel_password: str = ""
+    password: str = field(default="", repr=False)
+    sentinel_password: str = field(default="", repr=False)
     tls: ssl.SSLContext | None = None
     timeout_seconds: float = 0.5
     """How long one call to Redis may take."""
@@ -70,6 +68,9 @@ class RedisOptions:
         arrangement, is_tls = SCHEMES[url.scheme]
         login, _, hosts = url.netloc.rpartition("@")
         user, _, password = login.partition(":")
+        addresses = _addresses(hosts, _SENTINEL_PORT if arrangement is Arrangement.SENTINEL else _PORT)
+        if arrangement is Arrangement.STANDALONE and len(addresses) > 1:
+            raise ConfigError(f"the store URL names several servers where one is expected; allowed are {FORMS}")
         master, database = _master_and_database(arrangement, url.path.removeprefix("/"))
         given = _given_options(url.query)
         ca = given.pop("tls_ca", None)
@@ -77,7 +78,7 @@ class RedisOptions:
             raise ConfigError("the store URL has tls_ca, which is for rediss:// (TLS) only")
         return cls(
             arrangement=arrangement,
-            addresses=_addresses(hosts, _SENTINEL_PORT if arrangement is Arrangement.SENTINEL else _PORT),
+            addresses=addresses,
             master=master,
             database=database,
             user=unquote(user),
