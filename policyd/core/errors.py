@@ -10,6 +10,7 @@
     │   ├── AttributeInvalid     an attribute's value is too long or holds control characters
     │   ├── ModelUnpriced        the model has no price and the policy says `unknown_model: deny`
     │   ├── OutputUnbounded      the request gives no output maximum and the policy says `unbounded: deny`
+    │   ├── RequestSigned        its client signed it, and policy would have to change what the signature covers
     │   └── EndpointUnknown      a metered host, a path that no wire format knows
     ├── ReservationError         the reservation is not in a state that allows the call
     │   ├── ReservationNotFound  never existed, or ended longer ago than it is remembered
@@ -77,6 +78,10 @@ class ModelUnpriced(RequestError):
 
 class OutputUnbounded(RequestError):
     reason = "output_unbounded"
+
+
+class RequestSigned(RequestError):
+    reason = "request_signed"
 
 
 class EndpointUnknown(RequestError):

@@ -202,6 +202,7 @@ MET_BY_NO_CALL = {
     errors.BodyTooSlow,
     errors.BodyTooLarge,
     errors.EndpointUnknown,
+    errors.RequestSigned,
     errors.ProtocolError,
     errors.ConfigError,
     errors.StaleState,
