@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from policyd.core.errors import StoreError, StoreUnavailable
 from policyd.core.ledger import Balance, carried
+from policyd.core.policy import Metric
 from policyd.core.record import Record
 from policyd.core.reservation import State
 from policyd.core.windows import WEIGHT_UNIT
@@ -159,6 +160,18 @@ def _in_lua(server: RedisServer, expression: str, *arguments: int) -> int:
     ledger = script("get").text.partition("-- ARGV: id.")[0]
     found = server.command("EVAL", f"{ledger}\nreturn text({expression})", 1, "k", *arguments)
     return int(found)
+
+
+class TestExpiry:
+    async def test_a_reservation_that_grew_meanwhile_is_looked_at_again(self, store: RedisStore) -> None:
+        """The record says what expiry charges, so it may not be of before an extension."""
+        await reserve(store, "r1", amount=100)
+        await store.extend("r1", unit_amounts={Metric.COST: 1}, wanted_units=50, at_least_units=1, now_ms=NOW_MS)
+        (shard,) = store._shards.all
+        stale = ("r1", EXPIRED_MS, "0", 0, codec.encode(record()), "r1", NOW_MS)
+        assert await store._runner.run("expire", shard, *stale) == 0
+        assert (await store.get("r1")).state is State.RESERVED
+        assert [each.actual_cost_nanos for each in (await sweep(store)).expired] == [150]
 
 
 class TestUsageStream:

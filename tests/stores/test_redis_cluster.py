@@ -14,8 +14,9 @@ from policyd.core.errors import ReservationNotFound, StoreError, StoreUnavailabl
 from policyd.core.ledger import ZERO_BALANCE, Account, Balance
 from policyd.core.policy import Metric
 from policyd.core.reservation import State
-from policyd.stores.base import Granted, Refused, Stale, StateItem, UsageFilter
-from policyd.stores.redis.rows import encode_entries
+from policyd.stores import codec
+from policyd.stores.base import Exists, Granted, Refused, Stale, StateItem, UsageFilter
+from policyd.stores.redis.rows import encode_entries, encode_known, encode_parts
 from policyd.stores.redis.shards import CLUSTER_SHARDS, SLOTS, Shard, Shards, slot_of
 from policyd.stores.redis.store import RedisStore
 from tests.stores.building import NOW_MS, TTL_MS, account, entry, record
@@ -167,10 +168,26 @@ class TestSeveralNodes:
         await store._runner.run("hold", shard, home, number, EXPIRED_MS, encode_entries([entry(100, on=on)]))
         entries = entry(100, on=on), entry(100, on=full, cap=1)
         assert isinstance(await reserve(store, home, *entries), Refused)
-        # The first attempt may still go on to its home.
+        # The first attempt may still go on to its home; and if it gives up, another one may.
+        assert await balance(store, on) == Balance(0, 100)
+        await store._runner.run("withdraw", shard, home)
         assert await balance(store, on) == Balance(0, 100)
         await sweep(store)
         assert await balance(store, on) == ZERO_BALANCE
+
+    async def test_a_part_that_expired_before_its_home_was_asked_is_charged_what_was_used(
+        self, store: RedisStore
+    ) -> None:
+        name, on = name_at(store, 0), account_at(store, 1)
+        home, shard = store._shards.home(name), store._shards.of_scope(on.scope)
+        entries = [entry(100, on=on)]
+        await store._runner.run("hold", shard, name, home.number, EXPIRED_MS, encode_entries(entries))
+        await sweep(store)
+        known, parts = encode_known([ZERO_BALANCE]), encode_parts([shard])
+        arguments = (b"[]", codec.encode(entries), known, parts, codec.encode(record(name)), "")
+        await store._runner.run("reserve", home, name, "", EXPIRED_MS + TTL_MS, *arguments)
+        await settle(store, name, 30)
+        assert await balance(store, on) == Balance(30, 0)
 
 
 class TestNodeThatHangs:
@@ -195,7 +212,25 @@ class TestNodeThatHangs:
         assert (await balance(store, accounts[2])).reserved == 0
         assert (await balance(store, accounts[2])).spent == 1
 
-    async def test_a_charge_that_it_missed_follows_with_the_sweep(
+    async def test_a_reserve_that_it_may_have_granted_stays_held(
+        self, store: RedisStore, servers: Sequence[RedisServer]
+    ) -> None:
+        name, on = name_at(store, 2), account_at(store, 0)
+        await reserve(store, f"{name}-warm", entry(1, on=on))
+        await store.ping()
+        servers[2].hang()
+        try:
+            with pytest.raises(StoreError) as raised:
+                await reserve(store, name, entry(100, on=on))
+            assert not isinstance(raised.value, StoreUnavailable)
+            assert await balance(store, on) == Balance(0, 101)
+        finally:
+            servers[2].go_on()
+        await _until_all_answer(store)
+        assert isinstance(await reserve(store, name, entry(100, on=on)), Granted | Exists)
+        assert await balance(store, on) == Balance(0, 101)
+
+    async def test_a_charge_that_it_missed_is_decided_and_follows(
         self, store: RedisStore, servers: Sequence[RedisServer]
     ) -> None:
         name, on = name_at(store, 0), account_at(store, 2)

@@ -35,7 +35,7 @@ local function exact(number)
   return number
 end
 
--- A quotient of doubles may be rounded up to the next integer; this one is rounded down, exactly.
+-- Rounded towards 0: no quotient is formed that a double could not hold.
 local function whole_quotient(number, divisor)
   return (number - math.fmod(number, divisor)) / divisor
 end
