@@ -25,6 +25,9 @@ counts, and settling it is `ReservationNotFound`; a lost settle is a hold that e
 was sent and no answer came. A `reserve`, `settle`, `release` or `renew` may be repeated: it has its effect once. While
 Redis does not answer, calls fail at once, but for one in each pause that tries again (`link`).
 
+**Speed.** Calls of one turn of the event loop go out as one write (`connection`). With 16 and more at once a call costs
+21 us of CPU, with redis-py's client and one call each 72 us: 0.30 of it (`python -m tests.bench.redis_store`).
+
 **One step.** Each call is one Lua script (`lua/`), except in a cluster, where accounts of one request may be on several
 nodes. There `reserve` holds one shard after the other, at last the reservation's own; if one refuses, the others are
 given back (`holding`). An account never holds too little; for a moment it may hold too much, and then refuse a request

@@ -82,7 +82,7 @@ class Cluster:
                     raise
                 self._owners = _NO_SLOTS
             except StoreUnavailable:
-                self._owners = _NO_SLOTS
+                self._read_again()  # calls to the other nodes need not wait for it
                 raise
         raise StoreUnavailable("the Redis cluster is being rearranged; the call had no effect")
 
@@ -94,11 +94,16 @@ class Cluster:
             await link.close()
 
     async def _link_of(self, slot: int) -> Link:
-        while not self._owners:
-            if self._reading is None:
-                self._reading = asyncio.create_task(self._read_owners())
-            await asyncio.shield(self._reading)
+        if not self._owners:
+            await asyncio.shield(self._read_again())
+        if not self._owners:
+            raise StoreUnavailable("no node of the Redis cluster can be reached; the call had no effect")
         return self._link(self._owners[slot])
+
+    def _read_again(self) -> asyncio.Task[None]:
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read_owners())
+        return self._reading
 
     def _link(self, address: Address) -> Link:
         link = self._links.get(address)
@@ -117,7 +122,6 @@ class Cluster:
                     continue
                 self._owners = _owners(ranges, address)
                 return
-            raise StoreUnavailable("no node of the Redis cluster can be reached; the call had no effect")
         finally:
             self._reading = None
 
