@@ -1,13 +1,13 @@
 """The way to one node: connects when it is needed, and stops asking a node that does not answer.
 
-    state     a call finds                            and then
-    idle      no connection: it is being made         CONNECTED, or DOWN
-    connected the call goes out                       IDLE if the connection ends, DOWN if Redis did not answer in time
-    down      `StoreUnavailable` at once; once the    CONNECTED, or DOWN for twice as long
-              pause is over one call tries again
+    state        what becomes of a call                     and then
+    idle         it waits for a connection                  connected, or down
+    connected    it goes out                                idle if the connection ends; down if there was no answer
+    down         `StoreUnavailable` at once; when the       connected, or down for twice as long
+                 pause is over one call tries to connect
 
 So an outage costs one call in a pause its time, and no call waits longer than it takes to connect and to answer. Calls
-never pile up: beyond `calls_max` without a reply a call is refused.
+never pile up: while `CALLS_MAX` are without a reply, another one is refused.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _ANOTHER_NODE = frozenset({"READONLY", "MASTERDOWN"})
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    """The state DOWN: until when, by the event loop's clock, and for how long this time."""
+    """The state "down": until when, by the event loop's clock, and for how long this time."""
 
     until: float
     seconds: float
@@ -76,11 +76,10 @@ class _Pause:
 class Link:
     """See the module's text. Belongs to one event loop."""
 
-    def __init__(self, name: str, connect: Callable[[], Awaitable[Connection]], *, calls_max: int = CALLS_MAX) -> None:
+    def __init__(self, name: str, connect: Callable[[], Awaitable[Connection]]) -> None:
         """`connect` answers a connection that is ready for calls, in bounded time, or raises `StoreUnavailable`."""
         self._name = name
         self._connect = connect
-        self._calls_max = calls_max
         self._connection: Connection | None = None
         self._connecting: Task[Connection] | None = None
         self._waiting_to_connect = 0
@@ -92,7 +91,7 @@ class Link:
         connection = self._connection
         if connection is None or connection.ended:
             connection = await self._connected()
-        if connection.waiting >= self._calls_max:
+        if connection.waiting >= CALLS_MAX:
             raise StoreUnavailable("too many calls are waiting for Redis; this one was not sent")
         try:
             return await connection.call(*arguments)
@@ -115,7 +114,7 @@ class Link:
         loop = asyncio.get_running_loop()
         if self._pause is not None and (self._connecting is not None or loop.time() < self._pause.until):
             raise StoreUnavailable(_DOWN)
-        if self._waiting_to_connect >= self._calls_max:
+        if self._waiting_to_connect >= CALLS_MAX:
             raise StoreUnavailable("too many calls are waiting for Redis; this one was not sent")
         if self._connecting is None:
             self._connecting = loop.create_task(self._make_connection())
