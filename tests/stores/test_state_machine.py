@@ -338,7 +338,7 @@ class ManySteps(Stores):
 TestOneStep = OneStep.TestCase
 TestOneStep.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestManySteps = ManySteps.TestCase
-TestManySteps.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestManySteps.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
 
 
 def test_every_store_is_compared() -> None:
