@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policyd.config import HostPort
-from tests.bench.arrangements import ENVOY_ALONE, FLOOR, MEMORY, SQLITE
+from tests.bench.arrangements import ENVOY_ALONE, FLOOR, ON_GRPCIO
 from tests.bench.http_load import http_load
 from tests.bench.load import Load, UnexpectedReply
 from tests.bench.machine import describe_machine, describe_versions
@@ -43,7 +43,7 @@ async def test_the_tiniest_slice() -> None:
             assert told[table.key][row].keys() == {column.key for column in table.columns}
     assert told["requests"][ENVOY_ALONE]["server_cpu_us"] is None
     # Envoy asked the servers, and did not let the requests pass without them.
-    for row in (FLOOR, MEMORY, SQLITE):
+    for row in (*ON_GRPCIO, *ON_GRPCIO.values()):
         assert told["requests"][row]["server_cpu_us"]["median"] > 0
         assert told["requests"][row]["to_envoy_alone"]["median"] < 1
     assert told["requests"][FLOOR]["to_floor"]["median"] == 1

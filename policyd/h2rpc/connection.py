@@ -20,10 +20,10 @@ from policyd.h2rpc.flow import ReceiveWindow, WindowOverflow
 from policyd.h2rpc.frames import Frame, FrameReader
 from policyd.h2rpc.headers import HeaderAssembly, HeaderBlockReader, RequestHead
 from policyd.h2rpc.lifecycle import TABLE, ConnectionInput, ConnectionState
-from policyd.h2rpc.limits import Limits
+from policyd.h2rpc.limits import WINDOW_BYTES_DEFAULT, Limits
 from policyd.h2rpc.nuisance import NuisanceBucket
 from policyd.h2rpc.sending import Sender
-from policyd.h2rpc.settings import WINDOW_BYTES_DEFAULT, PeerSettings, settings_of
+from policyd.h2rpc.settings import PeerSettings, settings_of
 from policyd.h2rpc.streams import Stream, StreamInput, StreamState
 
 _DRAIN_PING: Final = b"draining"

@@ -1,6 +1,6 @@
 """Windows: how much may be sent, and how much may come (RFC 9113, 5.2)."""
 
-from policyd.h2rpc.settings import WINDOW_BYTES_MAX
+from policyd.h2rpc.limits import WINDOW_BYTES_MAX
 
 
 class WindowOverflow(Exception):

@@ -1,6 +1,12 @@
 """Every bound, in one place, with what happens to a peer that passes it."""
 
 from dataclasses import dataclass
+from typing import Final
+
+WINDOW_BYTES_DEFAULT: Final = 65_535
+WINDOW_BYTES_MAX: Final = 2**31 - 1
+FRAME_BYTES_DEFAULT: Final = 16_384
+FRAME_BYTES_MAX: Final = 2**24 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +30,11 @@ class Limits:
     message_bytes_max: int = 4 * 1024 * 1024
     """One message that is received. Past it the call ends with RESOURCE_EXHAUSTED, before the message is stored."""
     stream_window_bytes: int = 1024 * 1024
-    """What a peer may send on a stream ahead of what its handler has taken. Past it: FLOW_CONTROL_ERROR."""
+    """What a peer may send on a stream ahead of what its handler has taken, 65,535 to 2^31-1. Past it:
+    FLOW_CONTROL_ERROR."""
     connection_window_bytes: int = 16 * 1024 * 1024
-    """What a peer may send on all streams before it hears from the server again. Past it: FLOW_CONTROL_ERROR."""
+    """What a peer may send on all streams before it hears from the server again, in the same bounds. Past it:
+    FLOW_CONTROL_ERROR."""
     received_bytes_max: int = 256 * 1024 * 1024
     """Parts of messages, and messages not yet taken, of a connection's calls. Past it the call whose message it is
     ends with RESOURCE_EXHAUSTED."""
@@ -41,3 +49,16 @@ class Limits:
     stall_seconds_max: float = 60
     """How long a peer may read nothing, or give a stream no window, while something waits for it. Past it the
     connection is closed, or the stream reset with CANCEL, within twice that time."""
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for what HTTP/2 does not allow.
+
+        A window smaller than the default would be allowed; but a peer may pass it before it has heard of it.
+        """
+        for name, least, most in (
+            ("frame_bytes_max", FRAME_BYTES_DEFAULT, FRAME_BYTES_MAX),
+            ("stream_window_bytes", WINDOW_BYTES_DEFAULT, WINDOW_BYTES_MAX),
+            ("connection_window_bytes", WINDOW_BYTES_DEFAULT, WINDOW_BYTES_MAX),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected {least} to {most}")

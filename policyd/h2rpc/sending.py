@@ -12,7 +12,8 @@ from typing import Final
 from policyd.h2rpc import frames
 from policyd.h2rpc.flow import SendWindow
 from policyd.h2rpc.headers import NO_DYNAMIC_TABLE
-from policyd.h2rpc.settings import WINDOW_BYTES_DEFAULT, PeerSettings
+from policyd.h2rpc.limits import WINDOW_BYTES_DEFAULT
+from policyd.h2rpc.settings import PeerSettings
 from policyd.h2rpc.streams import Stream
 
 _END: Final = frames.END_STREAM | frames.END_HEADERS

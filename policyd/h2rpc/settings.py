@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from policyd.h2rpc.codes import ConnectionFault, ErrorCode
-from policyd.h2rpc.limits import Limits
+from policyd.h2rpc.limits import (
+    FRAME_BYTES_DEFAULT,
+    FRAME_BYTES_MAX,
+    WINDOW_BYTES_DEFAULT,
+    WINDOW_BYTES_MAX,
+    Limits,
+)
 
 HEADER_TABLE_SIZE: Final = 0x1
 ENABLE_PUSH: Final = 0x2
@@ -13,11 +19,6 @@ MAX_CONCURRENT_STREAMS: Final = 0x3
 INITIAL_WINDOW_SIZE: Final = 0x4
 MAX_FRAME_SIZE: Final = 0x5
 MAX_HEADER_LIST_SIZE: Final = 0x6
-
-WINDOW_BYTES_DEFAULT: Final = 65_535
-WINDOW_BYTES_MAX: Final = 2**31 - 1
-FRAME_BYTES_DEFAULT: Final = 16_384
-FRAME_BYTES_MAX: Final = 2**24 - 1
 
 
 def settings_of(limits: Limits) -> dict[int, int]:
