@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
@@ -50,11 +51,8 @@ class NoEdge:
 class Running:
     server: Server
     port: int
-    channel: grpc.aio.Channel
-    address: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.address = f"127.0.0.1:{self.port}"
+    channel: Any
+    """A `grpc.aio.Channel`, as it is and not as its stubs say."""
 
 
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
