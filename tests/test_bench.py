@@ -17,6 +17,7 @@ from tests.bench.plan import TINY
 from tests.bench.report import Report
 from tests.bench.run import run
 from tests.bench.samples import Sample, Samples, Series, Workload
+from tests.bench.soak import GROWTH_BYTES_MAX, soak
 from tests.bench.tables import TABLES
 
 WORKLOAD = Workload(Series.HTTP, 1)
@@ -73,6 +74,14 @@ async def test_there_are_no_figures_of(reply: bytes, stream: bool) -> None:
         with pytest.RaisesGroup(UnexpectedReply):
             await http_load(address, connections=1, seconds=1, stream=stream)
         await closed.wait()
+
+
+async def test_the_tiniest_soak() -> None:
+    done = await soak(rounds=4, batches=10, progress=lambda _: None)
+
+    assert done.calls == 4000
+    assert len(done.resident_bytes) == 4
+    assert done.growth_bytes < GROWTH_BYTES_MAX
 
 
 def test_ratios_are_taken_round_by_round() -> None:

@@ -20,4 +20,6 @@ clients, Envoy, servers and provider share a few CPUs.
     tables.py         which of them are shown
     machine.py        where, and of what
     report.py         text and JSON
+
+    soak.py           something else: whether memory stays flat, `make soak`
 """
