@@ -16,6 +16,7 @@ from policyd.enforcer import Enforcer
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.codec import Decoder
 from policyd.ext_proc.driver import Driver
+from policyd.ext_proc.eager import run_eagerly
 from policyd.ext_proc.exchange import Exchange, ExchangeSettings, State
 
 METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
@@ -89,9 +90,10 @@ class ExternalProcessor:
 
     def close(self, stream: ExchangeStream, *, work: asyncio.Task[None] | None = None) -> None:
         """For a gRPC stream that has ended in whichever way. `work`: what is to be called off before."""
-        ending = asyncio.ensure_future(self._end(stream, work))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        ending = run_eagerly(self._end(stream, work))
+        if ending is not None:
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
 
     async def finish_endings(self) -> None:
         """Waits until every exchange is settled. To be called once the server has stopped.
