@@ -94,7 +94,7 @@ class HeaderBlockReader:
         except HPACKError as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, "a header block cannot be read") from error
         head = _request_head(fields)
-        if self._decoder.header_table_size == 0 and self._kept_max:
+        if self._decoder.max_allowed_table_size == 0 and self._kept_max:
             if len(self._kept) >= self._kept_max:
                 self._kept.clear()
             self._kept[block] = head

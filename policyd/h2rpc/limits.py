@@ -38,9 +38,10 @@ class Limits:
     received_bytes_max: int = 256 * 1024 * 1024
     """Parts of messages, and messages not yet taken, of a connection's calls. Past it the call whose message it is
     ends with RESOURCE_EXHAUSTED."""
-    nuisances_max: int = 1000
-    """Frames at a time that do no work: see nuisance.py. Past it: ENHANCE_YOUR_CALM."""
-    nuisances_per_second: int = 100
+    nuisances_max: int = 10_000
+    """Frames at a time that do no work, and as many streams reset before they were answered: see nuisance.py. Far more
+    than a proxy sends that loses thousands of clients at once. Past it: ENHANCE_YOUR_CALM."""
+    nuisances_per_second: int = 1000
     """How fast they are forgiven."""
     handshake_seconds_max: float = 10
     """How long a peer may take for its preface and its first SETTINGS. Past it the connection is closed."""

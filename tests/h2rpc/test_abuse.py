@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
 from policyd.h2rpc import frames
 from policyd.h2rpc.codes import ErrorCode
 from policyd.h2rpc.events import RequestReceived
-from policyd.h2rpc.headers import header_block
+from policyd.h2rpc.headers import NO_DYNAMIC_TABLE, header_block
 from policyd.h2rpc.limits import Limits
 from policyd.h2rpc.settings import INITIAL_WINDOW_SIZE
 from tests.h2rpc.peer import (
@@ -28,7 +29,7 @@ from tests.h2rpc.peer import (
     window_update,
 )
 
-LIMITS = Limits()
+LIMITS = Limits(nuisances_max=1000, nuisances_per_second=100)
 
 MANY = LIMITS.nuisances_max + 1
 
@@ -48,7 +49,7 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
 
 @pytest.mark.parametrize(("before", "frame"), FLOODS.values(), ids=FLOODS)
 def test_a_flood_ends_the_connection(before: bytes, frame: bytes) -> None:
-    peer = greeted()
+    peer = greeted(LIMITS)
     peer.say(before, *[frame] * (MANY - 10))
     assert not peer.connection.is_closed
     peer.say(*[frame] * 10)
@@ -58,7 +59,7 @@ def test_a_flood_ends_the_connection(before: bytes, frame: bytes) -> None:
 
 @pytest.mark.parametrize(("before", "frame"), FLOODS.values(), ids=FLOODS)
 def test_the_same_in_its_own_time_does_not(before: bytes, frame: bytes) -> None:
-    peer = greeted()
+    peer = greeted(LIMITS)
     peer.say(before)
     for _ in range(3 * MANY):
         peer.now_ms += 1000 // LIMITS.nuisances_per_second
@@ -76,13 +77,13 @@ def requests(count: int, *after_each: bytes) -> Iterable[bytes]:
 
 class TestRapidReset:
     def test_streams_that_are_reset_before_they_are_answered(self) -> None:
-        peer = greeted()
+        peer = greeted(LIMITS)
         peer.say(*requests(MANY))
         assert peer.goaway is ErrorCode.ENHANCE_YOUR_CALM
         assert peer.connection.open_streams == 0
 
     def test_data_before_each_reset_does_not_help(self) -> None:
-        peer = greeted()
+        peer = greeted(LIMITS)
         for number in range(MANY):
             stream_id = 1 + 2 * number
             peer.say(headers(stream_id), data(stream_id, b"x"), data(stream_id, b"x"), rst_stream(stream_id))
@@ -90,7 +91,7 @@ class TestRapidReset:
 
     def test_streams_that_were_answered_may_be_reset(self) -> None:
         """A proxy ends most of its streams so."""
-        peer = greeted()
+        peer = greeted(LIMITS)
         for number in range(3 * MANY):
             stream_id = 1 + 2 * number
             peer.say(headers(stream_id), data(stream_id, b"x"))
@@ -100,7 +101,7 @@ class TestRapidReset:
 
     def test_replies_that_cross_the_clients_last_frames(self) -> None:
         """What comes for a stream that has ended meanwhile is made up for by the DATA before it."""
-        peer = greeted()
+        peer = greeted(LIMITS)
         for number in range(3 * MANY):
             stream_id = 1 + 2 * number
             peer.say(headers(stream_id), data(stream_id, b"x"), data(stream_id, b"y"))
@@ -111,13 +112,13 @@ class TestRapidReset:
 
 class TestHeaders:
     def test_continuation_without_end(self) -> None:
-        peer = greeted()
+        peer = greeted(LIMITS)
         peer.say(headers(1, REQUEST, end_headers=False))
         peer.say(*[continuation(1, b"") for _ in range(LIMITS.header_frames_max)])
         assert peer.goaway is ErrorCode.ENHANCE_YOUR_CALM
 
     def test_a_block_that_grows(self) -> None:
-        peer = greeted()
+        peer = greeted(LIMITS)
         peer.say(headers(1, REQUEST, end_headers=False), continuation(1, b"x" * LIMITS.header_block_bytes_max))
         assert peer.goaway is ErrorCode.ENHANCE_YOUR_CALM
 
@@ -131,12 +132,12 @@ class TestHeaders:
         assert peer.goaway is ErrorCode.ENHANCE_YOUR_CALM
 
     def test_a_list_of_many_small_headers(self) -> None:
-        peer = greeted()
+        peer = greeted(LIMITS)
         peer.say(headers(1, REQUEST + b"\x82" * 1000))
         assert peer.goaway is ErrorCode.ENHANCE_YOUR_CALM
 
     def test_blocks_that_are_all_different_are_not_kept_for_ever(self) -> None:
-        peer = greeted()
+        peer = greeted(LIMITS)
         for number in range(4 * LIMITS.header_blocks_kept_max):
             stream_id = 1 + 2 * number
             peer.say(headers(stream_id, block_of([*REQUEST_HEADERS, ("x", str(number))]), end_stream=True))
@@ -165,6 +166,17 @@ def last_request(peer: Peer) -> RequestReceived:
     return event
 
 
+def test_a_block_is_not_remembered_while_a_table_may_still_come() -> None:
+    """A peer that gives its table up may take it again, until it knows that there is none."""
+    peer = Peer()
+    peer.say(frames.PREFACE + frames.settings({}))
+    adding = header_block(REQUEST_HEADERS) + b"\x40" + header_block([("x", "added")])[1:]
+    peer.say(headers(1, NO_DYNAMIC_TABLE + header_block(REQUEST_HEADERS)), headers(3, adding))
+    peer.say(headers(5, b"\x3f\xe1\x1f" + header_block(REQUEST_HEADERS)), headers(7, adding))
+    peer.say(headers(9, header_block(REQUEST_HEADERS) + b"\xbe"))
+    assert last_request(peer).head.get("x") == "added"
+
+
 class TestStreams:
     def test_more_than_are_allowed_at_a_time(self) -> None:
         peer = greeted(Limits(streams_max=3))
@@ -175,7 +187,7 @@ class TestStreams:
         assert peer.opened == [1, 3, 5, 9]
 
     def test_refusals_are_counted(self) -> None:
-        peer = greeted(Limits(streams_max=0))
+        peer = greeted(replace(LIMITS, streams_max=0))
         peer.say(*(headers(1 + 2 * number) for number in range(MANY)))
         assert peer.goaway is ErrorCode.ENHANCE_YOUR_CALM
 
