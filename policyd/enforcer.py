@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from policyd.clock import Clock
 from policyd.core.decision import Decision, LimitReport, charges, decide, entries
-from policyd.core.errors import ReservationError, ReservationNotFound
+from policyd.core.errors import ReservationError, ReservationNotFound, StoreUnavailable
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
 from policyd.core.limits import applied_limits
@@ -25,7 +25,7 @@ from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.reservation import State
 from policyd.core.usage import Usage
 from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, price_served
-from policyd.stores.base import Exists, Granted, Refused, Reservation, Store, Swept, UsageFilter, UsagePage
+from policyd.stores.base import Exists, Granted, Refused, Reservation, Stale, Store, Swept, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
 
 T = TypeVar("T")
@@ -188,6 +188,8 @@ class Enforcer:
                 fingerprint=fingerprint,
             ),
         )
+        if isinstance(result, Stale):
+            raise StoreUnavailable("the run-time state changed while the request was decided")
         earlier: State | None = None
         expires_at_ms: int | None = None
         if isinstance(result, Exists):

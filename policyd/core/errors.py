@@ -10,6 +10,7 @@
     │   ├── AttributeInvalid     an attribute's value is too long or holds control characters
     │   ├── ModelUnpriced        the model has no price and the policy says `unknown_model: deny`
     │   ├── OutputUnbounded      the request gives no output maximum and the policy says `unbounded: deny`
+    │   ├── RequestSigned        its client signed it, and policy would have to change what the signature covers
     │   └── EndpointUnknown      a metered host, a path that no wire format knows
     ├── ReservationError         the reservation is not in a state that allows the call
     │   ├── ReservationNotFound  never existed, or ended longer ago than it is remembered
@@ -17,6 +18,7 @@
     │   └── ReservationMismatch  the same id was used for another content
     ├── StoreError               the store failed; nothing is known of the call's outcome
     │   └── StoreUnavailable     the store cannot be reached or is shutting down; the call had no effect
+    ├── StaleState               the run-time state changed since it was read; nothing was changed
     ├── ProtocolError            Envoy sent a message that its place in the exchange does not allow
     └── EnvoyFailed              Envoy, where policyd runs it, did not start or ended by itself (defined in policyd.up)
 
@@ -78,6 +80,10 @@ class OutputUnbounded(RequestError):
     reason = "output_unbounded"
 
 
+class RequestSigned(RequestError):
+    reason = "request_signed"
+
+
 class EndpointUnknown(RequestError):
     status = 404
     reason = "endpoint_unknown"
@@ -118,6 +124,14 @@ class StoreError(PolicydError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached or is shutting down; the call had no effect."""
+
+
+class StaleState(PolicydError):
+    """The run-time state changed since it was read; nothing was changed. `revision` is that of now."""
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"the run-time state changed meanwhile (it is at revision {revision}); read it again")
+        self.revision = revision
 
 
 class ProtocolError(PolicydError):

@@ -22,6 +22,7 @@ class Account:
     """The ledger row of one limit for one scope in one window."""
 
     limit: str
+    """Holds no `|`."""
     scope: str
     """`project=acme,user=ann` with values percent-encoded; empty for a limit without `per`."""
     starts_at_ms: int
@@ -34,6 +35,18 @@ class Account:
         """The account's stable name. The end is part of it: an hour and a month can start at the same instant."""
         ends = "" if self.ends_at_ms is None else self.ends_at_ms
         return f"{self.limit}|{self.scope}|{self.starts_at_ms}-{ends}"
+
+    def has_ended(self, at_ms: int) -> bool:
+        """Whether the window is over at `at_ms`."""
+        return self.ends_at_ms is not None and self.ends_at_ms <= at_ms
+
+    @classmethod
+    def of_key(cls, key: str, *, keep_until_ms: int | None) -> Account:
+        """The account whose `key` this is."""
+        limit, _, rest = key.partition("|")
+        scope, _, window = rest.rpartition("|")
+        starts, _, ends = window.partition("-")
+        return cls(limit, scope, int(starts), int(ends) if ends else None, keep_until_ms)
 
 
 @dataclass(frozen=True, slots=True)

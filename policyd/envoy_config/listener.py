@@ -53,7 +53,7 @@ def _http_connection_manager(settings: EnvoySettings) -> Json:
         use_remote_address=True,
         normalize_path=True,
         merge_slashes=True,
-        path_with_escaped_slashes_action="REJECT_REQUEST",
+        path_with_escaped_slashes_action="KEEP_UNCHANGED",
         server_header_transformation="PASS_THROUGH",
         request_headers_timeout="30s",
         request_timeout="300s",

@@ -20,16 +20,27 @@ PROVIDER_METADATA: Final = "x-policyd-provider"
 """The key of the gRPC stream's metadata that names the provider."""
 
 _ANTHROPIC_SDK: Json = {"headers": [{"name": "anthropic-version", "present_match": True}]}
+_GOOGLE_KEY: Json = {"headers": [{"name": "x-goog-api-key", "present_match": True}]}
+
+_GOOGLE_ALONE = ("cachedContents", "interactions", "projects", "publishers", "tunedModels")
+"""What only Google has under /v1/."""
 
 # In order: the first match counts. `path_separated_prefix` takes a path and what is below it: /v1/messages and
 # /v1/messages/batches, but not /v1/messages2.
 _BARE_PATHS: tuple[tuple[Json, str], ...] = (
     ({"path_separated_prefix": "/v1/messages"}, "anthropic"),
     ({"path_separated_prefix": "/v1/complete"}, "anthropic"),
-    # Paths that both have, such as /v1/models and /v1/files. Anthropic asks for the header on each of them.
+    # What Gemini does with a model stands behind a colon. OpenAI's fine-tuned models have colons too, but no such end.
+    ({"safe_regex": {"regex": "/v1/models/[^/]+:[A-Za-z]+(?:Contents?|Tokens)"}}, "google"),
+    *(({"path_separated_prefix": f"/v1/{name}"}, "google") for name in _GOOGLE_ALONE),
+    # Paths that several have. Anthropic asks for its header on each of its own, and Google's SDKs send their key in a
+    # header that nobody else reads.
     ({"prefix": "/v1/", **_ANTHROPIC_SDK}, "anthropic"),
+    *(({"path_separated_prefix": f"/v1/{name}", **_GOOGLE_KEY}, "google") for name in ("models", "files", "batches")),
     ({"prefix": "/v1/"}, "openai"),
-    ({"prefix": "/v1beta/"}, "google"),
+    *(({"prefix": f"/{version}/"}, "google") for version in ("v1beta", "v1alpha", "v1beta1", "upload")),
+    # Bedrock. A signature covers host and path: a client that signs cannot ask for /aws/model/...
+    ({"prefix": "/model/"}, "aws"),
 )
 
 
@@ -40,7 +51,8 @@ def routes(upstreams: Mapping[str, Upstream]) -> list[Json]:
 
 def _named(upstreams: Mapping[str, Upstream]) -> Iterator[Json]:
     for name, upstream in upstreams.items():
-        yield _to_provider({"prefix": f"/{name}/"}, name, upstream, prefix_rewrite=f"{upstream.base_path}/")
+        rewrite = {"prefix_rewrite": f"{upstream.base_path}/"}
+        yield _to_provider({"prefix": f"/{name}/"}, name, upstream, rewrite=rewrite)
 
 
 def _bare(upstreams: Mapping[str, Upstream]) -> Iterator[Json]:
@@ -49,17 +61,21 @@ def _bare(upstreams: Mapping[str, Upstream]) -> Iterator[Json]:
         if upstream is None:
             yield _not_found(match, f"this path belongs to the upstream {name}, which is not configured")
         else:
-            prefix = match.get("prefix") or match["path_separated_prefix"]
-            yield _to_provider(match, name, upstream, prefix_rewrite=f"{upstream.base_path}{prefix}")
+            yield _to_provider(match, name, upstream, rewrite=_put_before(upstream.base_path))
 
 
-def _to_provider(match: Json, name: str, upstream: Upstream, *, prefix_rewrite: str) -> Json:
+def _put_before(base_path: str) -> Json:
+    """The member of a route's action that puts `base_path` before the whole path."""
+    return {"regex_rewrite": {"pattern": {"regex": "^"}, "substitution": base_path}} if base_path else {}
+
+
+def _to_provider(match: Json, name: str, upstream: Upstream, *, rewrite: Json) -> Json:
     return {
         "match": match,
         "name": name,
         "route": {
             "cluster": name,
-            "prefix_rewrite": prefix_rewrite,
+            **rewrite,
             "host_rewrite_literal": upstream.authority,
             "timeout": "0s",
         },

@@ -31,7 +31,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from policyd.core.errors import BodyTooSlow, BodyUnreadable, EndpointUnknown, ProtocolError, RequestError
+from policyd.core.errors import (
+    BodyTooSlow,
+    BodyUnreadable,
+    EndpointUnknown,
+    ProtocolError,
+    RequestError,
+    RequestSigned,
+)
 from policyd.core.policy import FailureMode, OnDisconnect, Policy
 from policyd.core.policy import UnknownEndpoint as UnknownEndpointAction
 from policyd.core.record import Outcome, Record, UsageSource
@@ -46,7 +53,7 @@ from policyd.ext_proc.refusal import denial, error_info, immediate, worth_retryi
 from policyd.ext_proc.reply import NO_REPLY, ReplyHead, ReplySide
 from policyd.ext_proc.request import UNMETERED, RequestSide
 from policyd.providers.base import Endpoint, ErrorInfo, HeaderReader, RequestEdits, WireFormat
-from policyd.providers.registry import OPENAI_CHAT, resolve
+from policyd.providers.registry import OPENAI_CHAT, might_be_priced, resolve
 
 
 class State(StrEnum):
@@ -145,21 +152,31 @@ class Exchange:
         if not isinstance(endpoint, Endpoint):
             return self._meet_unknown_endpoint(event)
         self._unheld = replace(self._unheld, endpoint=endpoint.name)
-        if endpoint.wire is None:
-            return self._pass_unmetered()
-        self._endpoint, self._wire = endpoint, endpoint.wire
         try:
+            request.check_signature()
+            if endpoint.wire is None:
+                return self._pass_unmetered()
+            self._endpoint, self._wire = endpoint, endpoint.wire
             request.check(body_bytes_max=self._settings.request_body_bytes_max)
         except RequestError as error:
             return self._refuse(error)
         return State.READING_REQUEST, request.withhold()
 
     def _meet_unknown_endpoint(self, event: m.RequestHeaders) -> Step:
-        if self._policy.unknown_endpoint is UnknownEndpointAction.PASS:
+        if self._policy.unknown_endpoint is UnknownEndpointAction.PASS and not self._might_be_priced(event):
             return self._pass_unmetered()
         what = ascii(f"{event.headers.get(':method', '')} {self._request.path}")
         message = f"{what} is not an endpoint that policyd can price, and the policy refuses such requests"
         return self._refuse(EndpointUnknown(message))
+
+    def _might_be_priced(self, event: m.RequestHeaders) -> bool:
+        """Whether what the table does not know may be one of its endpoints, spelt so that it does not know it."""
+        return might_be_priced(
+            provider=event.provider,
+            host=event.headers.get(":authority", ""),
+            method=event.headers.get(":method", ""),
+            path=self._request.path,
+        )
 
     def _read_request(self, event: m.RequestBody) -> Step:
         try:
@@ -192,7 +209,10 @@ class Exchange:
             max_output_tokens=verdict.max_output_tokens,
             strip_fields=self._policy.identity.strip.body,
         )
-        return State.FORWARDED, self._request.forward(self._endpoint, self._wire, edits)
+        try:
+            return State.FORWARDED, self._request.forward(self._endpoint, self._wire, edits)
+        except RequestSigned as error:
+            return self._refuse(error)
 
     def _deny(self, verdict: Verdict) -> Step:
         decision = verdict.decision

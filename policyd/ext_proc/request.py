@@ -7,6 +7,8 @@ A metered request is withheld until it is decided. How depends on the body mode 
     STREAMED               headers go on at once; every piece is taken out, the whole body goes with the last one
     FULL_DUPLEX_STREAMED   nothing is answered until the body is whole, then all of it goes on
     NONE                   the body is never shown: a metered request is refused as misconfigured
+
+A request that its client signed (AWS SigV4) goes on as it was signed, or not at all: see `signing.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from policyd.core.errors import BodyTooLarge, BodyUnreadable, RequestError
 from policyd.core.policy import Policy
 from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
+from policyd.ext_proc.signing import is_signed, refuse_edits, refuse_new_query
 from policyd.providers.base import Endpoint, RawRequest, RequestEdits, WireFormat
 
 STREAMED_PIECE_BYTES = 65_536
@@ -41,6 +44,7 @@ class RequestSide:
         self._body = bytearray()
         self._whole = False
         self.path, _, self._query = event.headers.get(":path", "").partition("?")
+        self._signed = is_signed(event.headers, self._query)
         self._headers_reply = m.HeadersReply(
             response=False,
             set_headers=self._stripped_path(strip),
@@ -50,6 +54,11 @@ class RequestSide:
     @property
     def in_full_duplex(self) -> bool:
         return self._mode is m.BodyMode.FULL_DUPLEX_STREAMED
+
+    def check_signature(self) -> None:
+        """Refuses a signed request whose query has to be changed. Raises `RequestSigned`."""
+        if self._signed and ":path" in self._headers_reply.set_headers:
+            refuse_new_query()
 
     def check(self, *, body_bytes_max: int) -> None:
         """Refuses what the headers alone show cannot be metered. Raises `RequestError`s."""
@@ -66,10 +75,11 @@ class RequestSide:
 
     def withhold(self) -> list[m.Effect]:
         """Answers the headers of a metered request so that Envoy goes on to send the body."""
-        # A compressed reply would have to be decoded before it can be read.
-        reply = self._headers_reply = replace(
-            self._headers_reply, set_headers={**self._headers_reply.set_headers, "accept-encoding": "identity"}
-        )
+        reply = self._headers_reply
+        if not (self._signed and "accept-encoding" in self._headers):
+            # A compressed reply would have to be decoded before it can be read.
+            reply = replace(reply, set_headers={**reply.set_headers, "accept-encoding": "identity"})
+            self._headers_reply = reply
         if self._mode is m.BodyMode.STREAMED:
             # The body may have another length when it goes on.
             reply = replace(reply, remove_headers=(*reply.remove_headers, "content-length"))
@@ -115,8 +125,15 @@ class RequestSide:
         )
 
     def forward(self, endpoint: Endpoint, wire: WireFormat, edits: RequestEdits) -> list[m.Effect]:
-        """Lets the withheld request go upstream, with `edits`."""
-        return self._send(lambda body: wire.edit_request(body, edits, vendor=endpoint.vendor))
+        """Lets the withheld request go upstream, with `edits`. Raises `RequestSigned`; then nothing has gone."""
+
+        def edit(body: bytes) -> bytes:
+            edited = wire.edit_request(body, edits, vendor=endpoint.vendor)
+            if self._signed and edited != body:
+                refuse_edits(edits)
+            return edited
+
+        return self._send(edit)
 
     def forward_unread(self) -> list[m.Effect]:
         """Lets the withheld request go upstream as it came, as far as it has; `pass_body` passes the rest."""

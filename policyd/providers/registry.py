@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from policyd.providers.anthropic.batches import AnthropicBatches
 from policyd.providers.anthropic.complete import AnthropicComplete
@@ -27,6 +28,7 @@ from policyd.providers.gemini.embeddings import GeminiEmbeddings
 from policyd.providers.gemini.generate import GeminiGenerate
 from policyd.providers.gemini.interactions import GeminiInteractions
 from policyd.providers.mistral.chat import MistralChat, MistralFim
+from policyd.providers.mistral.embeddings import MistralEmbeddings
 from policyd.providers.mistral.ocr import MistralOcr
 from policyd.providers.ollama.native import ollama_chat, ollama_embed, ollama_generate
 from policyd.providers.openai.audio import OpenAISpeech, OpenAITranscription
@@ -35,6 +37,7 @@ from policyd.providers.openai.completions import OpenAICompletions
 from policyd.providers.openai.embeddings import OpenAIEmbeddings, OpenAIRerank
 from policyd.providers.openai.images import OpenAIImages
 from policyd.providers.openai.responses import OpenAIResponses
+from policyd.providers.path_reading import read_loosely
 from policyd.providers.vendors import ANTHROPIC, COMMON_BASES, GOOGLE, OPENAI, VENDORS, vendor_at, vendor_named
 
 OPENAI_CHAT = OpenAIChat()
@@ -66,6 +69,7 @@ COHERE_EMBED = CohereEmbed()
 COHERE_RERANK = CohereRerank()
 MISTRAL_CHAT = MistralChat()
 MISTRAL_FIM = MistralFim()
+MISTRAL_EMBEDDINGS = MistralEmbeddings()
 MISTRAL_OCR = MistralOcr()
 OLLAMA_CHAT = ollama_chat()
 OLLAMA_GENERATE = ollama_generate()
@@ -181,6 +185,7 @@ _ROUTES = (
     _route(Api.COHERE, "GET", _MODELS, "models"),
     _route(Api.MISTRAL, "POST", "/chat/completions", "chat.completions", MISTRAL_CHAT),
     _route(Api.MISTRAL, "POST", "/fim/completions", "fim.completions", MISTRAL_FIM),
+    _route(Api.MISTRAL, "POST", "/embeddings", "embeddings", MISTRAL_EMBEDDINGS),
     _route(Api.MISTRAL, "POST", "/ocr", "ocr", MISTRAL_OCR),
     _route(Api.OLLAMA, "POST", "/api/chat", "chat", OLLAMA_CHAT),
     _route(Api.OLLAMA, "POST", "/api/generate", "generate", OLLAMA_GENERATE),
@@ -221,6 +226,26 @@ def resolve(*, provider: str | None, host: str, method: str, path: str) -> Endpo
             if route.api is api and route.method == method and _follows_base(vendor, route, path):
                 return Endpoint(vendor, route.name, path, route.wire, route.wire or ERROR_WIRES[api])
     return UnknownEndpoint(vendor, _nearest_error_wire(vendor, path))
+
+
+def might_be_priced(*, provider: str | None, host: str, method: str, path: str) -> bool:
+    """Whether a provider that reads paths loosely could take a request without a row for one that costs money."""
+    found = _vendor(provider, host, read_loosely(path.partition("?")[0]))
+    if found is None:
+        return False
+    vendor, path = found
+    return any(
+        route.wire is not None
+        and route.method == method
+        and route.api in vendor.apis
+        and any(_in_any_case(base + route.tail.pattern).fullmatch(path) for base in (*COMMON_BASES, *vendor.bases))
+        for route in _ROUTES
+    )
+
+
+@cache
+def _in_any_case(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
 
 
 def _vendor(provider: str | None, host: str, path: str) -> tuple[Vendor, str] | None:

@@ -1,7 +1,9 @@
 """The store's contract.
 
-A store keeps three things: accounts (`spent`, `reserved`), reservations (entries, state, expiry) and usage records. It
-compares and adds integers, atomically, and knows nothing of policies, prices or windows.
+A store keeps a ledger: accounts (`spent`, `reserved`), reservations (entries, state, expiry) and usage records. Beside
+it stands what has to be the same on every replica: run-time state (what operators and detectors set without a deploy),
+windows that begin at first use, runs of repeated requests, and counters. It compares and adds integers, atomically, and
+knows nothing of policies, prices or what a piece of state means.
 
 What every store promises:
 
@@ -11,6 +13,8 @@ What every store promises:
   its cap. `settle` may: what was really spent is charged in full.
 - **Exactly once.** Reservations follow the table of `policyd.core.reservation`. Repeating the call that ended one
   changes nothing. An ended one is remembered until a sweep forgets it, then it is `ReservationNotFound`.
+- **One revision.** Every change of the run-time state raises its revision by one, and `reserve` compares the caller's
+  revision in the same step in which it holds: what was set before is known to whatever is held after.
 - **Durable as documented.** When a call returns, its effect survives what the store's own page says that it survives.
 - **The right account.** A charge goes to the accounts the hold was made on, whatever the clock says by then.
 - **No clock.** `now_ms` is an argument; no store reads a clock.
@@ -51,7 +55,14 @@ class Exists:
     reservation: Reservation
 
 
-ReserveResult = Granted | Refused | Exists
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The run-time state is at another `revision` than the caller knew; nothing is held."""
+
+    revision: int
+
+
+ReserveResult = Granted | Refused | Exists | Stale
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,40 @@ class UsagePage:
     next_cursor: str
 
 
+@dataclass(frozen=True, slots=True)
+class AccountsPage:
+    """Accounts and their balances, ordered by key. `next_cursor` is opaque and empty at the end."""
+
+    rows: tuple[tuple[Account, Balance], ...]
+    next_cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateItem:
+    """One piece of run-time state: what an operator or a detector set without a deploy."""
+
+    kind: str
+    key: str
+    """Unique within its kind."""
+    value: str
+    """JSON text; empty: deleted."""
+    expires_at_ms: int | None = None
+    """Readers ignore the item from then on. A deleted item keeps what it had: whoever missed the deletion ignores it
+    then too."""
+    revision: int = 0
+    """The state revision that set it; of no account on the way in."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanges:
+    """What was set after a revision that the reader knew."""
+
+    revision: int
+    """That of the store now; 0: nothing was ever set."""
+    items: tuple[StateItem, ...]
+    """Oldest first, deleted and expired ones included, each kind and key once, as it stands now."""
+
+
 class Store(Protocol):
     """See the module's text for what every method promises."""
 
@@ -109,8 +154,11 @@ class Store(Protocol):
         now_ms: int,
         expires_at_ms: int,
         fingerprint: str = "",
+        state_revision: int | None = None,
     ) -> ReserveResult:
         """Holds every entry or none. No two entries have the same account.
+
+        With a `state_revision` that is not the store's the answer is `Stale`, unless it is `Exists`.
 
         `record` is kept as the reservation's pending record. Raises `ReservationMismatch` if the id is known with
         another fingerprint. A refused reservation leaves no trace: its id is free.
@@ -152,8 +200,9 @@ class Store(Protocol):
         Reservations with `expires_at_ms <= now_ms` become EXPIRED: each entry is charged its `on_expiry`, and
         `record.expired(...)` is stored, with the most that a cost entry is charged. Then reservations that ended before
         `ended_before_ms`, usage records with `at_ms < usage_before_ms` and accounts with nothing reserved and
-        `keep_until_ms <= now_ms` are forgotten. Other calls may come between the steps; a sweep that failed half-way is
-        completed by the next one.
+        `keep_until_ms <= now_ms` are forgotten; and of the run-time state items with `expires_at_ms < ended_before_ms`,
+        windows that ended, runs and counters whose time is over by `now_ms`. Other calls may come between the steps; a
+        sweep that failed half-way is completed by the next one.
         """
         ...
 
@@ -163,6 +212,22 @@ class Store(Protocol):
 
     async def balances(self, accounts: Sequence[tuple[Account, Carry | None]]) -> tuple[Balance, ...]:
         """The accounts' balances in one consistent view; unknown ones are zero."""
+        ...
+
+    async def accounts(
+        self,
+        *,
+        limit_name: str | None = None,
+        scope: str | None = None,
+        ends_after_ms: int | None = None,
+        page: int,
+        cursor: str = "",
+    ) -> AccountsPage:
+        """Accounts as they stand, at most `page` of them (1 or more).
+
+        Those of the limit, of exactly the scope, without those with `ends_at_ms <= ends_after_ms`. A page starts after
+        the one that gave `cursor`. Raises `ValueError` for a cursor that no page gave.
+        """
         ...
 
     async def append(self, record: Record) -> None:
@@ -175,6 +240,48 @@ class Store(Protocol):
         A page starts where the one that gave `cursor` ended, whatever was stored meanwhile. Raises `ValueError` for a
         cursor that no page gave.
         """
+        ...
+
+    async def set_state(self, items: Sequence[StateItem], *, now_ms: int, expected_revision: int | None = None) -> int:
+        """Sets every item or none; returns the new revision. Of items with one kind and key the last one counts.
+
+        Raises `StaleState` if the revision is not `expected_revision`.
+        """
+        ...
+
+    async def state(self, *, since: int = 0) -> StateChanges:
+        """What was set after revision `since`, in one consistent view.
+
+        What the sweep has forgotten is not told any more: whoever last asked longer ago than ended reservations are
+        remembered asks for everything.
+        """
+        ...
+
+    async def begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool = True) -> int | None:
+        """When the window of `key` began that `now_ms` is in: one that began less than `length_ms` ago.
+
+        If there is none, one begins now, or, with `begin=False`, the answer is `None`. A `now_ms` from before the start
+        (of a replica whose clock is behind) is in the window too. A window is forgotten when the longest `length_ms`
+        that it was asked for to begin is over.
+        """
+        ...
+
+    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
+        """How many times in a row, this one included, `digest` came in `scope`.
+
+        Another digest starts at 1, and so does the same one `forget_after_ms` (of the call before) or more after it.
+        """
+        ...
+
+    async def count(self, deltas: Mapping[str, int], *, now_ms: int, keep_until_ms: int) -> None:
+        """Adds to the counters named, all in one step; those that are not there, or are over, start at 0.
+
+        A counter is over from the latest `keep_until_ms` on that it was given.
+        """
+        ...
+
+    async def counters(self, prefix: str, *, now_ms: int) -> Mapping[str, int]:
+        """The counters whose name starts with `prefix` and that are not over."""
         ...
 
     async def ping(self) -> None:

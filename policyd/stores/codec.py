@@ -1,4 +1,4 @@
-"""What a store keeps as text: entries, balances and records as JSON, the cursor of a usage page.
+"""What a store keeps as text: entries, balances and records as JSON, the cursors of pages.
 
 The names in the JSON are those of the dataclasses. Where a field is added with a default, what was written before it
 can still be read.
@@ -23,6 +23,7 @@ decode_entries = Decoder(tuple[Entry, ...]).decode
 decode_balances = Decoder(tuple[Balance, ...]).decode
 decode_record = Decoder(Record).decode
 _cursor_decoder: Decoder[Cursor] = Decoder(Cursor)
+_account_cursor_decoder: Decoder[str] = Decoder(str)
 _encode = Encoder().encode
 
 
@@ -42,3 +43,16 @@ def parse_cursor(cursor: str) -> Cursor:
         return _cursor_decoder.decode(urlsafe_b64decode(cursor))
     except ValueError as error:
         raise ValueError(f"{cursor!r} is not a cursor of a usage page") from error
+
+
+def cursor_after_account(account_key: str) -> str:
+    """The opaque cursor of the page that starts after the account."""
+    return urlsafe_b64encode(_encode(account_key)).decode()
+
+
+def parse_account_cursor(cursor: str) -> str:
+    """What `cursor_after_account` made the cursor from. Raises `ValueError` for anything else."""
+    try:
+        return _account_cursor_decoder.decode(urlsafe_b64decode(cursor))
+    except ValueError as error:
+        raise ValueError(f"{cursor!r} is not a cursor of a page of accounts") from error

@@ -15,16 +15,21 @@ from policyd.core.record import Record
 from policyd.core.reservation import TRANSITIONS, Event, State, is_repetition, next_state
 from policyd.stores import postings
 from policyd.stores.base import (
+    AccountsPage,
     Exists,
     Granted,
     Refused,
     Reservation,
     ReserveResult,
+    Stale,
+    StateChanges,
+    StateItem,
     Swept,
     UsageFilter,
     UsagePage,
 )
-from policyd.stores.codec import cursor_after, parse_cursor
+from policyd.stores.codec import cursor_after, cursor_after_account, parse_account_cursor, parse_cursor
+from policyd.stores.memory_state import MemoryState
 from policyd.stores.postings import EndingEvent, Posting
 
 _NO_AMOUNTS: Amounts = {}
@@ -50,6 +55,7 @@ class MemoryStore:
         self._accounts: dict[str, _AccountRow] = {}
         self._reservations: dict[str, _ReservationRow] = {}
         self._usage: dict[str, Record] = {}
+        self._state = MemoryState()
         self._closed = False
 
     async def reserve(
@@ -61,12 +67,15 @@ class MemoryStore:
         now_ms: int,
         expires_at_ms: int,
         fingerprint: str = "",
+        state_revision: int | None = None,
     ) -> ReserveResult:
         self._check_open()
         if (row := self._reservations.get(reservation_id)) is not None:
             if row.reservation.fingerprint != fingerprint:
                 raise ReservationMismatch(reservation_id)
             return Exists(row.reservation)
+        if state_revision not in (None, self._state.revision):
+            return Stale(self._state.revision)
         balances = self._entry_balances(entries)
         if not postings.all_fit(entries, balances):
             return Refused(balances)
@@ -138,6 +147,7 @@ class MemoryStore:
             for key, row in self._accounts.items()
             if row.reserved or row.account.keep_until_ms is None or row.account.keep_until_ms > now_ms
         }
+        self._state.sweep(now_ms=now_ms, ended_before_ms=ended_before_ms)
         states = [row.reservation.state for row in self._reservations.values()]
         return Swept(expired, open_reservations=states.count(State.RESERVED))
 
@@ -158,6 +168,28 @@ class MemoryStore:
         self._check_open()
         return tuple(self._balance(account, carry) for account, carry in accounts)
 
+    async def accounts(
+        self,
+        *,
+        limit_name: str | None = None,
+        scope: str | None = None,
+        ends_after_ms: int | None = None,
+        page: int,
+        cursor: str = "",
+    ) -> AccountsPage:
+        self._check_open()
+        after = parse_account_cursor(cursor) if cursor else ""
+        found = [
+            (row.account, Balance(row.spent, row.reserved))
+            for key, row in sorted(self._accounts.items())
+            if key > after
+            and limit_name in (None, row.account.limit)
+            and scope in (None, row.account.scope)
+            and (ends_after_ms is None or not row.account.has_ended(ends_after_ms))
+        ]
+        rows = tuple(found[:page])
+        return AccountsPage(rows, next_cursor=cursor_after_account(rows[-1][0].key) if len(found) > page else "")
+
     async def append(self, record: Record) -> None:
         self._check_open()
         self._usage[record.request_id] = record
@@ -173,6 +205,30 @@ class MemoryStore:
         found.sort(key=_age_order, reverse=True)
         page = tuple(found[:limit])
         return UsagePage(page, next_cursor=cursor_after(page[-1]) if len(found) > limit else "")
+
+    async def set_state(self, items: Sequence[StateItem], *, now_ms: int, expected_revision: int | None = None) -> int:
+        self._check_open()
+        return self._state.set_state(items, expected_revision=expected_revision)
+
+    async def state(self, *, since: int = 0) -> StateChanges:
+        self._check_open()
+        return self._state.state(since=since)
+
+    async def begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool = True) -> int | None:
+        self._check_open()
+        return self._state.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
+
+    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
+        self._check_open()
+        return self._state.repeated(scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms)
+
+    async def count(self, deltas: Mapping[str, int], *, now_ms: int, keep_until_ms: int) -> None:
+        self._check_open()
+        self._state.count(deltas, now_ms=now_ms, keep_until_ms=keep_until_ms)
+
+    async def counters(self, prefix: str, *, now_ms: int) -> Mapping[str, int]:
+        self._check_open()
+        return self._state.counters(prefix, now_ms=now_ms)
 
     async def ping(self) -> None:
         self._check_open()

@@ -17,8 +17,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from policyd.core.errors import ConfigError
 from policyd.stores.base import Store
 from policyd.stores.memory import MemoryStore
-from policyd.stores.sqlite import SqliteStore
-from policyd.stores.sqlite_file import Synchronous
+from policyd.stores.sqlite.file import Synchronous
+from policyd.stores.sqlite.store import SqliteStore
 
 ALLOWED = "memory://, sqlite:///relative/file.db, sqlite:////absolute/file.db"
 

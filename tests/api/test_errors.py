@@ -198,12 +198,14 @@ async def test_a_defect_shows_its_caller_nothing_and_its_log_no_content(
     assert "prompt" not in logged
 
 
-MET_AT_ENVOYS_EDGE_ALONE = {
+MET_BY_NO_CALL = {
     errors.BodyTooSlow,
     errors.BodyTooLarge,
     errors.EndpointUnknown,
+    errors.RequestSigned,
     errors.ProtocolError,
     errors.ConfigError,
+    errors.StaleState,
 }
 
 
@@ -214,7 +216,7 @@ def test_every_error_has_a_status() -> None:
                 yield from leaves(below) if below.__subclasses__() else iter((below,))
 
     kinds: set[type[errors.PolicydError]] = {errors.StoreError, *leaves(errors.PolicydError)}
-    for kind in kinds - MET_AT_ENVOYS_EDGE_ALONE - {errors.ReservationEnded}:
+    for kind in kinds - MET_BY_NO_CALL - {errors.ReservationEnded}:
         assert status_of(kind("what happened")).code != code_pb2.INTERNAL, kind
 
 

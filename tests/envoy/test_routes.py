@@ -17,6 +17,9 @@ from tests.envoy.rig import ExtProc, Reply, Upstream, envoy, ext_proc, loopback,
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ANTHROPIC_SDK = {"anthropic-version": "2023-06-01"}
+GOOGLE_KEY = {"x-goog-api-key": "made-up"}
+
+ARN = "arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3Ainference-profile%2Fus.amazon.nova-lite-v1%3A0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ async def rig(*names: str, base_path: str = "") -> AsyncIterator[Rig]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def everything() -> AsyncIterator[Rig]:
-    async with rig("openai", "anthropic", "google", "mistral") as it:
+    async with rig("openai", "anthropic", "google", "mistral", "aws") as it:
         yield it
 
 
@@ -92,18 +95,33 @@ async def openai_alone() -> AsyncIterator[Rig]:
         ("/v1/messages2", {}, "openai", "/v1/messages2"),
         ("/v1/complete2", {}, "openai", "/v1/complete2"),
         ("/v1beta/models/m:generateContent?alt=sse", {}, "google", "/v1beta/models/m:generateContent?alt=sse"),
-        # Paths that two providers have.
+        ("/v1/models/m:generateContent", {}, "google", "/v1/models/m:generateContent"),
+        ("/v1/models/m:streamGenerateContent?alt=sse", {}, "google", "/v1/models/m:streamGenerateContent?alt=sse"),
+        ("/v1/models/m:batchEmbedContents", {}, "google", "/v1/models/m:batchEmbedContents"),
+        ("/v1/models/m:countTokens", {}, "google", "/v1/models/m:countTokens"),
+        ("/v1/models/ft:gpt-4o:org::id", {}, "openai", "/v1/models/ft:gpt-4o:org::id"),
+        ("/v1/tunedModels/m:generateContent", {}, "google", "/v1/tunedModels/m:generateContent"),
+        ("/v1/interactions", {}, "google", "/v1/interactions"),
+        ("/v1/projects/p/locations/l/publishers/google/models/m:predict", {}, "google", None),
+        ("/v1/publishers/google/models/m:generateContent", {}, "google", None),
+        ("/v1beta1/projects/p/locations/l/publishers/google/models/m:generateContent", {}, "google", None),
+        ("/v1alpha/models/m:generateContent", {}, "google", "/v1alpha/models/m:generateContent"),
+        ("/upload/v1beta/files", {}, "google", "/upload/v1beta/files"),
+        ("/model/amazon.nova-lite-v1%3A0/converse", {}, "aws", "/model/amazon.nova-lite-v1%3A0/converse"),
+        # Paths that several providers have.
         ("/v1/models", {}, "openai", "/v1/models"),
         ("/v1/models?limit=1", ANTHROPIC_SDK, "anthropic", "/v1/models?limit=1"),
         ("/v1/files", ANTHROPIC_SDK, "anthropic", "/v1/files"),
+        ("/v1/models", GOOGLE_KEY, "google", "/v1/models"),
     ],
 )
 async def test_a_path_leads_to_its_provider(
-    everything: Rig, path: str, headers: Mapping[str, str], provider: str, path_there: str
+    everything: Rig, path: str, headers: Mapping[str, str], provider: str, path_there: str | None
 ) -> None:
+    """`path_there` is `None` where it is the same."""
     reply = await everything.ask(path, headers)
     assert reply.status == 200
-    assert everything.reached == [(provider, path_there)]
+    assert everything.reached == [(provider, path_there or path)]
     assert everything.told == [([provider], path)]
 
 
@@ -124,6 +142,20 @@ async def test_a_path_leads_to_its_provider(
         # Decoded once and not twice: these stay as they are, for policyd and for the provider alike.
         ("/openai/%252e%252e/anthropic", "openai", "/openai/%252e%252e/anthropic", "/%252e%252e/anthropic"),
         ("/v1/messages%3f", "openai", "/v1/messages%3f", "/v1/messages%3f"),
+        # Nor is an escaped slash a slash to any of them.
+        (
+            "/openai/..%2fanthropic/v1/messages",
+            "openai",
+            "/openai/..%2fanthropic/v1/messages",
+            "/..%2fanthropic/v1/messages",
+        ),
+        ("/v1/chat%2Fcompletions", "openai", "/v1/chat%2Fcompletions", "/v1/chat%2Fcompletions"),
+        ("/v1/chat%5ccompletions", "openai", "/v1/chat%5ccompletions", "/v1/chat%5ccompletions"),
+        ("/v1/messages;v=1", "openai", "/v1/messages;v=1", "/v1/messages;v=1"),
+        (f"/model/{ARN}/converse", "aws", f"/model/{ARN}/converse", f"/model/{ARN}/converse"),
+        (f"/aws/model/{ARN}/converse", "aws", f"/aws/model/{ARN}/converse", f"/model/{ARN}/converse"),
+        ("/model/a%2F..%2Fb/converse", "aws", "/model/a%2F..%2Fb/converse", "/model/a%2F..%2Fb/converse"),
+        ("/model/x/../a%3a0/converse", "aws", "/model/a%3a0/converse", "/model/a%3a0/converse"),
     ],
 )
 async def test_a_path_trick_means_the_same_to_the_route_policyd_and_the_provider(
@@ -138,10 +170,6 @@ async def test_a_path_trick_means_the_same_to_the_route_policyd_and_the_provider
 @pytest.mark.parametrize(
     "path",
     [
-        "/openai%2fv1/models",
-        "/openai/..%2fanthropic/v1/messages",
-        "/v1/chat%2Fcompletions",
-        "/v1/chat%5ccompletions",
         "/v1/messages%00",
         "/v1/messages#/../models",
     ],
@@ -154,7 +182,8 @@ async def test_a_path_that_could_mean_two_things_is_refused(everything: Rig, pat
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/openai", "/OpenAI/v1/models", "/nobody/v1/models", "/v1", "/v2/x", "/V1/models"]
+    "path",
+    ["/", "/openai", "/OpenAI/v1/models", "/nobody/v1/models", "/v1", "/v2/x", "/V1/models", "/openai%2fv1/models"],
 )
 async def test_a_path_of_nobody_is_not_found_in_a_form_that_sdks_read(everything: Rig, path: str) -> None:
     reply = await everything.ask(path)
@@ -174,7 +203,10 @@ async def test_a_path_of_nobody_is_not_found_in_a_form_that_sdks_read(everything
         ("/v1/messages", {}, "anthropic"),
         ("/v1/complete", {}, "anthropic"),
         ("/v1/models", ANTHROPIC_SDK, "anthropic"),
+        ("/v1/models", GOOGLE_KEY, "google"),
+        ("/v1/models/m:generateContent", {}, "google"),
         ("/v1beta/models/m:generateContent", {}, "google"),
+        ("/model/m/converse", {}, "aws"),
     ],
 )
 async def test_a_request_for_a_provider_that_is_not_configured_goes_nowhere(

@@ -11,6 +11,8 @@ import pytest
 from policyd.envoy_config import build_bootstrap
 from policyd.envoy_config.listener import CREDENTIAL_HEADERS
 from policyd.up import EnvoyProcess, find_envoy
+from tests.e2e.providers import signature
+from tests.e2e.providers.simulated import Arrival
 from tests.envoy.rig import CA, NOBODY, envoy, ext_proc, loopback, readme_examples, request, upstream
 
 CREDENTIALS = {name: f"secret-{name}" for name in CREDENTIAL_HEADERS if name != "set-cookie"}
@@ -55,7 +57,7 @@ async def test_credentials_reach_the_provider_and_never_policyd() -> None:
 
 
 async def test_a_key_from_a_file_reaches_the_provider_and_never_policyd(tmp_path: Path) -> None:
-    *_, injection, secrets = readme_examples()
+    *_, injection, secrets, _ = readme_examples()
     key_file = tmp_path / "openai-key"
     key_file.write_text("sk-from-a-file")
     secrets["secrets"][0]["generic_secret"]["secret"]["filename"] = str(key_file)
@@ -69,6 +71,25 @@ async def test_a_key_from_a_file_reaches_the_provider_and_never_policyd(tmp_path
             assert (await request(process.listen_address, "/v1/models", headers=headers)).status == 200
     assert openai.seen[0].headers["authorization"] == "Bearer sk-from-a-file"
     assert "sk-" not in str(policyd.exchanges)
+
+
+@pytest.mark.parametrize("model", ["amazon.nova-lite-v1%3A0", "arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Ap%2Fnova"])
+async def test_envoy_signs_what_policyd_lets_pass(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up-secret")
+    *_, signing = readme_examples()
+    async with upstream() as bedrock, ext_proc() as policyd:
+        bootstrap = build_bootstrap(loopback(f"aws={bedrock.url}"), policyd_address=policyd.address)
+        (options,) = bootstrap["static_resources"]["clusters"][1]["typed_extension_protocol_options"].values()
+        options |= signing
+        async with EnvoyProcess(bootstrap, binary=find_envoy()) as process:
+            path = f"/aws/model/{model}/converse"
+            reply = await request(process.listen_address, path, method="POST", body=b'{"messages":[]}')
+    assert reply.status == 200
+    (seen,) = bedrock.seen
+    assert seen.path == f"/model/{model}/converse"
+    assert signature.holds(Arrival(seen.method, seen.path, seen.headers, seen.body), secret_key="made-up-secret")
+    assert "authorization" not in policyd.exchanges[0].request_headers
 
 
 async def test_a_large_prompt_reaches_policyd_whole_before_the_provider() -> None:

@@ -256,6 +256,14 @@ class TestOutcomes:
             assert (world.record.outcome, world.record.provider) == (Outcome.REJECTED, "openai")
 
 
+@pytest.mark.parametrize("path", ["/v1/chat%2Fcompletions", "/v1//chat/completions", "/v1/chat/completions;v=1"])
+async def test_another_spelling_of_an_endpoint_that_costs_is_refused_even_where_unknown_ones_pass(path: str) -> None:
+    envoy = Envoy(World(policy(unknown_endpoint=UnknownEndpoint.PASS)))
+    await envoy.request(request_headers(chat(), path=path), [chat()])
+    assert envoy.client.status == 404
+    assert wire.decision_fields(envoy.client.body)["reason"] == "endpoint_unknown"
+
+
 async def forwarded(
     mode: BodyMode, policy: Policy, body: bytes, chunks: Sequence[bytes] | None = None, **headers: str
 ) -> Envoy:

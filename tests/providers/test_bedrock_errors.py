@@ -1,10 +1,11 @@
-"""Refusals in Bedrock's own error shape. Where boto3 is installed, it raises its natural exceptions."""
+"""Refusals in Bedrock's own error shape. boto3 raises its natural exceptions."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import boto3
 import pytest
 
 from policyd.providers.base import ErrorInfo
@@ -57,7 +58,6 @@ def test_a_long_message_is_one_event(wire: Any) -> None:
 @pytest.fixture
 def bedrock(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a client for the server at an address."""
-    boto3: Any = pytest.importorskip("boto3")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "k")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")

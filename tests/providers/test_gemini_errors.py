@@ -36,7 +36,7 @@ def error(status: int) -> ErrorInfo:
         (503, "UNAVAILABLE"),
     ],
 )
-@pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
+@pytest.mark.parametrize("wire", [GEMINI_GENERATE, GEMINI_EMBEDDINGS], ids=lambda wire: wire.name)
 def test_bodies(wire: WireFormat, status: int, word: str) -> None:
     body = json.loads(wire.error_body(error(status)))
     assert body["error"] == {
@@ -46,6 +46,14 @@ def test_bodies(wire: WireFormat, status: int, word: str) -> None:
         "details": [
             {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "LIMIT_EXCEEDED", "domain": "policyd"}
         ],
+        "policyd": {"remaining_usd": float(EXACT), "limits": [{"name": "a"}]},
+    }
+
+
+def test_the_code_of_an_interactions_error_is_a_word_because_the_sdk_takes_no_number() -> None:
+    assert json.loads(GEMINI_INTERACTIONS.error_body(error(402)))["error"] == {
+        "code": "limit_exceeded",
+        "message": "The budget\n\nis spent.",
         "policyd": {"remaining_usd": float(EXACT), "limits": [{"name": "a"}]},
     }
 

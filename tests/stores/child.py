@@ -14,7 +14,7 @@ from pathlib import Path
 from policyd.core.errors import StoreError
 from policyd.core.policy import Metric
 from policyd.stores.base import Granted
-from policyd.stores.sqlite import SqliteStore
+from policyd.stores.sqlite.store import SqliteStore
 from tests.stores.building import NOW_MS, TTL_MS, entry, record
 
 STORM_WORKERS = 16

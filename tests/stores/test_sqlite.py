@@ -16,13 +16,13 @@ from threading import Thread
 import pytest
 
 from policyd.core.errors import ConfigError, ReservationNotFound, StoreError, StoreUnavailable
-from policyd.core.ledger import Balance
+from policyd.core.ledger import Account, Balance
 from policyd.core.policy import Metric
 from policyd.core.reservation import State
-from policyd.stores import sqlite as sqlite_module
-from policyd.stores.base import Granted, Refused, ReserveResult, Store, UsageFilter
-from policyd.stores.sqlite import SqliteStore
-from policyd.stores.sqlite_file import SCHEMA_VERSION, Synchronous
+from policyd.stores.base import Granted, Refused, ReserveResult, Stale, StateItem, Store, UsageFilter
+from policyd.stores.sqlite import ledger, runtime, usage_records
+from policyd.stores.sqlite.file import SCHEMA_VERSION, Synchronous
+from policyd.stores.sqlite.store import SqliteStore
 from tests.stores import child
 from tests.stores.building import NOW_MS, TTL_MS, account, entry, record
 
@@ -187,6 +187,15 @@ class TestSharing:
             assert isinstance(await reserve(other, "r2", 600), Refused)
             assert await settle(other, "r1", 100) is State.RESERVED
             assert await settle(store, "r1", 100) is State.SETTLED
+
+    async def test_what_one_sets_the_next_reservation_of_another_knows(self, file: Path, store: SqliteStore) -> None:
+        async with opened(file) as other:
+            await other.set_state([StateItem("block", "a", "1")], now_ms=NOW_MS)
+            result = await store.reserve(
+                "r1", entries=[], record=record(), now_ms=NOW_MS, expires_at_ms=NOW_MS + TTL_MS, state_revision=0
+            )
+            assert result == Stale(1)
+            assert await store.state() == await other.state()
 
     def test_several_may_create_the_file_at_once(self, tmp_path: Path) -> None:
         def create(file: Path) -> SqliteStore:
@@ -388,6 +397,22 @@ class TestFile:
         assert f"version {SCHEMA_VERSION + 6}" in message
         assert f"up to {SCHEMA_VERSION}" in message
 
+    async def test_a_file_of_the_first_schema_is_brought_up_to_date_without_loss(self, file: Path) -> None:
+        with closing(sqlite3.connect(file)) as other:
+            other.executescript((REPOSITORY / "tests/stores/schema_version_1.sql").read_text())
+        async with opened(file) as store:
+            on = Account("budget", "project=acme", 1, 2_000_000_000_000, 2_100_000_000_000)
+            assert (await store.accounts(page=9)).rows == ((on, Balance(40, 30)),)
+            assert (await store.get("settled")).state is State.SETTLED
+            assert [each.request_id for each in (await store.usage(UsageFilter(), limit=9)).records] == ["settled"]
+            assert await settle(store, "open", 25) is State.RESERVED
+            assert await store.balances([(on, None)]) == (Balance(65, 0),)
+            assert await store.set_state([StateItem("block", "a", "1")], now_ms=NOW_MS) == 1
+        with closing(sqlite3.connect(file)) as other:
+            assert other.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        async with opened(file) as store:
+            assert (await store.state()).revision == 1
+
     @pytest.mark.parametrize("statement", ["CREATE TABLE notes (text)", "PRAGMA user_version = 1"])
     def test_the_database_of_another_program_is_left_alone(self, file: Path, statement: str) -> None:
         with closing(sqlite3.connect(file)) as other:
@@ -401,11 +426,14 @@ class TestFile:
         assert [each.name for each in file.parent.iterdir()] == [file.name]
 
 
+STEPS = (ledger, usage_records, runtime)
+
+
 def _statements() -> list[str]:
     """Every statement of the store that looks for something."""
-    texts = [text for text in vars(sqlite_module).values() if isinstance(text, str)]
+    texts = [text for module in STEPS for text in vars(module).values() if isinstance(text, str)]
     searching = [text for text in texts if re.match(r"\s*(SELECT|UPDATE|DELETE)\b", text)]
-    listing = sqlite_module._SELECT_USAGE + sqlite_module._WITH_ATTRIBUTE + sqlite_module._NEWEST_FIRST
+    listing = usage_records._SELECT_USAGE + usage_records._WITH_ATTRIBUTE + usage_records._NEWEST_FIRST
     return [*searching, listing]
 
 
@@ -420,4 +448,4 @@ async def test_every_search_has_its_index(store: SqliteStore, statement: str) ->
 
 
 async def test_the_statements_are_found() -> None:
-    assert len(_statements()) >= 12
+    assert len(_statements()) >= 20

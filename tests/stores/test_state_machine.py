@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,7 @@ from policyd.core.errors import PolicydError
 from policyd.core.ledger import Carry, Entry
 from policyd.core.policy import Metric
 from policyd.core.reservation import State
-from policyd.stores.base import Granted, Reservation, Store, Swept, UsageFilter
+from policyd.stores.base import Granted, Reservation, StateChanges, StateItem, Store, Swept, UsageFilter
 from policyd.stores.url import open_store
 from tests.stores.building import account, record
 from tests.stores.conftest import STORES, store_url
@@ -50,6 +51,11 @@ def entry_lists(draw: st.DrawFn) -> list[Entry]:
         )
         for chosen in draw(st.lists(st.sampled_from(draw(st.sampled_from(TOGETHER))), unique=True))
     ]
+
+
+STATE_ITEMS = st.builds(
+    StateItem, kind=st.sampled_from(["block", "override"]), key=st.sampled_from("xy"), value=st.sampled_from(["", "1"])
+)
 
 
 def expiry_charges(reservation: Reservation) -> Counter[str]:
@@ -116,8 +122,18 @@ class Stores(RuleBasedStateMachine):
         fingerprint=st.sampled_from(["", "f"]),
         ttl_ms=st.integers(1, 40),
         project=PROJECTS,
+        behind=st.none() | st.sampled_from([0, 0, 0, 1]),
     )
-    def reserve(self, reservation_id: str, entries: list[Entry], fingerprint: str, ttl_ms: int, project: str) -> None:
+    def reserve(
+        self,
+        reservation_id: str,
+        entries: list[Entry],
+        fingerprint: str,
+        ttl_ms: int,
+        project: str,
+        behind: int | None,
+    ) -> None:
+        known = None if behind is None else self.state_revision() - behind
         answer = self.on_all(
             lambda store: store.reserve(
                 reservation_id,
@@ -126,9 +142,11 @@ class Stores(RuleBasedStateMachine):
                 now_ms=self.now_ms,
                 expires_at_ms=self.now_ms + ttl_ms,
                 fingerprint=fingerprint,
+                state_revision=known,
             )
         )
         if isinstance(answer, Granted):
+            assert not behind
             self.charged[reservation_id] = Counter()
             self.check_caps(entries, {each.account.key: each.amount for each in entries})
 
@@ -224,6 +242,55 @@ class Stores(RuleBasedStateMachine):
             return list(found)
 
         self.on_all(pages)
+
+    @rule(
+        limit_name=st.none() | st.sampled_from(["cost", "minute", "none"]),
+        scope=st.none() | st.sampled_from([COST.scope, ""]),
+        page=st.integers(1, 3),
+    )
+    def list_accounts(self, limit_name: str | None, scope: str | None, page: int) -> None:
+        async def pages(store: Store) -> list[object]:
+            found = [await store.accounts(limit_name=limit_name, scope=scope, page=page)]
+            while cursor := found[-1].next_cursor:
+                found.append(await store.accounts(limit_name=limit_name, scope=scope, page=page, cursor=cursor))
+            return list(found)
+
+        self.on_all(pages)
+
+    def state_revision(self) -> int:
+        changes = self.on_all(lambda store: store.state())
+        assert isinstance(changes, StateChanges)
+        return changes.revision
+
+    @rule(items=st.lists(STATE_ITEMS, max_size=3), lived_ms=st.integers(0, 60), behind=st.sampled_from([None, 0, 1]))
+    def set_state(self, items: list[StateItem], lived_ms: int, behind: int | None) -> None:
+        dated = [replace(item, expires_at_ms=self.now_ms + lived_ms) if lived_ms else item for item in items]
+        before = self.state_revision()
+        expected = None if behind is None else before - behind
+        self.on_all(lambda store: store.set_state(dated, now_ms=self.now_ms, expected_revision=expected))
+        assert self.state_revision() == before + (not behind)
+        self.on_all(lambda store: store.state(since=before))
+
+    @rule(key=st.sampled_from("vw"), length_ms=st.integers(1, 50), late_ms=st.integers(-5, 5), begin=st.booleans())
+    def begin_window(self, key: str, length_ms: int, late_ms: int, begin: bool) -> None:
+        now_ms = self.now_ms + late_ms
+        starts_at_ms = self.on_all(
+            lambda store: store.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
+        )
+        assert not begin or (isinstance(starts_at_ms, int) and now_ms < starts_at_ms + length_ms)
+
+    @rule(scope=st.sampled_from("st"), digest=st.sampled_from("ab"), forget_after_ms=st.integers(0, 50))
+    def repeated(self, scope: str, digest: str, forget_after_ms: int) -> None:
+        self.on_all(lambda store: store.repeated(scope, digest, now_ms=self.now_ms, forget_after_ms=forget_after_ms))
+
+    @rule(
+        deltas=st.dictionaries(st.sampled_from(["a/x", "a/y", "b"]), st.integers(-9, 9)),
+        kept_ms=st.integers(-5, 50),
+    )
+    def count(self, deltas: dict[str, int], kept_ms: int) -> None:
+        self.on_all(lambda store: store.count(deltas, now_ms=self.now_ms, keep_until_ms=self.now_ms + kept_ms))
+        self.on_all(lambda store: store.counters("", now_ms=self.now_ms))
+        self.on_all(lambda store: store.counters("a/", now_ms=self.now_ms))
 
     @invariant()
     def balances_are_equal_and_money_is_conserved(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from policyd.core.errors import ConfigError
 from policyd.stores.memory import MemoryStore
-from policyd.stores.sqlite import SqliteStore
+from policyd.stores.sqlite.store import SqliteStore
 from policyd.stores.url import open_store
 
 

@@ -11,7 +11,6 @@ from policyd.core.errors import BodyUnreadable
 from policyd.core.usage import OUTPUT_TOKEN_KINDS
 from policyd.providers.base import OUTPUT_TOKENS_MAX, ErrorInfo, RawRequest, RequestEdits, RequestFacts, Vendor
 from policyd.providers.framing.json_edit import remove_member, set_member
-from policyd.providers.gemini.errors import error_body
 from policyd.providers.gemini.interactions_reply import InteractionReply
 from policyd.providers.gemini.prompt import GeminiPrompt
 from policyd.providers.gemini.reply import charges_by_prompt
@@ -80,12 +79,17 @@ class GeminiInteractions:
         return InteractionReply(facts)
 
     def error_body(self, error: ErrorInfo) -> bytes:
-        return error_body(error)
+        return msgspec.json.encode({"error": _error_fields(error)})
 
     def error_event(self, error: ErrorInfo) -> bytes:
-        # The SDK yields it as any other event: its errors have a code and a message.
-        fields = {"code": error.reason, "message": error.message, "policyd": error.policyd}
-        return b"event: error\ndata: " + msgspec.json.encode({"event_type": "error", "error": fields}) + b"\n\n"
+        # The SDK yields it as any other event.
+        event = {"event_type": "error", "error": _error_fields(error)}
+        return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
+
+
+def _error_fields(error: ErrorInfo) -> Json:
+    """Other than elsewhere at Google, its code is a word: the SDK takes no number for one."""
+    return {"code": error.reason, "message": error.message, "policyd": error.policyd}
 
 
 def _facts(document: Json, *, identity: Sequence[str]) -> RequestFacts:

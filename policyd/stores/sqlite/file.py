@@ -12,10 +12,7 @@ from policyd.core.errors import ConfigError
 APPLICATION_ID = 0x706F6C79
 """Marks the file as policyd's own ("poly"), in SQLite's `application_id`."""
 
-SCHEMA_VERSION = 1
-"""In SQLite's `user_version`. A file with a higher one is refused."""
-
-SCHEMA = (
+_LEDGER = (
     # The ledger: one small row an account, found by its key only.
     """
     CREATE TABLE accounts (
@@ -52,9 +49,56 @@ SCHEMA = (
     """,
     # The order of a listing. With the attributes in it, a filter reads no record that it does not want.
     "CREATE INDEX usage_by_age ON usage (at_ms, request_id, attributes)",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+
+_RUNTIME_STATE = (
+    "CREATE TABLE state_revision (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), revision INTEGER NOT NULL)",
+    "INSERT INTO state_revision VALUES (1, 0)",
+    """
+    CREATE TABLE state_items (
+        kind          TEXT NOT NULL,
+        key           TEXT NOT NULL,
+        value         TEXT NOT NULL,     -- JSON; empty: deleted
+        expires_at_ms INTEGER,           -- NULL: never
+        revision      INTEGER NOT NULL,
+        place         INTEGER NOT NULL,  -- among the items of its revision
+        PRIMARY KEY (kind, key)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX state_items_by_age ON state_items (revision, place)",
+    "CREATE INDEX state_items_to_forget ON state_items (expires_at_ms) WHERE expires_at_ms IS NOT NULL",
+    """
+    CREATE TABLE windows (
+        key           TEXT PRIMARY KEY,
+        starts_at_ms  INTEGER NOT NULL,
+        ends_at_ms    INTEGER NOT NULL   -- by the longest length that it was asked for with
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX windows_to_forget ON windows (ends_at_ms)",
+    """
+    CREATE TABLE runs (
+        scope         TEXT PRIMARY KEY,
+        digest        TEXT NOT NULL,
+        times         INTEGER NOT NULL,  -- in a row
+        forget_at_ms  INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX runs_to_forget ON runs (forget_at_ms)",
+    """
+    CREATE TABLE counters (
+        name          TEXT PRIMARY KEY,
+        value         INTEGER NOT NULL,
+        keep_until_ms INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX counters_to_forget ON counters (keep_until_ms)",
+)
+
+MIGRATIONS = (_LEDGER, _RUNTIME_STATE)
+"""What makes version n + 1 of the schema out of version n. A new file is at version 0 and goes through all of them."""
+
+SCHEMA_VERSION = len(MIGRATIONS)
+"""In SQLite's `user_version`. A file with a higher one is refused."""
 
 WAL_ATTEMPTS_MAX = 100
 
@@ -82,7 +126,7 @@ def open_file(
             _check(writing, path)
             _switch_to_wal(writing)
             writing.execute(f"PRAGMA synchronous = {synchronous}")
-            _create_schema(writing)
+            _migrate(writing)
             reading = opened.enter_context(closing(_connect(path, busy_timeout_ms)))
             reading.execute("PRAGMA query_only = ON")
         except sqlite3.Error as error:
@@ -128,12 +172,17 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
     raise sqlite3.OperationalError("the write-ahead log cannot be switched on: the file is in use")
 
 
-def _create_schema(connection: sqlite3.Connection) -> None:
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Brings the file to this version's schema, in one transaction: a file is never left half-way."""
     connection.execute("BEGIN IMMEDIATE")
     # Looked at again under the lock: another process may have been first.
-    if _pragma(connection, "user_version") == 0:
-        for statement in SCHEMA:
-            connection.execute(statement)
+    version = _pragma(connection, "user_version")
+    if version < SCHEMA_VERSION:
+        for statements in MIGRATIONS[version:]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
 
 
