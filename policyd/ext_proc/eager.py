@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from functools import partial
 from typing import Any
 
 
@@ -17,30 +16,33 @@ def run_eagerly(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | No
         awaited = coroutine.send(None)
     except StopIteration:
         return None
-    return asyncio.ensure_future(_finish(coroutine, awaited))
+    return asyncio.get_running_loop().create_task(_Rest(coroutine, awaited))
 
 
-async def _finish(coroutine: Coroutine[Any, Any, None], awaited: object) -> None:
-    await _Rest(coroutine, awaited)
+class _Rest(Coroutine[Any, Any, None]):
+    """A coroutine that stands at a wait, as one that begins with that wait.
 
-
-class _Rest:
-    """A coroutine that stands at a wait."""
+    Not a coroutine around it: a task that is cancelled before its first step would not let that one begin, and so tell
+    the coroutine inside nothing of its end.
+    """
 
     def __init__(self, coroutine: Coroutine[Any, Any, None], awaited: object) -> None:
         self._coroutine = coroutine
         self._awaited = awaited
+        self._has_begun = False
+
+    def send(self, value: Any) -> Any:
+        if self._has_begun:
+            return self._coroutine.send(value)
+        self._has_begun = True
+        return self._awaited
+
+    def throw(self, *error: Any) -> Any:
+        self._has_begun = True
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, None]:
-        coroutine, awaited = self._coroutine, self._awaited
-        while True:
-            try:
-                answer = yield awaited
-            except BaseException as error:  # noqa: BLE001 - cancellation above all: the coroutine's own to handle
-                step = partial(coroutine.throw, error)
-            else:
-                step = partial(coroutine.send, answer)
-            try:
-                awaited = step()
-            except StopIteration:
-                return
+        return self._coroutine.__await__()
