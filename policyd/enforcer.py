@@ -18,6 +18,7 @@ from policyd.core.errors import ReservationError, ReservationNotFound, StoreUnav
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
 from policyd.core.limits import applied_limits
+from policyd.core.money import divide_up
 from policyd.core.own_prices import Tariff
 from policyd.core.policy import Action, Policy, Unbounded
 from policyd.core.pricing import NO_TERMS, Price, PriceBook
@@ -25,6 +26,7 @@ from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.reservation import State
 from policyd.core.usage import Usage
 from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, price_served
+from policyd.learning import PREFIX, Corrections, Lessons, corrections, keep_until_ms
 from policyd.stores.base import Exists, Granted, Refused, Reservation, Stale, Store, Swept, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
 
@@ -105,6 +107,10 @@ class Observer(Protocol):
 
     def swept(self, swept: Swept) -> None: ...
 
+    def learned(self, corrections: Corrections) -> None:
+        """What estimates go by from now on."""
+        ...
+
 
 class Enforcer:
     def __init__(
@@ -123,6 +129,7 @@ class Enforcer:
         self._policy = policy
         self._observer = observer
         self._open: set[str] = set()
+        self._lessons = Lessons()
 
     @property
     def policy(self) -> Policy:
@@ -168,8 +175,17 @@ class Enforcer:
     async def reserve(self, ask: Ask, *, fingerprint: str = "", ttl_seconds: int | None = None) -> Verdict:
         """Holds the request's estimate on every limit that applies, or says which refused.
 
-        Raises `RequestError`s for requests that cannot be priced, `ReservationMismatch`, `StoreError`s.
+        A long prompt is not counted where a bound on its tokens fits. Raises `RequestError`s for requests that cannot
+        be priced, `ReservationMismatch`, `StoreError`s.
         """
+        if ask.is_long:
+            by_bound = replace(ask, by_bound=True)
+            verdict = await self._reserve(by_bound, fingerprint=fingerprint, ttl_seconds=ttl_seconds)
+            if verdict.decision.allowed:
+                return verdict
+        return await self._reserve(ask, fingerprint=fingerprint, ttl_seconds=ttl_seconds)
+
+    async def _reserve(self, ask: Ask, *, fingerprint: str, ttl_seconds: int | None) -> Verdict:
         began = perf_counter()
         estimate = await self.estimate(ask)
         now_ms = self.now_ms()
@@ -264,6 +280,8 @@ class Enforcer:
         The price is that of the request's moment, of the model that the reply names if that has one.
         """
         ended = await self._end(record, ending, price=estimate.price, tariff=estimate.tariff, estimate=estimate)
+        if not ended.repeated:
+            self._note(ended.record, estimate)
         self.let_go(record.request_id)
         return ended.record
 
@@ -368,7 +386,35 @@ class Enforcer:
         for record in swept.expired:
             self._observer.ended(record, None)
 
+    async def learn(self) -> None:
+        """Shares what exchanges have taught since the last time, and takes in what all replicas were taught."""
+        now_ms = self.now_ms()
+        lessons = self._lessons.take()
+        if lessons:
+            try:
+                counting = self._store.count(lessons, now_ms=now_ms, keep_until_ms=keep_until_ms(now_ms))
+                await self._timed("count", counting)
+            except StoreUnavailable:
+                self._lessons.give_back(lessons)
+                raise
+        counters = await self._timed("counters", self._store.counters(PREFIX, now_ms=now_ms))
+        learned = corrections(counters, now_ms=now_ms)
+        self._estimator.use_corrections(learned)
+        self._observer.learned(learned)
+
     # --- parts ---
+
+    def _note(self, record: Record, estimate: Estimate) -> None:
+        """Learns from an exchange that was served whole and whose provider reported its usage."""
+        usage = record.usage
+        if usage is None or record.outcome is not Outcome.SERVED or record.usage_source is not UsageSource.REPORTED:
+            return
+        who, now_ms = {"provider": record.provider, "model": record.model}, self.now_ms()
+        if estimate.counted_input_tokens is not None:
+            counted = estimate.counted_input_tokens
+            self._lessons.input(**who, counted_tokens=counted, reported_tokens=usage.input_tokens, now_ms=now_ms)
+        tokens = divide_up(usage.output_tokens, estimate.choices)
+        self._lessons.output(**who, endpoint=record.endpoint, tokens=tokens, now_ms=now_ms)
 
     async def _end(
         self, record: Record, ending: Ending, *, price: Price | None, tariff: Tariff, estimate: Estimate | None

@@ -20,7 +20,9 @@ from policyd.core.policy import Metric, Policy, Unbounded, UnknownModel, Unknown
 from policyd.core.pricing import Price, PriceBook, PricedModel
 from policyd.core.record import Record
 from policyd.core.usage import Usage
+from policyd.learning import Corrections
 from policyd.providers.base import CacheWrite, RequestFacts
+from policyd.providers.vendors import vendor_named
 from policyd.tokens import TokenCount, TokenCounter
 
 EXPECTED_OUTPUT_PERCENT_BOUNDED = 75
@@ -31,6 +33,9 @@ EXPECTED_OUTPUT_PERCENT_UNBOUNDED = 50
 
 COUNT_INLINE_CHARACTERS_MAX = 32_768
 """Longest prompt that is counted on the event loop (a few milliseconds); longer ones are counted in a thread."""
+
+BOUND_FIRST_CHARACTERS_MIN = 262_144
+"""From this length on a prompt is not counted at all if the bound on its tokens fits every limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,13 @@ class Ask:
     """The snapshot that the exchange began with."""
     input_tokens: int | None = None
     """As the caller counted them; `None`: the prompt in `facts` has to be counted."""
+    by_bound: bool = False
+    """Whether a bound on the input is enough, so that nothing has to be counted."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether counting the prompt takes so long that the bound is tried first."""
+        return self.input_tokens is None and _characters(self.facts) >= BOUND_FIRST_CHARACTERS_MIN
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -58,6 +70,11 @@ class Estimator:
     def __init__(self, *, prices: PriceBook, counter: TokenCounter) -> None:
         self._prices = prices
         self.counter = counter
+        self._corrections = Corrections()
+
+    def use_corrections(self, corrections: Corrections) -> None:
+        """Estimates from now on by what exchanges have taught."""
+        self._corrections = corrections
 
     def use_prices(self, prices: PriceBook) -> None:
         """Prices what is estimated from now on by another book."""
@@ -78,15 +95,22 @@ class Estimator:
         tariff = self.tariff(policy)
         priced = _priced(ask, tariff, now_ms=now_ms)
         price = priced.price if priced is not None else None
-        count = await self._count(ask)
+        counted = await self._count(ask)
+        count = self._corrections.corrected(counted, provider=ask.provider, model=facts.model)
+        learned_output = self._corrections.output_tokens(
+            provider=ask.provider, model=facts.model, endpoint=ask.endpoint
+        )
         if facts.max_output_tokens is not None:
-            bound = facts.max_output_tokens
-            expected_output = bound * EXPECTED_OUTPUT_PERCENT_BOUNDED // 100
+            bound = max(facts.max_output_tokens, vendor_named(ask.provider).output_floor)
+            expected_output = facts.max_output_tokens * EXPECTED_OUTPUT_PERCENT_BOUNDED // 100
             confidence = Confidence.HIGH
         else:
             bound = _default_output_bound(policy, priced, input_tokens=count.tokens)
             expected_output = min(bound, policy.default_max_output_tokens * EXPECTED_OUTPUT_PERCENT_UNBOUNDED // 100)
             confidence = Confidence.MEDIUM
+        if learned_output is not None:
+            expected_output = min(bound, learned_output)
+        teaches_input = not (counted.exact or ask.by_bound or facts.prompt.hides_input)
         return Estimate(
             price=price,
             tariff=tariff,
@@ -94,6 +118,8 @@ class Estimator:
             maximum=_maximum(price, facts, input_tokens=count.upper_bound, output_tokens=bound * facts.choices),
             confidence=confidence if count.exact else Confidence.LOW,
             bounded=facts.max_output_tokens is not None or policy.unbounded is Unbounded.SET_MAXIMUM,
+            counted_input_tokens=counted.tokens if teaches_input else None,
+            choices=facts.choices,
         )
 
     def estimate_again(self, record: Record, policy: Policy) -> Estimate:
@@ -125,11 +151,16 @@ class Estimator:
     async def _count(self, ask: Ask) -> TokenCount:
         if ask.input_tokens is not None:
             return TokenCount(tokens=ask.input_tokens, upper_bound=ask.input_tokens, exact=True)
-        prompt = ask.facts.prompt
-        characters = sum(map(len, prompt.texts))
-        if characters <= COUNT_INLINE_CHARACTERS_MAX:
-            return self.counter.count_prompt(prompt, provider=ask.provider, model=ask.facts.model)
-        return await asyncio.to_thread(self.counter.count_prompt, prompt, provider=ask.provider, model=ask.facts.model)
+        prompt, provider, model = ask.facts.prompt, ask.provider, ask.facts.model
+        if ask.by_bound:
+            return self.counter.bound_prompt(prompt, provider=provider, model=model)
+        if _characters(ask.facts) <= COUNT_INLINE_CHARACTERS_MAX:
+            return self.counter.count_prompt(prompt, provider=provider, model=model)
+        return await asyncio.to_thread(self.counter.count_prompt, prompt, provider=provider, model=model)
+
+
+def _characters(facts: RequestFacts) -> int:
+    return sum(map(len, facts.prompt.texts))
 
 
 def price_asked(ask: Ask, tariff: Tariff, *, now_ms: int) -> Price | None:
@@ -147,16 +178,16 @@ def price_served(
     was asked for gives way only to one that they set for the name in the reply: who prices a deployment or an alias
     means it, whichever of the provider's models is behind it.
     """
-    model = response_model or record.model
-    if asked is None or (model == record.model and not terms):
+    if asked is None or (response_model is None and not terms):
         return asked
     all_terms = {**record.terms, **terms}
-    served = tariff.find(provider=record.provider, model=model, at_ms=record.at_ms, terms=all_terms)
-    if served is None or not served.own:
-        meant = tariff.find(provider=record.provider, model=record.model, at_ms=record.at_ms, terms=all_terms)
-        if meant is not None and meant.own:
-            served = meant
-    return served.price if served is not None else asked
+    named, meant = (
+        tariff.find(provider=record.provider, model=model, at_ms=record.at_ms, terms=all_terms)
+        for model in (response_model or record.model, record.model)
+    )
+    if named is None or (not named.own and meant is not None and meant.own):
+        named = meant
+    return named.price if named is not None else asked
 
 
 def check_guess(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
@@ -192,6 +223,9 @@ def _find_price(
     tariff: Tariff, *, provider: str, model: str, terms: Mapping[str, str], at_ms: int, unknown: UnknownModel
 ) -> PricedModel | None:
     found = tariff.find(provider=provider, model=model, at_ms=at_ms, terms=terms)
+    served_as = vendor_named(provider).served_as.get(model.lower())
+    if served_as is not None and (found is None or not found.own):
+        found = tariff.find(provider=provider, model=served_as, at_ms=at_ms, terms=terms) or found
     if found is not None:
         return found
     if unknown.action is UnknownModelAction.FREE:

@@ -41,6 +41,8 @@ from policyd.tokens import TokenCounter
 
 FILE_POLL_SECONDS = 1.0
 SWEEP_SECONDS = 5.0
+LEARN_SECONDS = 30.0
+"""How often replicas share what exchanges have taught."""
 RENEWALS_PER_TTL = 4
 """A hold is renewed this often in its life, so that a missed renewal or two do no harm."""
 
@@ -200,6 +202,7 @@ class Server:
             self._policy.watch(interval_seconds=FILE_POLL_SECONDS),
             self._repeat(self._renew, lambda: self.policy.reservations.ttl_seconds / RENEWALS_PER_TTL),
             self._repeat(enforcer.sweep, lambda: SWEEP_SECONDS),
+            self._repeat(enforcer.learn, lambda: LEARN_SECONDS),
         ):
             self._start_chore(chore)
 

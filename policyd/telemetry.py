@@ -31,6 +31,7 @@ from policyd.core.money import NANOS_PER_USD, format_usd
 from policyd.core.record import Outcome, Record
 from policyd.core.times import iso_time
 from policyd.core.usage import Usage
+from policyd.learning import Corrections
 from policyd.stores.base import Swept
 
 LABEL_VALUES_MAX = 500
@@ -134,6 +135,18 @@ class Telemetry:
         self._open_exchanges = Gauge(
             "policyd_open_exchanges", "Exchanges that are passing through this process now.", registry=registry
         )
+        self._input_ratio = Gauge(
+            "policyd_learned_input_ratio",
+            "Input tokens that providers report over those that are counted, where counts are inexact.",
+            ("provider", "model"),
+            registry=registry,
+        )
+        self._output_tokens = Gauge(
+            "policyd_learned_output_tokens",
+            "How long a reply is expected to be, in tokens.",
+            ("provider", "endpoint", "model"),
+            registry=registry,
+        )
         self._reloads = Counter(
             "policyd_policy_reloads", "Times the policy file was read again.", ("result",), registry=registry
         )
@@ -175,6 +188,18 @@ class Telemetry:
     def swept(self, swept: Swept) -> None:
         self._open_holds.set(swept.open_reservations)
         self._expired.inc(len(swept.expired))
+
+    def learned(self, corrections: Corrections) -> None:
+        self._input_ratio.clear()
+        self._output_tokens.clear()
+        for subject, found in corrections.learned.items():
+            model = self._bounded("model", subject.model)
+            if model == OTHER:
+                continue
+            if subject.kind == "input":
+                self._input_ratio.labels(subject.provider, model).set(found.value / 1000)
+            else:
+                self._output_tokens.labels(subject.provider, subject.endpoint, model).set(found.value)
 
     # --- what the server tells ---
 

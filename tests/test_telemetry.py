@@ -20,6 +20,7 @@ from policyd.core.estimate import Confidence, Estimate
 from policyd.core.own_prices import Tariff
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.usage import Usage
+from policyd.learning import Corrections, Learned, Subject
 from policyd.stores.base import Swept
 from policyd.telemetry import LABEL_LENGTH_MAX, LABEL_VALUES_MAX, LineWriter, Telemetry, log_line, usage_fields
 from tests.builders import NOW_MS, price_of, published_prices
@@ -31,6 +32,13 @@ ESTIMATE = Estimate(
     maximum=Usage(input=10, output=200),
     confidence=Confidence.HIGH,
     bounded=True,
+)
+
+LEARNED = Corrections(
+    {
+        Subject("input", "anthropic", "", "claude"): Learned(1150, 20),
+        Subject("output", "openai", "chat.completions", "gpt-4o"): Learned(320, 20),
+    }
 )
 
 SERVED = Record(
@@ -180,6 +188,21 @@ WHO = {"provider": "openai", "model": "gpt-4o"}
 
 
 class TestMetrics:
+    def test_what_was_learned(self) -> None:
+        observer, _ = telemetry()
+        observer.learned(LEARNED)
+        assert value(observer, "policyd_learned_input_ratio", provider="anthropic", model="claude") == 1.15
+        learned = {"provider": "openai", "endpoint": "chat.completions", "model": "gpt-4o"}
+        assert value(observer, "policyd_learned_output_tokens", **learned) == 320
+        observer.learned(Corrections())
+        assert not any("learned" in name for name, _ in samples(observer)), "what is known no longer is not shown"
+
+    def test_models_that_were_learned_of_are_bounded(self) -> None:
+        observer, _ = telemetry()
+        many = {Subject("input", "p", "", str(number)): Learned(1000, 20) for number in range(LABEL_VALUES_MAX + 9)}
+        observer.learned(Corrections(many))
+        assert sum(name == "policyd_learned_input_ratio" for name, _ in samples(observer)) == LABEL_VALUES_MAX
+
     def test_every_name(self) -> None:
         """Dashboards and alerts are built on these."""
         observer, _ = telemetry()
@@ -187,6 +210,7 @@ class TestMetrics:
             observer.ended(record, ESTIMATE)
         observer.store_call("reserve", 0.001, failed=True)
         observer.swept(Swept((), 0))
+        observer.learned(LEARNED)
         observer.policy_in_force("abc")
         observer.policy_reloaded(ok=True)
         observer.prices_in_force(source="p 1", revision="123")
@@ -197,6 +221,8 @@ class TestMetrics:
         }
         assert names == {
             "policyd_exchanges_total",
+            "policyd_learned_input_ratio",
+            "policyd_learned_output_tokens",
             "policyd_denials_total",
             "policyd_tokens_total",
             "policyd_cost_usd_total",

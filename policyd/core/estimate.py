@@ -45,6 +45,11 @@ class Estimate:
     confidence: Confidence
     bounded: bool
     """Whether the output cannot pass `maximum`: the client gave a maximum, or policyd sets one."""
+    counted_input_tokens: int | None = None
+    """The input as it was counted, before anything learned was applied; `None` where the provider's number would teach
+    nothing: the count is exact, or the request does not show all of its input."""
+    choices: int = 1
+    """How many replies the output is for."""
 
     @property
     def expected_cost_nanos(self) -> int:

@@ -27,6 +27,8 @@ class Detail(StrEnum):
     AUTO = "auto"
     LOW = "low"
     HIGH = "high"
+    ORIGINAL = "original"
+    """As it is, as far as the model goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,18 @@ class Prompt:
     """Every piece of text that the provider turns into tokens, as it does so: each piece is counted by itself."""
     overhead_tokens: int = 0
     """Tokens that the provider adds around the pieces (roles, separators)."""
+    possible_tokens: int = 0
+    """Tokens that it adds on some requests and on most not: they are part of the bound alone."""
     images: tuple[Image, ...] = ()
     unread_bytes: int = 0
     """Bytes of parts that cannot be counted (audio, documents), each at most one token; allowances for what the request
     does not show count as bytes too."""
     exact: bool = True
     """Whether counting the pieces exactly gives what the provider will report."""
+    has_tools: bool = False
+    """Whether tools are defined in a format that models of other makers are given in one of their own."""
+    hides_input: bool = False
+    """Whether there is input that the request only refers to, and for which an allowance stands in `unread_bytes`."""
 
 
 class CacheWrite(StrEnum):
@@ -249,6 +257,10 @@ class Vendor:
     """
     output_maximum: str = "max_tokens"
     """The member of a chat completion request by which policy sets the maximum of its output."""
+    output_floor: int = 0
+    """Tokens that a reply can have though a smaller maximum was asked for: the vendor raises it or thinks beside it."""
+    served_as: Mapping[str, str] = field(default_factory=dict)
+    """Retired models that it goes on taking requests for, in lower case, and which dearer model serves them."""
     completion_maximum: int | None = None
     """What bounds the output of a legacy completion whose request does not; `None` where it is not known."""
     exact_prompts: bool = False

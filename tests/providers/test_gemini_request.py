@@ -237,7 +237,8 @@ def test_calls_results_and_code(spelled: str) -> None:
         )
     prompt = prompt_of(*parts)
     assert prompt.texts == ("count", '{"of":"é"}', "count", '{"n":2}', "more", "print(2)", "2", "Hm.")
-    assert prompt.overhead_tokens == 6 + 20 + 6, "the signature of a text costs nothing"
+    assert prompt.overhead_tokens == 6 + 6
+    assert prompt.possible_tokens == 20, "the signature of a text costs nothing"
     assert prompt.unread_bytes == 0
 
 
@@ -363,7 +364,7 @@ def test_input_in_any_form() -> None:
     ]
     prompt = interaction(input=steps).prompt
     assert prompt.texts == ("a", "b", "c", "d", "count", '{"of":"e"}', "count", '{"n":2}', "count", "g", "h")
-    assert prompt.overhead_tokens == 10 + 6 + 6 + 6
+    assert (prompt.overhead_tokens, prompt.possible_tokens) == (6 + 6 + 6, 10)
     assert interaction(input={"type": "text", "text": "a"}).prompt.texts == ("a",)
     assert interaction(input=["a", {"type": "text", "text": "b"}]).prompt.texts == ("a", "b")
 

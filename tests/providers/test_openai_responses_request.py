@@ -23,8 +23,8 @@ from policyd.providers.base import (
     RequestFacts,
     Vendor,
 )
+from policyd.providers.openai.prompt import HIDDEN_TOKENS
 from policyd.providers.openai.responses import SEARCHES_MAX
-from policyd.providers.openai.responses_prompt import HIDDEN_TOKENS
 from policyd.providers.registry import OPENAI_RESPONSES, OPENAI_RESPONSES_COMPACT
 from policyd.providers.vendors import OPENAI, VENDORS
 from policyd.tokens import TokenCounter
@@ -169,10 +169,21 @@ def test_reasoning_that_comes_back_is_bounded_by_its_size() -> None:
     assert prompt_of(input=[item]).unread_bytes == 300
 
 
-def test_an_answer_schema_is_counted() -> None:
-    schema = {"type": "json_schema", "name": "answer", "schema": {"type": "object"}}
-    prompt = prompt_of(text={"format": schema})
-    assert '{"type":"object"}' in prompt.texts
+def test_tools_that_are_added_on_the_way_come_with_instructions() -> None:
+    added, found = (
+        prompt_of(input=[{"type": kind, "tools": [{"type": "function", "name": "a"}]}])
+        for kind in ("additional_tools", "tool_search_output")
+    )
+    assert added.texts == found.texts
+    assert added.overhead_tokens == found.overhead_tokens + 110
+
+
+@pytest.mark.parametrize(("model", "around"), [("gpt-4o", 7), ("gpt-5", 6)])
+def test_an_answer_schema_is_counted(model: str, around: int) -> None:
+    schema = {"type": "json_schema", "name": "answer", "schema": {"type": "object", "required": []}}
+    prompt = prompt_of(model=model, text={"format": schema})
+    assert prompt.texts[-2:] == ("answer", '{"type":"object"}')
+    assert prompt.overhead_tokens == prompt_of(model=model).overhead_tokens + around
     assert not prompt.exact
     assert prompt_of(text={"format": {"type": "text"}}).exact
 

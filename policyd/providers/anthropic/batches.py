@@ -104,9 +104,11 @@ def _joined(prompts: Iterable[Prompt]) -> Prompt:
     return Prompt(
         texts=tuple(text for prompt in prompts for text in prompt.texts),
         overhead_tokens=sum(prompt.overhead_tokens for prompt in prompts),
+        possible_tokens=sum(prompt.possible_tokens for prompt in prompts),
         images=tuple(image for prompt in prompts for image in prompt.images),
         unread_bytes=sum(prompt.unread_bytes for prompt in prompts),
         exact=False,
+        hides_input=any(prompt.hides_input for prompt in prompts),
     )
 
 

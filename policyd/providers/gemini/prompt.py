@@ -2,8 +2,8 @@
 
 Google publishes neither its chat format nor how it writes tools out, so no prompt is exact. The numbers of tokens
 around the texts were measured on recorded requests whose input count Google reported. An answer schema costs nothing.
-The signature that comes with a call brings the thought before it back as input, on some requests and not on others;
-counted as it is here it bounds those that do, because too low a count would let a budget be overspent.
+The signature that comes with a call brings the thought before it back as input, on some requests and not on others: it
+is part of the bound alone.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class GeminiPrompt:
 
     def add_signature(self, signature: Any) -> None:
         if isinstance(signature, str):
-            self._builder.overhead_tokens += len(signature) // _SIGNATURE_CHARS_PER_TOKEN
+            self._builder.possible_tokens += len(signature) // _SIGNATURE_CHARS_PER_TOKEN
 
     def add_function(self, declaration: Any) -> None:
         self._builder.overhead_tokens += _FUNCTION_TOKENS

@@ -73,7 +73,7 @@ class OpenAITranscription(OpenAIWire):
         builder.text(optional_text(form.document, "prompt"))
         shown = sum(map(sum, form.file_bytes.values()))
         # Audio that is only named, or stands in JSON, may be of any length.
-        builder.hidden(min(shown, AUDIO_TOKENS_MAX) if form.file_bytes else AUDIO_TOKENS_MAX)
+        builder.allow(min(shown, AUDIO_TOKENS_MAX) if form.file_bytes else AUDIO_TOKENS_MAX)
         return RequestFacts(
             model=requested_model(form.document, request),
             # Not even where it asks for events: a transcript as plain text must not be taken for them.

@@ -69,7 +69,7 @@ def _prompt(form: FormRequest) -> Prompt:
     images += int(form.document.get("mask") is not None) + sum(map(len, form.file_bytes.values()))
     if images > IMAGES_MAX + 1:
         raise BodyUnreadable(f"images: expected at most {IMAGES_MAX} and a mask")
-    builder.hidden(INPUT_IMAGE_TOKENS * images)
+    builder.allow(INPUT_IMAGE_TOKENS * images)
     return builder.prompt()
 
 
