@@ -16,14 +16,15 @@ from policyd.clock import Clock
 from policyd.core.decision import NO_CHANGES, Decision, LimitReport, charges, decide, entries
 from policyd.core.errors import ReservationError, ReservationNotFound, StoreUnavailable
 from policyd.core.estimate import Estimate, cost_nanos
-from policyd.core.ledger import Entry
-from policyd.core.limits import AppliedLimit, applied_limits, first_use_windows
+from policyd.core.ledger import Balance, Entry
+from policyd.core.limits import AppliedLimit, applied_limits, first_use_windows, limits_by_name
 from policyd.core.money import divide_up
 from policyd.core.own_prices import Tariff
-from policyd.core.policy import Policy, Unbounded
+from policyd.core.policy import Hold, Policy, Unbounded
 from policyd.core.pricing import NO_TERMS, Price, PriceBook
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.reservation import State
+from policyd.core.rules import NO_RULING, Fill, Ruling, Situation, judge, limits_read
 from policyd.core.runtime import Block, Blocked, RuntimeState
 from policyd.core.usage import Usage
 from policyd.estimator import (
@@ -39,7 +40,7 @@ from policyd.first_use import FirstUseWindows
 from policyd.learning import PREFIX, Corrections, Lessons, corrections, keep_until_ms
 from policyd.providers.base import RequestFacts
 from policyd.repeating import changes_recorded, repeated_decision, with_passed
-from policyd.revising import REVISIONS_MAX, Plan, revised
+from policyd.revising import REVISIONS_MAX, Plan, revised, ruled
 from policyd.runtime_state import FollowedState
 from policyd.stores.base import Exists, Reservation, ReserveResult, Stale, Store, Swept, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
@@ -216,8 +217,7 @@ class Enforcer:
         """How every limit that applies to `attributes` stands now. Raises `AttributeMissing`."""
         await self._state.refresh()
         applied = await self._applied(policy, attributes, state=self._state.current, now_ms=self.now_ms(), begin=False)
-        accounts = [(item.account, item.carry) for item in applied]
-        balances = await self._timed("balances", self._store.balances(accounts))
+        balances = await self._balances(applied)
         return tuple(
             LimitReport(
                 limit=item.limit,
@@ -467,20 +467,23 @@ class Enforcer:
 
     async def _tried(self, ask: Ask, attempt: Callable[[Plan], Awaitable[_Tried]], *, now_ms: int) -> _Tried:
         """The first plan for the request that fits; if none does, the request as it came."""
-        if ask.is_long:
+        if ask.is_long and not ask.policy.rules:
             # A bound tells what fits for sure, not how much too much a request is: it is tried, and never revised.
             tried = await attempt(await self._plan(replace(ask, by_bound=True), now_ms=now_ms))
             if tried.decision.allowed:
                 return tried
-        first = tried = await attempt(await self._plan(ask, now_ms=now_ms))
+        plan = await self._plan(ask, now_ms=now_ms)
+        ruling = await self._ruling(plan, now_ms=now_ms)
+        plan = await ruled(plan, ruling, estimator=self._estimator, now_ms=now_ms)
+        first = tried = await attempt(plan)
         for _ in range(REVISIONS_MAX):
-            if tried.decision.allowed:
+            if tried.decision.allowed or tried.decision.ruling.denied_by is not None:
                 return tried
-            plan = await revised(tried.plan, tried.decision, estimator=self._estimator, now_ms=now_ms)
-            if plan is None:
+            revision = await revised(tried.plan, tried.decision, estimator=self._estimator, now_ms=now_ms)
+            if revision is None:
                 return first
             try:
-                tried = await attempt(plan)
+                tried = await attempt(revision)
             except Blocked:  # the model that it was switched to
                 return first
         return tried if tried.decision.allowed else first
@@ -488,18 +491,51 @@ class Enforcer:
     async def _plan(self, ask: Ask, *, now_ms: int) -> Plan:
         return Plan(ask, await self._estimator.estimate(ask, now_ms=now_ms))
 
+    async def _ruling(self, plan: Plan, *, now_ms: int) -> Ruling:
+        """What the rules say to the request as it came."""
+        ask, estimate = plan.ask, plan.estimate
+        if not ask.policy.rules:
+            return NO_RULING
+        situation = Situation(
+            attributes=ask.policy.grouping.complete(ask.attributes),
+            estimated=estimate.amounts(Hold.MAXIMUM),
+            fills=await self._fills(ask, now_ms=now_ms),
+        )
+        return judge(ask.policy.rules, situation)
+
+    async def _fills(self, ask: Ask, *, now_ms: int) -> Mapping[str, Fill]:
+        """How full the limits are that rules look at and that apply to the request."""
+        names = limits_read(ask.policy.rules)
+        if not names:
+            return {}
+        wanted = first_use_windows(ask.policy, ask.attributes)
+        begun = await self._first_use.begun(wanted, now_ms=now_ms, begin=False)
+        applied = limits_by_name(
+            ask.policy, names, ask.attributes, now_ms=now_ms, begun=begun, state=self._state.current
+        )
+        balances = await self._balances(applied)
+        return {
+            item.limit.name: Fill(used=balance.used, amount=item.limit.amount)
+            for item, balance in zip(applied, balances, strict=True)
+        }
+
+    async def _balances(self, applied: Sequence[AppliedLimit]) -> tuple[Balance, ...]:
+        return await self._timed("balances", self._store.balances([(item.account, item.carry) for item in applied]))
+
     async def _weigh(self, plan: Plan, *, now_ms: int) -> _Tried:
         ask = plan.ask
         state = await self._unblocked(ask)
         applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=False)
         wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
-        accounts = [(item.account, item.carry) for item in applied]
-        balances = await self._timed("balances", self._store.balances(accounts))
-        decision = decide(applied, wanted, balances, plan.estimate, now_ms=now_ms, changes=plan.changes)
+        balances = await self._balances(applied)
+        decision = _decided(plan, applied, wanted, balances, now_ms=now_ms)
         return _Tried(plan, decision, at_ms=now_ms)
 
     async def _hold(self, plan: Plan, *, now_ms: int, expires_at_ms: int, fingerprint: str) -> _Tried | Stale:
         ask = plan.ask
+        # What was granted before stays granted, whatever the rules have come to say.
+        if plan.ruling.denied_by is not None and not (fingerprint and await self._is_known(ask.request_id)):
+            return await self._weigh(plan, now_ms=now_ms)
         state = await self._unblocked(ask, fingerprint)
         applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=True)
         wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
@@ -519,7 +555,7 @@ class Enforcer:
             return result
         if isinstance(result, Exists):
             return self._repeated(plan, result.reservation, now_ms=now_ms)
-        decision = decide(applied, wanted, result.balances, plan.estimate, now_ms=now_ms, changes=plan.changes)
+        decision = _decided(plan, applied, wanted, result.balances, now_ms=now_ms)
         return _Tried(plan, decision, at_ms=now_ms, expires_at_ms=expires_at_ms if decision.allowed else None)
 
     def _repeated(self, plan: Plan, reservation: Reservation, *, now_ms: int) -> _Tried:
@@ -613,12 +649,19 @@ class _Tried:
     earlier: State | None = None
 
 
+def _decided(
+    plan: Plan, applied: Sequence[AppliedLimit], wanted: Sequence[Entry], balances: Sequence[Balance], *, now_ms: int
+) -> Decision:
+    return decide(applied, wanted, balances, plan.estimate, now_ms=now_ms, changes=plan.changes, ruling=plan.ruling)
+
+
 def _verdict(tried: _Tried, *, policy_us: int) -> Verdict:
     plan, decision = tried.plan, tried.decision
     facts = plan.ask.facts
+    denying_rule = decision.ruling.denied_by
     record = replace(
         _pending_record(plan, now_ms=tried.at_ms),
-        denied_by=_names(decision.denials),
+        denied_by=((denying_rule.label,) if denying_rule is not None else ()) + _names(decision.denials),
         shadow_denied_by=_names(decision.shadow_denials),
         warned_by=_names(decision.warnings),
         policy_us=policy_us,
@@ -651,6 +694,8 @@ def _pending_record(plan: Plan, *, now_ms: int) -> Record:
         attributes=dict(ask.identity),
         switched_by=changes.switched_by,
         clamped_by=changes.clamped_by,
+        rules=plan.ruling.names,
+        shadow_rules=plan.ruling.shadow_names,
         streamed=ask.facts.streamed,
         terms=dict(ask.facts.terms),
         expected=estimate.expected,

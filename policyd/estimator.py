@@ -208,6 +208,7 @@ def check_models(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
     named = [("unknown_model.price_as", policy.unknown_model.model)]
     named += [(f"prices[{index}].price_as", own.price_as) for index, own in enumerate(policy.prices.entries)]
     named += [(f"switch_to of the limit {limit.name}", limit.switch_to) for limit in policy.limits]
+    named += [(f"switch_to of the rule {rule.name}", rule.switch_to) for rule in policy.rules]
     mistakes = [
         f'{where}: found "{model}", expected a model with a known price'
         for where, model in dict.fromkeys(named)

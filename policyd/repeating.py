@@ -10,6 +10,7 @@ from policyd.core.estimate import Estimate
 from policyd.core.ledger import Entry
 from policyd.core.policy import Action, Limit, Policy
 from policyd.core.record import Record
+from policyd.core.rules import rules_named
 from policyd.stores.base import Reservation
 
 
@@ -34,6 +35,7 @@ def repeated_decision(policy: Policy, reservation: Reservation, estimate: Estima
         shadow_denials=tuple(_passed(reports, Action.SHADOW)),
         warnings=tuple(_passed(reports, Action.WARN)),
         changes=changes,
+        ruling=rules_named(policy.rules, fired=reservation.record.rules, shadowed=reservation.record.shadow_rules),
     )
 
 

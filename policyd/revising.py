@@ -1,4 +1,7 @@
-"""What becomes of a request that does not fit as it came: it is clamped, switched to a cheaper model, or refused.
+"""How a request is changed before it goes upstream, by rules and by limits.
+
+What rules say is done first, and to every request that they fire for; where it cannot be done the request is refused.
+Then limits decide what becomes of a request that does not fit: it is clamped, switched to a cheaper model, or refused.
 
 The numbers it was refused by say what would fit, so a change is tried with those; another request may have taken the
 room meanwhile, so it may be refused again. After `REVISIONS_MAX` changes the refusal stands.
@@ -21,6 +24,7 @@ from policyd.core.decision import NO_CHANGES, Changes, Decision, highest_output_
 from policyd.core.errors import RequestError
 from policyd.core.estimate import Estimate
 from policyd.core.policy import Action, Limit
+from policyd.core.rules import NO_RULING, Ruling
 from policyd.estimator import Ask, Estimator
 from policyd.providers.base import RequestEdits, RequestFacts
 from policyd.providers.vendors import vendor_named
@@ -37,6 +41,32 @@ class Plan:
     changes: Changes = NO_CHANGES
     requested_model: str | None = None
     """The model that the client asked for, where it is another one now."""
+    ruling: Ruling = NO_RULING
+
+
+async def ruled(plan: Plan, ruling: Ruling, *, estimator: Estimator, now_ms: int) -> Plan:
+    """The plan as the rules want it. If they refuse the request, or what they change cannot be changed, it is as it was
+    and its ruling says so."""
+    changed: Plan | None = plan
+    if (rule := ruling.switch) is not None and rule.switch_to not in {None, plan.ask.facts.model}:
+        model = rule.switch_to or ""
+        changed = await _with_model(plan, model, by=(rule.label,), estimator=estimator, now_ms=now_ms)
+        if changed is None:
+            return replace(plan, ruling=ruling.failed(rule))
+    if (rule := ruling.clamp) is not None and rule.max_output_tokens is not None:
+        changed = _with_rules_maximum(changed or plan, rule.max_output_tokens, by=rule.label)
+        if changed is None:
+            return replace(plan, ruling=ruling.failed(rule))
+    return replace(changed or plan, ruling=ruling)
+
+
+def _with_rules_maximum(plan: Plan, tokens: int, *, by: str) -> Plan | None:
+    """The plan with a maximum output of `tokens` for a choice at most; a lower one of the client's stays."""
+    # Below its vendor's floor a maximum bounds nothing.
+    highest = max(tokens, vendor_named(plan.ask.provider).output_floor)
+    if plan.estimate.bounded and plan.estimate.maximum.output_tokens <= highest * plan.estimate.choices:
+        return plan
+    return _with_maximum(plan, highest, by=(by,))
 
 
 async def revised(plan: Plan, refusal: Decision, *, estimator: Estimator, now_ms: int) -> Plan | None:
@@ -51,9 +81,20 @@ def _refusing(refusal: Decision, action: Action) -> list[Limit]:
 async def _switched(plan: Plan, refusal: Decision, *, estimator: Estimator, now_ms: int) -> Plan | None:
     by = _refusing(refusal, Action.SWITCH_MODEL)
     model = by[0].switch_to if by else None
-    if model is None or plan.changes.model is not None or not estimator.is_priced(model, ask=plan.ask, now_ms=now_ms):
+    if model is None or plan.changes.model is not None:
         return None
-    changes = replace(plan.changes, model=model, switched_by=tuple(limit.name for limit in by))
+    names = tuple(limit.name for limit in by)
+    switched = await _with_model(plan, model, by=names, estimator=estimator, now_ms=now_ms)
+    if switched is None or switched.estimate.maximum_cost_nanos >= plan.estimate.maximum_cost_nanos:
+        return None
+    return switched
+
+
+async def _with_model(plan: Plan, model: str, *, by: tuple[str, ...], estimator: Estimator, now_ms: int) -> Plan | None:
+    """The plan with another model; `None` if the provider has no price for it, or the request no place."""
+    if not estimator.is_priced(model, ask=plan.ask, now_ms=now_ms):
+        return None
+    changes = replace(plan.changes, model=model, switched_by=by)
     facts = _reread(plan.ask, changes)
     if facts is None:
         return None
@@ -62,9 +103,7 @@ async def _switched(plan: Plan, refusal: Decision, *, estimator: Estimator, now_
         estimate = await estimator.estimate(ask, now_ms=now_ms)
     except RequestError:
         return None
-    if estimate.maximum_cost_nanos >= plan.estimate.maximum_cost_nanos:
-        return None
-    return Plan(ask, estimate, changes, requested_model=plan.ask.facts.model)
+    return replace(plan, ask=ask, estimate=estimate, changes=changes, requested_model=plan.ask.facts.model)
 
 
 def _clamped(plan: Plan, refusal: Decision) -> Plan | None:
@@ -78,12 +117,18 @@ def _clamped(plan: Plan, refusal: Decision) -> Plan | None:
     tokens = highest_output_tokens(refusal, choices=choices, least=least)
     if tokens is None:
         return None
-    by = dict.fromkeys((*plan.changes.clamped_by, *(limit.name for limit in clamping)))
-    changes = replace(plan.changes, max_output_tokens=tokens, clamped_by=tuple(by))
+    return _with_maximum(plan, tokens, by=tuple(limit.name for limit in clamping))
+
+
+def _with_maximum(plan: Plan, tokens: int, *, by: tuple[str, ...]) -> Plan | None:
+    """The plan with `tokens` as the maximum output of a choice; `None` if the request has no place for one."""
+    all_by = tuple(dict.fromkeys((*plan.changes.clamped_by, *by)))
+    changes = replace(plan.changes, max_output_tokens=tokens, clamped_by=all_by)
     facts = _reread(plan.ask, changes)
     if facts is None:
         return None
-    ask, estimate = replace(plan.ask, facts=facts), plan.estimate.bounded_to(tokens * choices)
+    ask = replace(plan.ask, facts=facts)
+    estimate = plan.estimate.bounded_to(tokens * plan.ask.facts.choices)
     return replace(plan, ask=ask, estimate=estimate, changes=changes)
 
 

@@ -77,14 +77,20 @@ class Telemetry:
         )
         self._denials = Counter(
             "policyd_denials",
-            "Requests that a limit or a block refused, or a limit would have refused in shadow.",
+            "Requests that a limit, a rule or a block refused, or a limit would have refused in shadow.",
             ("limit", "action", *who),
             registry=registry,
         )
         self._changed = Counter(
             "policyd_changed_requests",
-            "Requests that a limit let pass with a warning, clamped or with another model.",
+            "Requests that limits let pass with a warning, or that limits or rules clamped or sent to another model.",
             ("limit", "action", *who),
+            registry=registry,
+        )
+        self._rules = Counter(
+            "policyd_rules",
+            "Requests that a rule fired for, or would have in shadow.",
+            ("rule", "mode", *who),
             registry=registry,
         )
         self._tokens = Counter("policyd_tokens", "Tokens by kind.", ("kind", "source", *who), registry=registry)
@@ -172,16 +178,7 @@ class Telemetry:
     def ended(self, record: Record, estimate: Estimate | None) -> None:
         who = self._who(record)
         self._exchanges.labels(record.decision, record.outcome, *who).inc()
-        for action, limits in (("deny", record.denied_by), ("shadow", record.shadow_denied_by)):
-            for limit in limits:
-                self._denials.labels(self._bounded("limit", limit), action, *who).inc()
-        for action, limits in (
-            ("warn", record.warned_by),
-            ("clamp", record.clamped_by),
-            ("switch_model", record.switched_by),
-        ):
-            for limit in limits:
-                self._changed.labels(limit, action, *who).inc()
+        self._count_actions(record, who)
         if record.usage is not None:
             for kind, units in record.usage.by_kind().items():
                 counter = self._pieces if kind in PIECE_KINDS else self._tokens
@@ -238,6 +235,22 @@ class Telemetry:
         self._prices_reloads.labels("ok" if ok else "failed").inc()
 
     # --- parts ---
+
+    def _count_actions(self, record: Record, who: tuple[str, ...]) -> None:
+        """Counts what limits and rules did."""
+        for action, limits in (("deny", record.denied_by), ("shadow", record.shadow_denied_by)):
+            for limit in limits:
+                self._denials.labels(self._bounded("limit", limit), action, *who).inc()
+        for action, limits in (
+            ("warn", record.warned_by),
+            ("clamp", record.clamped_by),
+            ("switch_model", record.switched_by),
+        ):
+            for limit in limits:
+                self._changed.labels(limit, action, *who).inc()
+        for mode, rules in (("enabled", record.rules), ("shadow", record.shadow_rules)):
+            for rule in rules:
+                self._rules.labels(rule, mode, *who).inc()
 
     def _measure(self, record: Record, estimate: Estimate) -> None:
         self._duration_seconds.labels(record.provider).observe(record.duration_ms / 1000)
@@ -302,6 +315,8 @@ def log_line(record: Record) -> bytes:
         "warned_by": record.warned_by,
         "clamped_by": record.clamped_by,
         "switched_by": record.switched_by,
+        "rules": record.rules,
+        "shadow_rules": record.shadow_rules,
         "status": record.status,
         "provider": record.provider,
         "endpoint": record.endpoint,

@@ -21,10 +21,13 @@ from typer.core import TyperGroup
 
 from policyd.cli import app
 from policyd.config import Settings, parse_policy
+from policyd.config.conditions import CONDITION_KEYS
 from policyd.config.limits_section import LIMIT_KEYS
 from policyd.config.policy_file import POLICY_KEYS
+from policyd.config.rules_section import RULE_KEYS
 from policyd.core.errors import ConfigError
 from policyd.core.policy import Action, Metric, Policy
+from policyd.core.rules import RuleAction
 from policyd.core.windows import CalendarUnit
 from policyd.envoy_config import EnvoySettings
 from policyd.estimator import check_models
@@ -188,7 +191,10 @@ def test_parts_of_policies_are_good(part: str) -> None:
     check_models(policy, published_prices(), now_ms=NOW_MS)
 
 
-@pytest.mark.parametrize("key", sorted({*POLICY_KEYS, *LIMIT_KEYS, *Metric, *CalendarUnit, *Action, "lifetime"}))
+WORDS = (*POLICY_KEYS, *LIMIT_KEYS, *RULE_KEYS, *CONDITION_KEYS)
+
+
+@pytest.mark.parametrize("key", sorted({*WORDS, *Metric, *CalendarUnit, *Action, *RuleAction, "lifetime"}))
 def test_the_policy_page_has_every_word(key: str) -> None:
     assert re.search(rf"\b{key}\b", text(POLICY_PAGE))
 

@@ -99,7 +99,13 @@ RECORDS = {
 """One record of every outcome."""
 
 CHANGED = replace(
-    SERVED, warned_by=("soft",), clamped_by=("daily", "monthly"), switched_by=("dear",), requested_model="o1"
+    SERVED,
+    warned_by=("soft",),
+    clamped_by=("daily", "monthly"),
+    switched_by=("dear",),
+    requested_model="o1",
+    rules=("told",),
+    shadow_rules=("tried",),
 )
 
 COMMON = (
@@ -114,7 +120,7 @@ USAGE = '"usage":{"input":7,"output":50,"cached_input":3,"reasoning":10},"usage_
 NO_USAGE = '"usage":null,"usage_source":"none"'
 HELD = '"estimated_cost_usd":0.002025'
 TOOK = '"confidence":"high","duration_ms":1250,"policy_ms":1.007'
-PASSED = '"warned_by":[],"clamped_by":[],"switched_by":[]'
+PASSED = '"warned_by":[],"clamped_by":[],"switched_by":[],"rules":[],"shadow_rules":[]'
 NOBODY = f'"denied_by":[],"shadow_denied_by":[],{PASSED}'
 
 LINES = {
@@ -162,6 +168,10 @@ class TestTheLogLine:
         line = json.loads(log_line(CHANGED))
         assert (line["warned_by"], line["clamped_by"]) == (["soft"], ["daily", "monthly"])
         assert (line["switched_by"], line["requested_model"], line["model"]) == (["dear"], "o1", "gpt-4o")
+
+    def test_the_rules_that_fired(self) -> None:
+        line = json.loads(log_line(CHANGED))
+        assert (line["rules"], line["shadow_rules"]) == (["told"], ["tried"])
 
     def test_usage_shows_input_and_output_always(self) -> None:
         assert usage_fields(Usage()) == {"input": 0, "output": 0}
@@ -238,6 +248,7 @@ class TestMetrics:
             "policyd_learned_output_tokens",
             "policyd_denials_total",
             "policyd_changed_requests_total",
+            "policyd_rules_total",
             "policyd_tokens_total",
             "policyd_cost_usd_total",
             "policyd_actual_to_expected_cost_ratio",
@@ -304,6 +315,12 @@ class TestMetrics:
             for limit, action in (("soft", "warn"), ("daily", "clamp"), ("monthly", "clamp"), ("dear", "switch_model"))
         } == {("soft", "warn"): 1, ("daily", "clamp"): 1, ("monthly", "clamp"): 1, ("dear", "switch_model"): 1}
         assert "policyd_denials_total" not in {name for name, _ in samples(observer)}
+
+    def test_the_rules_that_fired(self) -> None:
+        observer, _ = telemetry()
+        observer.ended(CHANGED, ESTIMATE)
+        assert value(observer, "policyd_rules_total", rule="told", mode="enabled", **WHO) == 1
+        assert value(observer, "policyd_rules_total", rule="tried", mode="shadow", **WHO) == 1
 
     def test_only_what_was_served_tells_how_good_the_estimate_was(self) -> None:
         observer, _ = telemetry()

@@ -12,6 +12,7 @@ from policyd.core.money import NANOS_PER_USD
 from policyd.core.policy import Metric
 from policyd.core.record import Record
 from policyd.core.reservation import State
+from policyd.core.rules import Rule
 from policyd.core.runtime import Block
 from policyd.core.scopes import shown
 from policyd.core.usage import Usage
@@ -36,6 +37,7 @@ def duration(microseconds: int) -> Duration:
 
 def verdict(decision: Decision) -> verdict_pb2.Verdict:
     retry_after_seconds, remaining = decision.retry_after_seconds, decision.budget_remaining_nanos
+    denied_by = decision.ruling.denied_by
     return verdict_pb2.Verdict(
         decision=verdict_pb2.DECISION_ALLOW if decision.allowed else verdict_pb2.DECISION_DENY,
         denials=map(limit_report, decision.denials),
@@ -47,6 +49,18 @@ def verdict(decision: Decision) -> verdict_pb2.Verdict:
         clamped_by=decision.changes.clamped_by,
         switched_by=decision.changes.switched_by,
         switched_model=decision.changes.model,
+        rules=decision.ruling.names,
+        shadow_rules=decision.ruling.shadow_names,
+        rule_denial=rule_denial(denied_by) if denied_by is not None else None,
+    )
+
+
+def rule_denial(rule: Rule) -> verdict_pb2.RuleDenial:
+    return verdict_pb2.RuleDenial(
+        rule=rule.name,
+        http_status=rule.status,
+        refusal_message=rule.refusal.message,
+        refusal_fields=rule.refusal.fields,
     )
 
 
@@ -147,4 +161,6 @@ def usage_record(record: Record) -> usage_pb2.UsageRecord:
         clamped_by=record.clamped_by,
         switched_by=record.switched_by,
         requested_model=record.requested_model,
+        rules=record.rules,
+        shadow_rules=record.shadow_rules,
     )

@@ -1,6 +1,5 @@
 """`limits:` in the policy file."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -9,27 +8,16 @@ from policyd.config.actions import ACTION_KEYS, read_on_exceed
 from policyd.config.caps import CAP_KEYS, Cap, read_caps
 from policyd.config.matching import Attributes, read_match, read_per
 from policyd.config.pools import Pools
-from policyd.config.problems import Mistake, Position, Problems
-from policyd.config.section import Section, unique_entries
+from policyd.config.problems import Position, Problems
+from policyd.config.refusals import read_refusal, refusal_status
+from policyd.config.section import Section
 from policyd.config.tiers_section import TierAmounts
-from policyd.config.values import choice, expected, found
-from policyd.config.yaml_tree import ListTree, Tree
+from policyd.config.values import choice
+from policyd.config.yaml_tree import ListTree
 from policyd.core.grouping import TIER
-from policyd.core.policy import Hold, Limit, Match, Metric, Refusal
-
-REFUSAL_FIELDS_RESERVED = (
-    "reason",
-    "request_id",
-    "limits",
-    "limit_usd",
-    "spent_usd",
-    "remaining_usd",
-    "estimated_cost_usd",
-)
-"""What a refusal's `policyd` object says by itself, and an operator's own field cannot."""
+from policyd.core.policy import Hold, Limit, Match, Metric
 
 LIMIT_KEYS = ("name", *CAP_KEYS, "per", "match", "pool", "hold", *ACTION_KEYS, "status", "refusal")
-_LIMIT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def read_limits(
@@ -49,7 +37,7 @@ def read_limits(
         if entries is None:
             continue
         section = Section(entries, path=item_path, keys=LIMIT_KEYS, problems=problems)
-        name = section.require("name", _limit_name, "", expectation="a name such as team-monthly-spend")
+        name = section.require("name", values.stable_name, "", expectation="a name such as team-monthly-spend")
         _check_unique(section, name, named)
         found = _limits(section, name, attributes, tiers)
         pools.take(section, found)
@@ -82,10 +70,10 @@ def _limits(section: Section, name: str, attributes: Attributes, tiers: TierAmou
         action=on_exceed.action,
         min_output_tokens=on_exceed.min_output_tokens,
         switch_to=on_exceed.switch_to,
-        refusal=_refusal(section),
-        pool=section.read("pool", _limit_name, None),
+        refusal=read_refusal(section),
+        pool=section.read("pool", values.stable_name, None),
     )
-    status = section.read("status", _refusal_status, None)
+    status = section.read("status", refusal_status, None)
     return [limit for cap in caps for limit in _by_tier(_limit(alike, cap, status), cap, tiers, section.problems)]
 
 
@@ -112,30 +100,3 @@ def _by_tier(limit: Limit, cap: Cap, tiers: TierAmounts, problems: Problems) -> 
     for tier, amount in tiers.of(limit.name, limit.metric, problems=problems).items():
         if wanted.fits({TIER: tier}):
             yield replace(limit, amount=amount, match=Match({**limit.match.patterns, TIER: (tier,)}))
-
-
-def _limit_name(tree: Tree) -> str:
-    name = values.text(tree)
-    if not _LIMIT_NAME.fullmatch(name):
-        raise expected(tree, "a name of lower-case letters, digits, dots, dashes and _, 64 at most")
-    return name
-
-
-def _refusal_status(tree: Tree) -> int:
-    try:
-        return values.whole_number(400, 499)(tree)
-    except Mistake:
-        raise expected(tree, "402, 429 or another status from 400 to 499") from None
-
-
-def _refusal(section: Section) -> Refusal:
-    tree = section.read("refusal", values.mapping('{message: "..."}'), None)
-    if tree is None:
-        return Refusal()
-    path, problems = section.path_of("refusal"), section.problems
-    said: dict[str, str] = {}
-    for key, value in unique_entries(tree, path=path, problems=problems).items():
-        if key.text in REFUSAL_FIELDS_RESERVED:
-            problems.add(key.at, path, f"{found(key)} is a field that every refusal has, expected one of your own")
-        said[key.text] = problems.attempt(f"{path}.{key.text}", values.text, value, "")
-    return Refusal(said.pop("message", None), said)

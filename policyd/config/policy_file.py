@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from policyd.config import values
+from policyd.config.conditions import Known
 from policyd.config.identity_section import read_identity
 from policyd.config.limits_section import read_limits
 from policyd.config.matching import Attributes
 from policyd.config.model_groups_section import read_model_groups
 from policyd.config.prices_section import read_prices
 from policyd.config.problems import Mistake, Position, Problems
+from policyd.config.rules_section import read_rules
 from policyd.config.section import Section
 from policyd.config.tiers_section import TierAmounts, check_source, read_default_tier, read_tiers
 from policyd.config.values import choice, duration_seconds, expected
@@ -39,6 +41,7 @@ from policyd.core.policy import (
     UnknownModelAction,
     default_policy,
 )
+from policyd.core.rules import Rule
 
 VERSION = 1
 
@@ -58,6 +61,7 @@ POLICY_KEYS = (
     "on_disconnect",
     "reservations",
     "limits",
+    "rules",
 )
 _RESERVATIONS_KEYS = ("ttl", "grace", "on_expiry", "ended_kept", "usage_kept")
 _PRICE_AS_EXAMPLE = "{price_as: gpt-4o}"
@@ -117,10 +121,13 @@ def _policy(section: Section) -> Policy:
     grouping = Grouping(read_model_groups(section), Tiers(tiers.names, read_default_tier(section, tiers)))
     if tiers.names and identity is not None:
         check_source(section, identity, default_tier=grouping.tiers.default)
+    attributes = _attributes(identity, grouping)
+    limits = _limits(section, attributes, tiers)
     return Policy(
         identity=defaults.identity if identity is None else identity,
         grouping=grouping,
-        limits=_limits(section, _attributes(identity, grouping), tiers),
+        limits=limits,
+        rules=_rules(section, Known(attributes, limits)),
         strict=section.read("strict", values.boolean, defaults.strict),
         prices=_prices(section),
         unknown_model=_unknown_model(section, defaults.unknown_model),
@@ -171,6 +178,19 @@ def _limits(section: Section, attributes: Attributes, tiers: TierAmounts) -> tup
     )
     tiers.report_unasked(section.problems)
     return limits
+
+
+def _rules(section: Section, known: Known) -> tuple[Rule, ...]:
+    tree = section.read("rules", _list_of_rules, None)
+    if tree is None:
+        return ()
+    return read_rules(tree, path=section.path_of("rules"), known=known, problems=section.problems)
+
+
+def _list_of_rules(tree: Tree) -> ListTree:
+    if not isinstance(tree, ListTree):
+        raise expected(tree, 'a list such as [{name: no-previews, when: {match: {model: "*-preview"}}, action: deny}]')
+    return tree
 
 
 def _list_of_limits(tree: Tree) -> ListTree:

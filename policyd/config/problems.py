@@ -41,6 +41,10 @@ class Problems:
         self._source = source
         self._found: list[tuple[Position, str]] = []
 
+    def __bool__(self) -> bool:
+        """Whether any mistake was found yet."""
+        return bool(self._found)
+
     def add(self, at: Position, path: str, message: str) -> None:
         """Reports what is wrong `at` a position; an empty `path` stands for the whole file."""
         place = f"{path}: " if path else ""

@@ -29,6 +29,7 @@ _DURATION = re.compile(r"(\d{1,10})([smhd]?)", re.ASCII)
 # No leading zero, which YAML takes for octal.
 _WHOLE_NUMBER = re.compile(r"0|[1-9]\d*", re.ASCII)
 _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_STABLE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _NUMBER_TEXT_MAX = 40
 _FOUND_TEXT_MAX = 60
 
@@ -98,6 +99,14 @@ def group_name(tree: Tree) -> str:
     name = text(tree)
     if not _GROUP_NAME.fullmatch(name):
         raise expected(tree, "a name of letters, digits, dots, dashes and _, 64 at most")
+    return name
+
+
+def stable_name(tree: Tree) -> str:
+    """The name of a limit, a pool or a rule: it can be part of a key."""
+    name = text(tree)
+    if not _STABLE_NAME.fullmatch(name):
+        raise expected(tree, "a name of lower-case letters, digits, dots, dashes and _, 64 at most")
     return name
 
 

@@ -20,6 +20,7 @@ from policyd.core.ledger import Amounts, Balance, Entry
 from policyd.core.limits import AppliedLimit
 from policyd.core.money import divide_up
 from policyd.core.policy import Action, Hold, Limit, Metric, OnExpiry
+from policyd.core.rules import NO_RULING, Ruling
 from policyd.core.usage import Usage
 from policyd.core.windows import SlidingWindow
 
@@ -89,7 +90,7 @@ class LimitReport:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What limits change in a request so that it fits, and which of them did."""
+    """What limits and rules change in a request, and which of them did."""
 
     model: str | None = None
     """Takes the place of the model that the client asked for."""
@@ -114,15 +115,17 @@ class Decision:
     shadow_denials: tuple[LimitReport, ...]
     """The shadow limits that would have refused."""
     retry_after_seconds: int | None = None
-    """After which wait the request may fit, where waiting helps."""
+    """After which wait the request may fit, where waiting helps. It is not known to help where a rule refuses."""
     warnings: tuple[LimitReport, ...] = ()
     """The limits that let it pass with a warning."""
     changes: Changes = NO_CHANGES
     """What is changed in the request. The estimate and the reports are those of the changed one."""
+    ruling: Ruling = NO_RULING
+    """What the rules say."""
 
     @property
     def allowed(self) -> bool:
-        return not self.denials
+        return not self.denials and self.ruling.denied_by is None
 
     @property
     def held(self) -> Usage:
@@ -133,9 +136,8 @@ class Decision:
     @property
     def budget_remaining_nanos(self) -> int | None:
         """The least that any cost limit has left, once this request's hold is taken; `None` without a cost limit."""
-        held = 0 if self.denials else 1
         left = [
-            max(0, report.remaining - held * report.requested)
+            max(0, report.remaining - self.allowed * report.requested)
             for report in self.reports
             if report.limit.metric is Metric.COST and report.limit.action.enforced
         ]
@@ -150,6 +152,7 @@ def decide(
     *,
     now_ms: int,
     changes: Changes = NO_CHANGES,
+    ruling: Ruling = NO_RULING,
 ) -> Decision:
     """Explains a reservation's outcome.
 
@@ -178,7 +181,8 @@ def decide(
         shadow_denials=tuple(report for report, _ in refusing if report.limit.action is Action.SHADOW),
         warnings=tuple(report for report, _ in refusing if report.limit.action is Action.WARN),
         changes=changes,
-        retry_after_seconds=waits[id(denials[0])] if denials else None,
+        ruling=ruling,
+        retry_after_seconds=waits[id(denials[0])] if denials and ruling.denied_by is None else None,
     )
 
 

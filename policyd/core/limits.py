@@ -15,7 +15,7 @@ account: it starts at the instant of the reset and ends with the window, and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -87,6 +87,24 @@ def applied_limits(
         _check_complete(limits, complete)
     applied = [apply_limit(each, _scope(each, complete), now_ms=now_ms, begun=begun, state=state) for each in limits]
     return tuple(_least_of_pools(applied))
+
+
+def limits_by_name(
+    policy: Policy,
+    names: Collection[str],
+    attributes: Mapping[str, str],
+    *,
+    now_ms: int,
+    begun: Mapping[str, int] = NONE_BEGUN,
+    state: RuntimeState = NOTHING_SET,
+) -> tuple[AppliedLimit, ...]:
+    """Those of the limits `names` whose match fits, to look at: several of one pool have the same account.
+
+    Raises `TierUnknown`.
+    """
+    complete = policy.grouping.complete(attributes)
+    limits = (limit for limit in policy.limits if limit.name in names and limit.match.fits(complete))
+    return tuple(apply_limit(each, _scope(each, complete), now_ms=now_ms, begun=begun, state=state) for each in limits)
 
 
 def _check_complete(limits: Sequence[Limit], attributes: Mapping[str, str]) -> None:

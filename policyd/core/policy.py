@@ -12,12 +12,17 @@ from enum import StrEnum
 from fnmatch import translate
 from re import Pattern
 from re import compile as compile_pattern
+from typing import TYPE_CHECKING
 
 from policyd.core.attributes import Identity, Place, Source
 from policyd.core.grouping import Grouping
 from policyd.core.money import NANOS_PER_USD
 from policyd.core.own_prices import OwnPrices
 from policyd.core.windows import CalendarUnit, CalendarWindow, Window
+
+if TYPE_CHECKING:
+    # Rules look at limits, and a policy has both.
+    from policyd.core.rules import Rule
 
 
 class Metric(StrEnum):
@@ -210,6 +215,7 @@ class Policy:
 
     identity: Identity
     limits: tuple[Limit, ...]
+    rules: tuple[Rule, ...] = ()
     grouping: Grouping = field(default_factory=Grouping)
     strict: bool = False
     prices: OwnPrices = field(default_factory=OwnPrices)

@@ -56,17 +56,21 @@ class Record:
     model: str
     attributes: Mapping[str, str]
     denied_by: tuple[str, ...] = ()
-    """The limits that refused, the binding one first."""
+    """What refused it: the rule (`rule:NAME`) or the block, and the limits, the binding one first."""
     shadow_denied_by: tuple[str, ...] = ()
     """The shadow limits that would have refused."""
     warned_by: tuple[str, ...] = ()
     """The limits that the request passed with a warning."""
     clamped_by: tuple[str, ...] = ()
-    """The limits that lowered the request's maximum output."""
+    """The limits and rules that lowered the request's maximum output."""
     switched_by: tuple[str, ...] = ()
-    """The limits that switched the request to `model`."""
+    """The limits, or the rule, that switched the request to `model`."""
     requested_model: str | None = None
-    """The model that the client asked for, where limits switched to another."""
+    """The model that the client asked for, where limits or a rule switched to another."""
+    rules: tuple[str, ...] = ()
+    """The rules that fired, in the policy's order."""
+    shadow_rules: tuple[str, ...] = ()
+    """The shadow rules that would have fired."""
     status: int | None = None
     """The HTTP status that the client got, as far as policyd saw it."""
     response_model: str | None = None

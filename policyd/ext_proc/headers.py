@@ -30,11 +30,11 @@ def decision_headers(verdict: Verdict, prefix: str) -> dict[str, str]:
     }
     if decision.budget_remaining_nanos is not None:
         headers[f"{prefix}budget-remaining-usd"] = format_usd(decision.budget_remaining_nanos)
-    return {**headers, **_limit_headers(decision, prefix)}
+    return {**decision.ruling.headers, **headers, **_limit_headers(decision, prefix)}
 
 
 def _limit_headers(decision: Decision, prefix: str) -> dict[str, str]:
-    """What limits did to a request that passes."""
+    """What limits and rules did to a request."""
     changes = decision.changes
     said = {
         "warned-by": ", ".join(report.limit.name for report in decision.warnings),
@@ -42,6 +42,7 @@ def _limit_headers(decision: Decision, prefix: str) -> dict[str, str]:
         "max-output-tokens": str(changes.max_output_tokens or ""),
         "switched-by": ", ".join(changes.switched_by),
         "model": changes.model or "",
+        "rules": ", ".join(decision.ruling.names),
     }
     return {f"{prefix}{name}": value for name, value in said.items() if value}
 

@@ -10,6 +10,7 @@ import msgspec
 from policyd.core.decision import RETRY_WORTHWHILE_SECONDS, Decision, LimitReport
 from policyd.core.money import format_usd
 from policyd.core.policy import Metric
+from policyd.core.rules import Rule, RuleAction
 from policyd.core.runtime import Blocked
 from policyd.core.scopes import shown
 from policyd.core.times import iso_time
@@ -28,9 +29,38 @@ REASON_BY_METRIC: Mapping[Metric, str] = {
     Metric.AUDIO_SECONDS: "media_limit_exceeded",
 }
 
+RULE_REASON = "denied_by_rule"
+
 
 def denial(decision: Decision, *, request_id: str) -> ErrorInfo:
-    """What a denied request is told: the binding limit's status and message, the numbers of all that refused."""
+    """What a denied request is told: by the rule that refused it, else by its limits."""
+    if decision.ruling.denied_by is not None:
+        return _rule_denial(decision, decision.ruling.denied_by, request_id=request_id)
+    return _limits_denial(decision, request_id=request_id)
+
+
+def _rule_denial(decision: Decision, rule: Rule, *, request_id: str) -> ErrorInfo:
+    """The rule's own words, and the numbers of the limits that it looks at or that would have refused as well."""
+    told = [report for report in decision.reports if report.limit.name in rule.when.limits_read]
+    told += [report for report in decision.denials if report not in told]
+    policyd = {
+        "reason": RULE_REASON,
+        "request_id": request_id,
+        "rule": rule.name,
+        "limits": [limit_object(report) for report in told],
+        **rule.refusal.fields,
+    }
+    return ErrorInfo(rule.status, RULE_REASON, rule.refusal.message or _rule_message(rule), policyd)
+
+
+def _rule_message(rule: Rule) -> str:
+    if rule.action is RuleAction.DENY:
+        return f"Rule {rule.name} refuses this request."
+    return f"Rule {rule.name} changes requests like this one in a way that it cannot be changed in."
+
+
+def _limits_denial(decision: Decision, *, request_id: str) -> ErrorInfo:
+    """The binding limit's status and message, the numbers of all that refused."""
     binding = decision.denials[0]
     reason = REASON_BY_METRIC[binding.limit.metric]
     policyd: dict[str, Any] = {

@@ -304,6 +304,8 @@ class UsageRecord(_message.Message):
     CLAMPED_BY_FIELD_NUMBER: _builtins.int
     SWITCHED_BY_FIELD_NUMBER: _builtins.int
     REQUESTED_MODEL_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    SHADOW_RULES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the exchange, or is the `request_id` that the caller gave."""
     outcome: Global___Outcome.ValueType
@@ -329,7 +331,7 @@ class UsageRecord(_message.Message):
     error: _builtins.str
     """What went wrong. Unset where nothing did."""
     requested_model: _builtins.str
-    """The model that was asked for, where limits switched to another."""
+    """The model that was asked for, where it was switched to another."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was decided; of a usage that was never reserved, when it was recorded."""
@@ -372,11 +374,19 @@ class UsageRecord(_message.Message):
 
     @_builtins.property
     def clamped_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the limits that lowered its maximum output."""
+        """The limits by name, and the rule as `rule:NAME`, that lowered its maximum output."""
 
     @_builtins.property
     def switched_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the limits that switched it to `model`."""
+        """The limits by name, or the rule as `rule:NAME`, that switched it to `model`."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the rules that fired, in the policy's order."""
+
+    @_builtins.property
+    def shadow_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the shadow rules that would have fired."""
 
     def __init__(
         self,
@@ -406,10 +416,12 @@ class UsageRecord(_message.Message):
         clamped_by: _abc.Iterable[_builtins.str] | None = ...,
         switched_by: _abc.Iterable[_builtins.str] | None = ...,
         requested_model: _builtins.str | None = ...,
+        rules: _abc.Iterable[_builtins.str] | None = ...,
+        shadow_rules: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_requested_model", b"_requested_model", "_response_model", b"_response_model", "_status", b"_status", "_usage", b"_usage", "actual_cost", b"actual_cost", "duration", b"duration", "error", b"error", "estimated_cost", b"estimated_cost", "policy_duration", b"policy_duration", "requested_model", b"requested_model", "response_model", b"response_model", "status", b"status", "time", b"time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_requested_model", b"_requested_model", "_response_model", b"_response_model", "_status", b"_status", "_usage", b"_usage", "actual_cost", b"actual_cost", "attributes", b"attributes", "clamped_by", b"clamped_by", "confidence", b"confidence", "decision", b"decision", "denied_by", b"denied_by", "duration", b"duration", "endpoint", b"endpoint", "error", b"error", "estimated_cost", b"estimated_cost", "model", b"model", "outcome", b"outcome", "policy_duration", b"policy_duration", "provider", b"provider", "request_id", b"request_id", "requested_model", b"requested_model", "response_model", b"response_model", "shadow_denied_by", b"shadow_denied_by", "status", b"status", "streamed", b"streamed", "switched_by", b"switched_by", "time", b"time", "usage", b"usage", "usage_source", b"usage_source", "warned_by", b"warned_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_requested_model", b"_requested_model", "_response_model", b"_response_model", "_status", b"_status", "_usage", b"_usage", "actual_cost", b"actual_cost", "attributes", b"attributes", "clamped_by", b"clamped_by", "confidence", b"confidence", "decision", b"decision", "denied_by", b"denied_by", "duration", b"duration", "endpoint", b"endpoint", "error", b"error", "estimated_cost", b"estimated_cost", "model", b"model", "outcome", b"outcome", "policy_duration", b"policy_duration", "provider", b"provider", "request_id", b"request_id", "requested_model", b"requested_model", "response_model", b"response_model", "rules", b"rules", "shadow_denied_by", b"shadow_denied_by", "shadow_rules", b"shadow_rules", "status", b"status", "streamed", b"streamed", "switched_by", b"switched_by", "time", b"time", "usage", b"usage", "usage_source", b"usage_source", "warned_by", b"warned_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015

@@ -199,10 +199,13 @@ class Verdict(_message.Message):
     SWITCHED_BY_FIELD_NUMBER: _builtins.int
     SWITCHED_MODEL_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    SHADOW_RULES_FIELD_NUMBER: _builtins.int
+    RULE_DENIAL_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """Whether it may."""
     switched_model: _builtins.str
-    """The cheaper model that the request may run with. Unset if it keeps its own."""
+    """The other model that the request may run with. Unset if it keeps its own."""
     @_builtins.property
     def denials(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitReport]:
         """Every limit that refused, the binding one first: the one that stands in the way longest. Empty if the request may run."""
@@ -229,19 +232,31 @@ class Verdict(_message.Message):
 
     @_builtins.property
     def clamped_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the limits that lowered the request's maximum output so that it fits. The numbers of this message are those of
-        the request as it is then.
+        """The limits by name, and the rule as `rule:NAME`, that lowered the request's maximum output. The numbers of this message
+        are those of the request as it is then.
         """
 
     @_builtins.property
     def switched_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the limits that switched the request to `switched_model`."""
+        """The limits by name, or the rule as `rule:NAME`, that switched the request to `switched_model`."""
 
     @_builtins.property
     def block(self) -> Global___Block:
         """What refuses the request whatever its budgets. Unset where nothing does; if it is set, `denials`, `estimate` and the
         budget's numbers are not, for nothing else was looked at.
         """
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the rules that fired, in the policy's order."""
+
+    @_builtins.property
+    def shadow_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the shadow rules that would have fired. They never do anything."""
+
+    @_builtins.property
+    def rule_denial(self) -> Global___RuleDenial:
+        """The rule that refuses the request, whatever its budgets. Unset where none does."""
 
     def __init__(
         self,
@@ -257,10 +272,13 @@ class Verdict(_message.Message):
         switched_by: _abc.Iterable[_builtins.str] | None = ...,
         switched_model: _builtins.str | None = ...,
         block: Global___Block | None = ...,
+        rules: _abc.Iterable[_builtins.str] | None = ...,
+        shadow_rules: _abc.Iterable[_builtins.str] | None = ...,
+        rule_denial: Global___RuleDenial | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_block", b"_block", "_remaining_budget", b"_remaining_budget", "_retry_after", b"_retry_after", "_switched_model", b"_switched_model", "block", b"block", "estimate", b"estimate", "remaining_budget", b"remaining_budget", "retry_after", b"retry_after", "switched_model", b"switched_model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_block", b"_block", "_remaining_budget", b"_remaining_budget", "_retry_after", b"_retry_after", "_rule_denial", b"_rule_denial", "_switched_model", b"_switched_model", "block", b"block", "estimate", b"estimate", "remaining_budget", b"remaining_budget", "retry_after", b"retry_after", "rule_denial", b"rule_denial", "switched_model", b"switched_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_block", b"_block", "_remaining_budget", b"_remaining_budget", "_retry_after", b"_retry_after", "_switched_model", b"_switched_model", "block", b"block", "clamped_by", b"clamped_by", "decision", b"decision", "denials", b"denials", "estimate", b"estimate", "remaining_budget", b"remaining_budget", "retry_after", b"retry_after", "shadow_denials", b"shadow_denials", "switched_by", b"switched_by", "switched_model", b"switched_model", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_block", b"_block", "_remaining_budget", b"_remaining_budget", "_retry_after", b"_retry_after", "_rule_denial", b"_rule_denial", "_switched_model", b"_switched_model", "block", b"block", "clamped_by", b"clamped_by", "decision", b"decision", "denials", b"denials", "estimate", b"estimate", "remaining_budget", b"remaining_budget", "retry_after", b"retry_after", "rule_denial", b"rule_denial", "rules", b"rules", "shadow_denials", b"shadow_denials", "shadow_rules", b"shadow_rules", "switched_by", b"switched_by", "switched_model", b"switched_model", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__block: _TypeAlias = _typing.Literal["block"]  # noqa: Y015
     _WhichOneofArgType__block: _TypeAlias = _typing.Literal["_block", b"_block"]  # noqa: Y015
@@ -268,6 +286,8 @@ class Verdict(_message.Message):
     _WhichOneofArgType__remaining_budget: _TypeAlias = _typing.Literal["_remaining_budget", b"_remaining_budget"]  # noqa: Y015
     _WhichOneofReturnType__retry_after: _TypeAlias = _typing.Literal["retry_after"]  # noqa: Y015
     _WhichOneofArgType__retry_after: _TypeAlias = _typing.Literal["_retry_after", b"_retry_after"]  # noqa: Y015
+    _WhichOneofReturnType__rule_denial: _TypeAlias = _typing.Literal["rule_denial"]  # noqa: Y015
+    _WhichOneofArgType__rule_denial: _TypeAlias = _typing.Literal["_rule_denial", b"_rule_denial"]  # noqa: Y015
     _WhichOneofReturnType__switched_model: _TypeAlias = _typing.Literal["switched_model"]  # noqa: Y015
     _WhichOneofArgType__switched_model: _TypeAlias = _typing.Literal["_switched_model", b"_switched_model"]  # noqa: Y015
     @_typing.overload
@@ -277,9 +297,69 @@ class Verdict(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_after) -> _WhichOneofReturnType__retry_after | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rule_denial) -> _WhichOneofReturnType__rule_denial | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__switched_model) -> _WhichOneofReturnType__switched_model | None: ...
 
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class RuleDenial(_message.Message):
+    """Tells that a rule of the policy refuses a request, or that it changes what this request cannot have changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RefusalFieldsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RULE_FIELD_NUMBER: _builtins.int
+    HTTP_STATUS_FIELD_NUMBER: _builtins.int
+    REFUSAL_MESSAGE_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELDS_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """The rule's name."""
+    http_status: _builtins.int
+    """The HTTP status that its refusal has, from 400 to 499."""
+    refusal_message: _builtins.str
+    """What to tell the client, in the operator's words. Unset if the operator has none."""
+    @_builtins.property
+    def refusal_fields(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The operator's own fields of the refusal, such as an upgrade URL, by name."""
+
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        http_status: _builtins.int = ...,
+        refusal_message: _builtins.str | None = ...,
+        refusal_fields: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_refusal_message", b"_refusal_message", "refusal_message", b"refusal_message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_refusal_message", b"_refusal_message", "http_status", b"http_status", "refusal_fields", b"refusal_fields", "refusal_message", b"refusal_message", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__refusal_message: _TypeAlias = _typing.Literal["refusal_message"]  # noqa: Y015
+    _WhichOneofArgType__refusal_message: _TypeAlias = _typing.Literal["_refusal_message", b"_refusal_message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refusal_message) -> _WhichOneofReturnType__refusal_message | None: ...
+
+Global___RuleDenial: _TypeAlias = RuleDenial  # noqa: Y015
 
 @_typing.final
 class Block(_message.Message):

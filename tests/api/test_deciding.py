@@ -14,6 +14,7 @@ import pytest
 
 from policyd.core.policy import Action, Match, Metric, Refusal, Unbounded, UnknownModel, UnknownModelAction
 from policyd.core.record import Outcome
+from policyd.core.rules import ALWAYS, Rule, RuleAction, UsageAbsolute
 from policyd.core.windows import CalendarUnit, CalendarWindow, SlidingWindow
 from policyd.v1 import policy_service_pb2 as service
 from policyd.v1 import verdict_pb2
@@ -268,6 +269,25 @@ class TestReserve:
             ["short"],
             ["dear"],
         ]
+
+    async def test_what_rules_do_is_told_and_repeated(self, api: Api) -> None:
+        full = Rule("full", UsageAbsolute({"budget": 1}), RuleAction.DENY)
+        short = Rule("short", ALWAYS, RuleAction.CLAMP, max_output_tokens=100)
+        api.policy = replace(api.policy, rules=(replace(full, name="tried", shadow=True), full, short))
+        answer = await api.stub.Reserve(reserve())
+        assert (answer.set_max_output_tokens, list(answer.verdict.clamped_by)) == (100, ["rule:short"])
+        assert (list(answer.verdict.rules), list(answer.verdict.shadow_rules)) == (["short"], [])
+        # By now the limit is so full that nothing new is granted; what was granted still is.
+        assert (await api.stub.Reserve(reserve())).verdict == answer.verdict
+        verdict = (await api.stub.Reserve(reserve("r2"))).verdict
+        assert verdict.decision == DECISION_DENY
+        assert (verdict.rule_denial.rule, verdict.rule_denial.http_status) == ("full", 403)
+        assert (list(verdict.rules), list(verdict.shadow_rules)) == (["full"], ["tried"])
+        assert (await api.stub.CheckBudget(check(counted()))).verdict == verdict
+        await api.stub.Settle(settle())
+        refused, served = (await api.stub.ListUsage(service.ListUsageRequest())).usage_records
+        assert (list(refused.denied_by), list(refused.shadow_rules)) == (["rule:full"], ["tried"])
+        assert (list(served.rules), list(served.clamped_by)) == (["short"], ["rule:short"])
 
     @pytest.mark.parametrize("limits", [(limit(amount=HELD_NANOS),)])
     async def test_a_refused_request_may_come_again(self, api: Api) -> None:

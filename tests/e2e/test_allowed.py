@@ -114,6 +114,8 @@ def test_the_log_line_says_everything(mesh: Mesh, sdk: Sdk, project: str, stream
         "warned_by": [],
         "clamped_by": [],
         "switched_by": [],
+        "rules": [],
+        "shadow_rules": [],
         "status": 200,
         "provider": sdk.provider,
         "endpoint": "chat.completions" if sdk.provider == "openai" else "messages",

@@ -60,6 +60,10 @@ class Step(msgspec.Struct, forbid_unknown_fields=True):
     warned_by: list[str] = []
     clamped_by: list[str] = []
     switched_by: list[str] = []
+    rules: list[str] = []
+    shadow_rules: list[str] = []
+    rule_denial: str | None = None
+    headers: dict[str, str] = {}
     model: str | None = None
     output: int | None = None
     retry_after: int | None = None
@@ -175,6 +179,10 @@ def _compare(step: Step, decision: Decision) -> None:
         "warned_by": [report.limit.name for report in decision.warnings],
         "clamped_by": list(decision.changes.clamped_by),
         "switched_by": list(decision.changes.switched_by),
+        "rules": list(decision.ruling.names),
+        "shadow_rules": list(decision.ruling.shadow_names),
+        "rule_denial": decision.ruling.denied_by.name if decision.ruling.denied_by is not None else None,
+        "headers": dict(decision.ruling.headers),
     }
     if step.retry_after is not None:
         found["retry_after"] = decision.retry_after_seconds

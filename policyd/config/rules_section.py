@@ -1,0 +1,147 @@
+"""`rules:` in the policy file."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from policyd.config import values
+from policyd.config.conditions import Known, read_when
+from policyd.config.problems import Position, Problems
+from policyd.config.refusals import read_refusal, refusal_status
+from policyd.config.section import Section, unique_entries
+from policyd.config.values import choice, expected, found
+from policyd.config.yaml_tree import ListTree, Tree
+from policyd.core.rules import AllOf, Condition, Rule, RuleAction
+from policyd.providers.base import OUTPUT_TOKENS_MAX
+
+
+class Mode(StrEnum):
+    ENABLED = "enabled"
+    SHADOW = "shadow"
+    """Only the operator is told that it would have fired."""
+    DISABLED = "disabled"
+    """It is checked, and nothing else."""
+
+
+_KEYS_BY_ACTION: Mapping[RuleAction, tuple[str, ...]] = {
+    RuleAction.ALLOW: (),
+    RuleAction.DENY: ("status", "refusal"),
+    RuleAction.ADD_HEADERS: ("headers",),
+    RuleAction.CLAMP: ("max_output_tokens", "status", "refusal"),
+    RuleAction.SWITCH_MODEL: ("switch_to", "status", "refusal"),
+}
+_NEEDED_BY_ACTION: Mapping[RuleAction, tuple[str, str]] = {
+    RuleAction.ADD_HEADERS: ("headers", 'a mapping such as {x-budget: "80 percent used"}'),
+    RuleAction.CLAMP: ("max_output_tokens", "the most tokens of output for one choice"),
+    RuleAction.SWITCH_MODEL: ("switch_to", "the name of a model of the same provider"),
+}
+RULE_KEYS = ("name", "mode", "when", "action", *dict.fromkeys(key for keys in _KEYS_BY_ACTION.values() for key in keys))
+
+_HEADER_NAME = re.compile(r"[a-z0-9-]{1,64}")
+_HEADER_VALUE_LENGTH_MAX = 200
+_HEADERS_OF_HTTP = ("connection", "content-encoding", "content-length", "content-type", "date", "retry-after", "te")
+_HEADER_PREFIXES_TAKEN = ("transfer-", "keep-alive", "proxy-", "set-cookie", "upgrade", "trailer", "x-policyd-")
+"""What HTTP, Envoy and policyd itself say by headers, and no rule may say otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    rule: Rule
+    at: Position
+    path: str
+
+
+def read_rules(tree: ListTree, *, path: str, known: Known, problems: Problems) -> tuple[Rule, ...]:
+    """The rules that are not disabled, in the file's order."""
+    named: dict[str, Position] = {}
+    placed: list[_Placed] = []
+    for index, item in enumerate(tree.items):
+        item_path = f"{path}[{index}]"
+        entries = problems.attempt(item_path, values.mapping("{name: ..., action: deny}"), item, None)
+        if entries is None:
+            continue
+        section = Section(entries, path=item_path, keys=RULE_KEYS, problems=problems)
+        name = section.require("name", values.stable_name, "", expectation="a name such as no-previews")
+        if name in named:
+            section.reject("name", f'the rule on line {named[name].line} is named "{name}" too, expected another name')
+        elif name:
+            named[name] = section["name"].at
+        mode = section.read("mode", choice(Mode), Mode.ENABLED)
+        rule = _rule(section, name, known, mode)
+        if rule is not None and mode is not Mode.DISABLED:
+            placed.append(_Placed(rule, item.at, item_path))
+    if not problems:
+        _report_unreached(placed, problems)
+    return tuple(each.rule for each in placed)
+
+
+def _rule(section: Section, name: str, known: Known, mode: Mode) -> Rule | None:
+    """The rule; `None` if it is not known what it does."""
+    when = read_when(section, known)
+    action = section.require("action", choice(RuleAction), None, expectation="what the rule does, such as deny")
+    if action is None:
+        return None
+    for key in (key for keys in _KEYS_BY_ACTION.values() for key in keys):
+        if key in section and key not in _KEYS_BY_ACTION[action]:
+            with_it = [each for each, keys in _KEYS_BY_ACTION.items() if key in keys]
+            section.reject(key, f'it goes with "action: {" or ".join(with_it)}" alone')
+    if action in _NEEDED_BY_ACTION and _NEEDED_BY_ACTION[action][0] not in section:
+        section.report_missing(*_NEEDED_BY_ACTION[action])
+    return Rule(
+        name,
+        when,
+        action,
+        shadow=mode is Mode.SHADOW,
+        status=section.read("status", refusal_status, 403),
+        refusal=read_refusal(section),
+        headers=_headers(section),
+        max_output_tokens=section.read("max_output_tokens", values.whole_number(1, OUTPUT_TOKENS_MAX), None),
+        switch_to=section.read("switch_to", values.printable, None),
+    )
+
+
+def _report_unreached(placed: Sequence[_Placed], problems: Problems) -> None:
+    """Reports each rule that another one is always decided before. Rules that could not be read would mislead."""
+    decisive: list[_Placed] = []
+    for each in placed:
+        needed = _conjuncts(each.rule.when)
+        covering = (other for other in decisive if all(part in needed for part in _conjuncts(other.rule.when)))
+        if (earlier := next(covering, None)) is not None:
+            does = "allows" if earlier.rule.action is RuleAction.ALLOW else "denies"
+            where = f'the rule "{earlier.rule.name}" on line {earlier.at.line}'
+            problems.add(each.at, each.path, f"it never fires: {where} {does} all of its requests before")
+        elif each.rule.action.decisive and not each.rule.shadow:
+            decisive.append(each)
+
+
+def _conjuncts(condition: Condition) -> list[Condition]:
+    if isinstance(condition, AllOf):
+        return [each for part in condition.conditions for each in _conjuncts(part)]
+    return [condition]
+
+
+def _headers(section: Section) -> dict[str, str]:
+    tree = section.read("headers", values.mapping('{x-budget: "80 percent used"}'), None)
+    path, problems = section.path_of("headers"), section.problems
+    headers: dict[str, str] = {}
+    for key, value in unique_entries(tree, path=path, problems=problems).items() if tree is not None else ():
+        name = problems.attempt(path, _header_name, key, "")
+        headers[name] = problems.attempt(f"{path}.{key.text}", _header_value, value, "")
+    return headers
+
+
+def _header_name(tree: Tree) -> str:
+    name = values.text(tree).lower()
+    if not _HEADER_NAME.fullmatch(name):
+        raise expected(tree, "the name of a header, of letters, digits and dashes")
+    if name in _HEADERS_OF_HTTP or name.startswith(_HEADER_PREFIXES_TAKEN):
+        raise expected(tree, f"a header of your own; {found(tree)} is not one")
+    return name
+
+
+def _header_value(tree: Tree) -> str:
+    value = values.printable(tree)
+    if not value.isascii() or len(value) > _HEADER_VALUE_LENGTH_MAX or value != value.strip():
+        raise expected(tree, f"plain ASCII text, {_HEADER_VALUE_LENGTH_MAX} characters at most")
+    return value

@@ -1,0 +1,262 @@
+"""Rules: what an operator says about requests beside the limits, by conditions.
+
+A condition looks at a request's attributes, at its estimate and at how full limits are. Rules are judged in the order
+of the policy, before anything is held; each whose condition holds fires, and the first that allows or denies is the
+last one.
+
+How full a limit is, is what was spent and held when the request came, without the request itself. A limit that does not
+apply to the request is never full. Two requests that come at the same time may both find a limit below a threshold:
+what must not be overspent is for limits to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from policyd.core.ledger import Amounts
+from policyd.core.policy import Match, Metric, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How full a limit is, in nano-USD for cost, whole units for the rest."""
+
+    used: int
+    """Spent and held."""
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A request as the rules find it."""
+
+    attributes: Mapping[str, str]
+    """Those of the identity and of the request, the model's group and the tier that applies included."""
+    estimated: Amounts
+    """The most that the request may come to."""
+    fills: Mapping[str, Fill]
+    """By name, of the limits that apply to the request."""
+
+
+# --- conditions: each says whether it holds, and which limits it looks at ---
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """The attributes fit."""
+
+    match: Match
+    limits_read: tuple[str, ...] = ()
+
+    def holds(self, situation: Situation) -> bool:
+        return self.match.fits(situation.attributes)
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateReaches:
+    """The request may come to these amounts or more, in each of the metrics."""
+
+    least: Mapping[Metric, int]
+    limits_read: tuple[str, ...] = ()
+
+    def holds(self, situation: Situation) -> bool:
+        return all(situation.estimated[metric] >= amount for metric, amount in self.least.items())
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePercent:
+    """The limits are as full as this or more, in percent of their amounts. A limit of nothing is always full."""
+
+    least: Mapping[str, int]
+
+    @property
+    def limits_read(self) -> tuple[str, ...]:
+        return tuple(self.least)
+
+    def holds(self, situation: Situation) -> bool:
+        fills = situation.fills
+        return all(
+            name in fills and fills[name].used * 100 >= percent * fills[name].amount
+            for name, percent in self.least.items()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UsageAbsolute:
+    """As much or more is used of the limits, in the unit of each."""
+
+    least: Mapping[str, int]
+
+    @property
+    def limits_read(self) -> tuple[str, ...]:
+        return tuple(self.least)
+
+    def holds(self, situation: Situation) -> bool:
+        return all(name in situation.fills and situation.fills[name].used >= used for name, used in self.least.items())
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    conditions: tuple[Condition, ...]
+
+    @property
+    def limits_read(self) -> tuple[str, ...]:
+        return _limits_read(self.conditions)
+
+    def holds(self, situation: Situation) -> bool:
+        return all(condition.holds(situation) for condition in self.conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    conditions: tuple[Condition, ...]
+
+    @property
+    def limits_read(self) -> tuple[str, ...]:
+        return _limits_read(self.conditions)
+
+    def holds(self, situation: Situation) -> bool:
+        return any(condition.holds(situation) for condition in self.conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    condition: Condition
+
+    @property
+    def limits_read(self) -> tuple[str, ...]:
+        return self.condition.limits_read
+
+    def holds(self, situation: Situation) -> bool:
+        return not self.condition.holds(situation)
+
+
+Condition = Matches | EstimateReaches | UsagePercent | UsageAbsolute | AllOf | AnyOf | Not
+
+ALWAYS = AllOf(())
+"""The condition of a rule that names none."""
+
+
+def _limits_read(conditions: Sequence[Condition]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for condition in conditions for name in condition.limits_read))
+
+
+# --- what a rule does ---
+
+
+class RuleAction(StrEnum):
+    """What a rule that fires does. `ALLOW` and `DENY` end the rules; after the others the next rule is looked at."""
+
+    ALLOW = "allow"
+    """No later rule is looked at. The limits are."""
+    DENY = "deny"
+    ADD_HEADERS = "add_headers"
+    """The client is sent more headers."""
+    CLAMP = "clamp"
+    """The request's maximum output is lowered. A request that this cannot be done to is refused."""
+    SWITCH_MODEL = "switch_model"
+    """The request goes to another model. A request that this cannot be done to is refused."""
+
+    @property
+    def decisive(self) -> bool:
+        return self in (RuleAction.ALLOW, RuleAction.DENY)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A condition, and what is done with requests for which it holds."""
+
+    name: str
+    when: Condition
+    action: RuleAction
+    shadow: bool = False
+    """Whether it is only told to the operator that it would have fired."""
+    status: int = 403
+    """Of its refusal."""
+    refusal: Refusal = field(default_factory=Refusal)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    max_output_tokens: int | None = None
+    """What `CLAMP` lowers the maximum output of one choice to."""
+    switch_to: str | None = None
+    """The model that `SWITCH_MODEL` switches to."""
+
+    @property
+    def label(self) -> str:
+        """How records and metrics name it beside limits: `rule:no-previews`."""
+        return f"rule:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What the rules say to one request."""
+
+    fired: tuple[Rule, ...] = ()
+    """In the order of the policy; a rule that allows or denies is the last one."""
+    shadowed: tuple[Rule, ...] = ()
+    """The shadow rules that would have fired."""
+    denied_by: Rule | None = None
+    """The rule that refuses, or that changes what cannot be changed."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(rule.name for rule in self.fired)
+
+    @property
+    def shadow_names(self) -> tuple[str, ...]:
+        return tuple(rule.name for rule in self.shadowed)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the client is sent beside policyd's own headers; of one name the first rule's."""
+        return {name: value for rule in reversed(self.fired) for name, value in rule.headers.items()}
+
+    @property
+    def switch(self) -> Rule | None:
+        """The rule whose model the request goes to: the first one."""
+        return next(self._doing(RuleAction.SWITCH_MODEL), None)
+
+    @property
+    def clamp(self) -> Rule | None:
+        """The rule with the least maximum for the output."""
+        return min(self._doing(RuleAction.CLAMP), key=lambda rule: rule.max_output_tokens or 0, default=None)
+
+    def failed(self, rule: Rule) -> Ruling:
+        """The ruling once it has turned out that the request cannot be changed as `rule` says."""
+        return replace(self, denied_by=rule)
+
+    def _doing(self, action: RuleAction) -> Iterator[Rule]:
+        return (rule for rule in self.fired if rule.action is action)
+
+
+NO_RULING = Ruling()
+
+
+def judge(rules: Sequence[Rule], situation: Situation) -> Ruling:
+    """Which rules fire for a request."""
+    fired: list[Rule] = []
+    shadowed: list[Rule] = []
+    for rule in rules:
+        if not rule.when.holds(situation):
+            continue
+        if rule.shadow:
+            shadowed.append(rule)
+            continue
+        fired.append(rule)
+        if rule.action.decisive:
+            break
+    denied_by = fired[-1] if fired and fired[-1].action is RuleAction.DENY else None
+    return Ruling(tuple(fired), tuple(shadowed), denied_by)
+
+
+def rules_named(rules: Sequence[Rule], *, fired: Sequence[str], shadowed: Sequence[str]) -> Ruling:
+    """The ruling of a request that was let pass, by the names of its rules, as far as the policy still has these."""
+    return Ruling(
+        tuple(rule for rule in rules if rule.name in fired), tuple(rule for rule in rules if rule.name in shadowed)
+    )
+
+
+def limits_read(rules: Sequence[Rule]) -> frozenset[str]:
+    """The names of the limits that any of the rules looks at."""
+    return frozenset(name for rule in rules for name in rule.when.limits_read)
