@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,6 +27,8 @@ from tests.builders import World
 
 FIRST_MS = int(datetime(2026, 5, 15, 12, tzinfo=UTC).timestamp()) * 1000
 """When a scenario begins that does not say so."""
+
+EXAMPLES = Path(__file__).parents[2] / "envoy" / "policies"
 
 _MS_BY_UNIT = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _LATER = re.compile(r"\+(\d+)([smhd])")
@@ -75,8 +78,14 @@ class Step(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Scenario(msgspec.Struct, forbid_unknown_fields=True):
-    policy: str
     steps: list[Step]
+    policy: str = ""
+    example: str | None = None
+    """The file in `envoy/policies` that has the policy instead."""
+
+    @property
+    def text(self) -> str:
+        return self.policy if self.example is None else (EXAMPLES / f"{self.example}.yaml").read_text()
 
 
 def parse_scenario(written: str) -> Scenario:
@@ -86,7 +95,7 @@ def parse_scenario(written: str) -> Scenario:
 
 async def play(scenario: Scenario, store: Store) -> None:
     """Raises `AssertionError` for the first step that goes otherwise, with its number."""
-    player = Player(World(parse_policy(scenario.policy, source="policy"), store=store))
+    player = Player(World(parse_policy(scenario.text, source="policy"), store=store))
     for number, step in enumerate(scenario.steps, start=1):
         try:
             await player.play(step)

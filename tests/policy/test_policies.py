@@ -7,10 +7,10 @@ import pytest
 
 from policyd.stores.base import Store
 from policyd.stores.url import open_store
-from tests.policy.language import parse_scenario, play
+from tests.policy.language import EXAMPLES, parse_scenario, play
 
 HERE = Path(__file__).parent
-SCENARIOS = {path.stem: path.read_text() for path in sorted(HERE.glob("*.yaml"))}
+SCENARIOS = {str(path.relative_to(HERE)): path.read_text() for path in sorted(HERE.rglob("*.yaml"))}
 README = (HERE / "README.md").read_text()
 
 
@@ -24,6 +24,11 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_scenario(name: str, store: Store) -> None:
     await play(parse_scenario(SCENARIOS[name]), store)
+
+
+def test_every_example_is_played() -> None:
+    played = {parse_scenario(written).example for written in SCENARIOS.values()} - {None}
+    assert played == {path.stem for path in EXAMPLES.iterdir()}
 
 
 async def test_the_scenario_of_the_readme(store: Store) -> None:
