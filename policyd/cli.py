@@ -218,6 +218,49 @@ def estimate(
         typer.echo(f"{name:<24}{value}")
 
 
+@app.command("explain")
+def explain_request(
+    request: Annotated[
+        Path, typer.Option("--request", metavar="FILE", help="JSON: path, headers and body; provider if not openai.")
+    ],
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="A date (UTC) or an RFC 3339 instant. Default: now.")
+    ] = None,
+    config: Config = None,
+    prices: Prices = None,
+    store: Annotated[
+        str | None,
+        typer.Option("--store", metavar="URL", help="What was spent and set. Default: nothing yet."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell, step by step, why a request would pass or not. Nothing is held."""
+    from policyd.clock import SystemClock
+    from policyd.config import Settings, load_policy
+    from policyd.control.reading import instant_ms
+    from policyd.core.policy import default_policy
+    from policyd.explaining import explain, explanation_json, explanation_text, parse_request
+    from policyd.prices.table_file import open_price_book
+    from policyd.stores.memory import MemoryStore
+    from policyd.stores.url import open_shared_store
+
+    settings = Settings.from_environment(os.environ, config=config, prices=prices)
+    policy = load_policy(settings.policy_path) if settings.policy_path is not None else default_policy()
+    asked = parse_request(_read(request), source=str(request))
+    at_ms = SystemClock().now_ms() if at is None else instant_ms("--at", at)
+
+    async def run() -> None:
+        opened = MemoryStore() if store is None else open_shared_store(store)
+        try:
+            book = open_price_book(settings.prices_path)
+            told = await explain(asked, policy=policy, store=opened, prices=book, at_ms=at_ms)
+        finally:
+            await opened.close()
+        typer.echo(explanation_json(told) if as_json else explanation_text(told))
+
+    _run(run())
+
+
 @app.command("envoy-config")
 def envoy_config(
     listen: Listen = None, upstream: Upstreams = None, ext_proc: ExtProc = None, admin: Admin = None
