@@ -1,0 +1,79 @@
+"""Many histories, one after the other or in several processes."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+
+from tests.simulation.drawing import draw
+from tests.simulation.history import Told, tell
+from tests.simulation.hosts import HOSTS
+from tests.simulation.plan import Plan
+
+_CHUNK = 50
+"""How many histories a process is given at once."""
+
+
+@dataclass
+class Tally:
+    """What many histories came to."""
+
+    histories: int = 0
+    calm: int = 0
+    jumping: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
+    broken_seeds: list[int] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        self.histories += other.histories
+        self.calm += other.calm
+        self.jumping += other.jumping
+        self.seen.update(other.seen)
+        self.broken_seeds += other.broken_seeds
+
+
+def run_seed(seed: int, *, store: str) -> Told:
+    return run_plan(draw(seed), store=store)
+
+
+def run_plan(plan: Plan, *, store: str) -> Told:
+    with closing(HOSTS[store]()) as host:
+        return tell(plan, host)
+
+
+def run_seeds(seeds: Iterable[int], *, store: str) -> Tally:
+    """Stops at the first history that breaks."""
+    tally = Tally()
+    for seed in seeds:
+        told = run_seed(seed, store=store)
+        tally.histories += 1
+        tally.calm += told.plan.calm
+        tally.jumping += told.plan.jumps
+        tally.seen.update(told.seen)
+        if told.broken is not None:
+            tally.broken_seeds.append(seed)
+            break
+    return tally
+
+
+def run_many(seeds: Sequence[int], *, store: str, processes: int, seconds_max: float) -> Tally:
+    """As many as there is time for, in several processes; none begins after one has broken."""
+    tally = Tally()
+    ends_at = time.monotonic() + seconds_max
+    chunks = [seeds[start : start + _CHUNK] for start in range(0, len(seeds), _CHUNK)]
+    with ProcessPoolExecutor(processes) as pool:
+        for wave in _waves(chunks, processes):
+            for done in pool.map(partial(run_seeds, store=store), wave):
+                tally.add(done)
+            if tally.broken_seeds or time.monotonic() > ends_at:
+                break
+    return tally
+
+
+def _waves(chunks: Sequence[Sequence[int]], size: int) -> Iterator[Sequence[Sequence[int]]]:
+    return (chunks[start : start + size] for start in range(0, len(chunks), size))
