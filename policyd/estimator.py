@@ -7,8 +7,8 @@ bound. It knows of no limits and holds nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from policyd.core.attributes import REQUEST_ATTRIBUTES
 from policyd.core.errors import ConfigError, ModelUnpriced, OutputUnbounded
@@ -19,8 +19,10 @@ from policyd.core.own_prices import Tariff
 from policyd.core.policy import Metric, Policy, Unbounded, UnknownModel, UnknownModelAction
 from policyd.core.pricing import Price, PriceBook, PricedModel
 from policyd.core.record import Record
-from policyd.core.usage import Usage
-from policyd.providers.base import CacheWrite, RequestFacts
+from policyd.core.usage import NO_USAGE, Usage
+from policyd.learning import Corrections
+from policyd.providers.base import CacheWrite, RequestEdits, RequestFacts
+from policyd.providers.vendors import vendor_named
 from policyd.tokens import TokenCount, TokenCounter
 
 EXPECTED_OUTPUT_PERCENT_BOUNDED = 75
@@ -31,6 +33,9 @@ EXPECTED_OUTPUT_PERCENT_UNBOUNDED = 50
 
 COUNT_INLINE_CHARACTERS_MAX = 32_768
 """Longest prompt that is counted on the event loop (a few milliseconds); longer ones are counted in a thread."""
+
+BOUND_FIRST_CHARACTERS_MIN = 262_144
+"""From this length on a prompt is not counted at all if the bound on its tokens fits every limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,15 @@ class Ask:
     """The snapshot that the exchange began with."""
     input_tokens: int | None = None
     """As the caller counted them; `None`: the prompt in `facts` has to be counted."""
+    by_bound: bool = False
+    """Whether a bound on the input is enough, so that nothing has to be counted."""
+    reread: Callable[[RequestEdits], RequestFacts] | None = field(default=None, repr=False, compare=False)
+    """What the request says once it is edited, raising `BodyUnreadable` where it cannot be; `None`: it never can."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether counting the prompt takes so long that the bound is tried first."""
+        return self.input_tokens is None and _characters(self.facts) >= BOUND_FIRST_CHARACTERS_MIN
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -58,6 +72,11 @@ class Estimator:
     def __init__(self, *, prices: PriceBook, counter: TokenCounter) -> None:
         self._prices = prices
         self.counter = counter
+        self._corrections = Corrections()
+
+    def use_corrections(self, corrections: Corrections) -> None:
+        """Estimates from now on by what exchanges have taught."""
+        self._corrections = corrections
 
     def use_prices(self, prices: PriceBook) -> None:
         """Prices what is estimated from now on by another book."""
@@ -78,22 +97,32 @@ class Estimator:
         tariff = self.tariff(policy)
         priced = _priced(ask, tariff, now_ms=now_ms)
         price = priced.price if priced is not None else None
-        count = await self._count(ask)
+        meant = tariff.model_meant(provider=ask.provider, model=facts.model, at_ms=now_ms)
+        counted = await self._count(ask, meant)
+        count = self._corrections.corrected(counted, provider=ask.provider, model=facts.model)
+        learned_output = self._corrections.output_tokens(
+            provider=ask.provider, model=facts.model, endpoint=ask.endpoint
+        )
         if facts.max_output_tokens is not None:
-            bound = facts.max_output_tokens
-            expected_output = bound * EXPECTED_OUTPUT_PERCENT_BOUNDED // 100
+            bound = max(facts.max_output_tokens, vendor_named(ask.provider).output_floor)
+            expected_output = facts.max_output_tokens * EXPECTED_OUTPUT_PERCENT_BOUNDED // 100
             confidence = Confidence.HIGH
         else:
             bound = _default_output_bound(policy, priced, input_tokens=count.tokens)
             expected_output = min(bound, policy.default_max_output_tokens * EXPECTED_OUTPUT_PERCENT_UNBOUNDED // 100)
             confidence = Confidence.MEDIUM
+        if learned_output is not None:
+            expected_output = min(bound, learned_output)
+        teaches_input = not (counted.exact or ask.by_bound or facts.prompt.hides_input)
         return Estimate(
             price=price,
             tariff=tariff,
-            expected=Usage(input=count.tokens, output=expected_output * facts.choices),
+            expected=_expected(price, facts, input_tokens=count.tokens, output_tokens=expected_output * facts.choices),
             maximum=_maximum(price, facts, input_tokens=count.upper_bound, output_tokens=bound * facts.choices),
             confidence=confidence if count.exact else Confidence.LOW,
             bounded=facts.max_output_tokens is not None or policy.unbounded is Unbounded.SET_MAXIMUM,
+            counted_input_tokens=counted.tokens if teaches_input else None,
+            choices=facts.choices,
         )
 
     def estimate_again(self, record: Record, policy: Policy) -> Estimate:
@@ -122,14 +151,26 @@ class Estimator:
             bounded=False,
         )
 
-    async def _count(self, ask: Ask) -> TokenCount:
+    def is_priced(self, model: str, *, ask: Ask, now_ms: int) -> bool:
+        """Whether the provider of `ask` has `model`, as far as prices tell."""
+        tariff = self.tariff(ask.policy)
+        found = tariff.find(provider=ask.provider, model=model, at_ms=now_ms, terms=ask.facts.terms)
+        return found is not None
+
+    async def _count(self, ask: Ask, model: str) -> TokenCount:
+        """The input, as `model` counts it: the one that the name in the request stands for."""
         if ask.input_tokens is not None:
             return TokenCount(tokens=ask.input_tokens, upper_bound=ask.input_tokens, exact=True)
-        prompt = ask.facts.prompt
-        characters = sum(map(len, prompt.texts))
-        if characters <= COUNT_INLINE_CHARACTERS_MAX:
-            return self.counter.count_prompt(prompt, provider=ask.provider, model=ask.facts.model)
-        return await asyncio.to_thread(self.counter.count_prompt, prompt, provider=ask.provider, model=ask.facts.model)
+        prompt, provider = ask.facts.prompt, ask.provider
+        if ask.by_bound:
+            return self.counter.bound_prompt(prompt, provider=provider, model=model)
+        if _characters(ask.facts) <= COUNT_INLINE_CHARACTERS_MAX:
+            return self.counter.count_prompt(prompt, provider=provider, model=model)
+        return await asyncio.to_thread(self.counter.count_prompt, prompt, provider=provider, model=model)
+
+
+def _characters(facts: RequestFacts) -> int:
+    return sum(map(len, facts.prompt.texts))
 
 
 def price_asked(ask: Ask, tariff: Tariff, *, now_ms: int) -> Price | None:
@@ -147,23 +188,31 @@ def price_served(
     was asked for gives way only to one that they set for the name in the reply: who prices a deployment or an alias
     means it, whichever of the provider's models is behind it.
     """
-    model = response_model or record.model
-    if asked is None or (model == record.model and not terms):
+    if asked is None or (response_model is None and not terms):
         return asked
     all_terms = {**record.terms, **terms}
-    served = tariff.find(provider=record.provider, model=model, at_ms=record.at_ms, terms=all_terms)
-    if served is None or not served.own:
-        meant = tariff.find(provider=record.provider, model=record.model, at_ms=record.at_ms, terms=all_terms)
-        if meant is not None and meant.own:
-            served = meant
-    return served.price if served is not None else asked
+    named, meant = (
+        tariff.find(provider=record.provider, model=model, at_ms=record.at_ms, terms=all_terms)
+        for model in (response_model or record.model, record.model)
+    )
+    if named is None or (not named.own and meant is not None and meant.own):
+        named = meant
+    return named.price if named is not None else asked
 
 
-def check_guess(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
-    """Raises `ConfigError` if the policy prices unknown models as a model that has no price itself."""
-    guess = policy.unknown_model.model
-    if guess is not None and Tariff(prices, policy.prices).find_anywhere(model=guess, at_ms=now_ms) is None:
-        raise ConfigError(f'unknown_model.price_as: found "{guess}", expected a model with a known price')
+def check_models(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
+    """Raises `ConfigError` for models that stand in for others and have no price themselves."""
+    tariff = Tariff(prices, policy.prices)
+    named = [("unknown_model.price_as", policy.unknown_model.model)]
+    named += [(f"prices[{index}].price_as", own.price_as) for index, own in enumerate(policy.prices.entries)]
+    named += [(f"switch_to of the limit {limit.name}", limit.switch_to) for limit in policy.limits]
+    mistakes = [
+        f'{where}: found "{model}", expected a model with a known price'
+        for where, model in dict.fromkeys(named)
+        if model and tariff.find_anywhere(model=model, at_ms=now_ms) is None
+    ]
+    if mistakes:
+        raise ConfigError(*mistakes)
 
 
 def output_token_amounts(estimate: Estimate) -> Amounts:
@@ -192,6 +241,9 @@ def _find_price(
     tariff: Tariff, *, provider: str, model: str, terms: Mapping[str, str], at_ms: int, unknown: UnknownModel
 ) -> PricedModel | None:
     found = tariff.find(provider=provider, model=model, at_ms=at_ms, terms=terms)
+    served_as = vendor_named(provider).served_as.get(model.lower())
+    if served_as is not None and (found is None or not found.own):
+        found = tariff.find(provider=provider, model=served_as, at_ms=at_ms, terms=terms) or found
     if found is not None:
         return found
     if unknown.action is UnknownModelAction.FREE:
@@ -213,6 +265,11 @@ def _default_output_bound(policy: Policy, priced: PricedModel | None, *, input_t
     return bound
 
 
+def _expected(price: Price | None, facts: RequestFacts, *, input_tokens: int, output_tokens: int) -> Usage:
+    tokens = Usage(input=input_tokens, output=output_tokens)
+    return with_request_fee(_sold(price, tokens) + facts.pieces.with_pieces_of(facts.pieces_min), price)
+
+
 def _maximum(price: Price | None, facts: RequestFacts, *, input_tokens: int, output_tokens: int) -> Usage:
     """The dearest usage that the request can lead to: all input as the dearest kind it can be, the output likewise."""
     input_kind, output_kind = facts.input_kinds[0], facts.output_kinds[0]
@@ -220,5 +277,18 @@ def _maximum(price: Price | None, facts: RequestFacts, *, input_tokens: int, out
         writes = () if facts.cache_write is CacheWrite.NONE else (facts.cache_write.value,)
         input_kind = price.dearest((*facts.input_kinds, *writes), input_tokens=input_tokens)
         output_kind = price.dearest(facts.output_kinds, input_tokens=input_tokens)
-    kinds = {input_kind: input_tokens, output_kind: output_tokens}
-    return Usage(**kinds, web_searches=facts.web_searches_max)
+    tokens = Usage(**{input_kind: input_tokens, output_kind: output_tokens})
+    pieces = facts.pieces_max.with_pieces_of(facts.pieces).with_pieces_of(facts.pieces_min)
+    return with_request_fee(_sold(price, tokens) + pieces, price)
+
+
+def _sold(price: Price | None, tokens: Usage) -> Usage:
+    """`tokens`, unless the model is not sold by tokens: then it reports none."""
+    return tokens if price is None or price.is_by_tokens else NO_USAGE
+
+
+def with_request_fee(usage: Usage, price: Price | None) -> Usage:
+    """`usage` with the one request that it is of, where that has a fee of its own."""
+    if price is None or usage.requests or not price.covers("requests"):
+        return usage
+    return replace(usage, requests=1)

@@ -16,6 +16,7 @@ from policyd.core.pricing import Price, PriceBook
 from policyd.core.record import Record
 from policyd.core.windows import Lifetime
 from policyd.enforcer import Enforcer
+from policyd.learning import Corrections
 from policyd.prices.table import load_price_book
 from policyd.stores.base import Store, Swept
 from policyd.stores.memory import MemoryStore
@@ -82,6 +83,7 @@ class Seen:
     store_calls: list[tuple[str, bool]] = field(default_factory=list)
     """Each call's operation, and whether it failed."""
     sweeps: list[Swept] = field(default_factory=list)
+    corrections: list[Corrections] = field(default_factory=list)
 
     def ended(self, record: Record, estimate: Estimate | None) -> None:
         self.records.append(record)
@@ -91,6 +93,9 @@ class Seen:
 
     def swept(self, swept: Swept) -> None:
         self.sweeps.append(swept)
+
+    def learned(self, corrections: Corrections) -> None:
+        self.corrections.append(corrections)
 
 
 @dataclass

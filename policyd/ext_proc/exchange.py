@@ -42,14 +42,15 @@ from policyd.core.errors import (
 from policyd.core.policy import FailureMode, OnDisconnect, Policy
 from policyd.core.policy import UnknownEndpoint as UnknownEndpointAction
 from policyd.core.record import Outcome, Record, UsageSource
+from policyd.core.runtime import Blocked
 from policyd.enforcer import Ending, Verdict
 from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.charging import charged_at_least, disconnected, ended
 from policyd.ext_proc.encoding import UndecodableReply
-from policyd.ext_proc.headers import cost_headers, decision_headers, request_id_header
+from policyd.ext_proc.headers import block_headers, cost_headers, decision_headers, request_id_header
 from policyd.ext_proc.meter import ReplyMeter
-from policyd.ext_proc.refusal import denial, error_info, immediate, worth_retrying
+from policyd.ext_proc.refusal import block_refusal, denial, error_info, immediate, worth_retrying
 from policyd.ext_proc.reply import NO_REPLY, ReplyHead, ReplySide
 from policyd.ext_proc.request import UNMETERED, RequestSide
 from policyd.providers.base import Endpoint, ErrorInfo, HeaderReader, RequestEdits, WireFormat
@@ -203,10 +204,13 @@ class Exchange:
         if not verdict.decision.allowed:
             return self._deny(verdict)
         self._holding = True
-        self._usage_added = not self._ask.facts.usage_requested
+        # What it takes to change the request is not kept while the reply passes.
+        self._ask = replace(self._ask, facts=verdict.facts, reread=None)
+        self._usage_added = not verdict.facts.usage_requested
         edits = RequestEdits(
             request_usage=self._usage_added,
             max_output_tokens=verdict.max_output_tokens,
+            model=verdict.decision.changes.model,
             strip_fields=self._policy.identity.strip.body,
         )
         try:
@@ -227,7 +231,26 @@ class Exchange:
         return State.ENDED, [reply, m.Report(replace(verdict.record, status=error.status))]
 
     def _rejected(self, event: m.Rejected) -> Step:
+        if isinstance(event.error, Blocked):
+            return self._deny_blocked(event.error)
         return self._refuse(event.error)
+
+    def _deny_blocked(self, error: Blocked) -> Step:
+        reply = immediate(
+            self._wire,
+            block_refusal(error, request_id=self.request_id),
+            headers=block_headers(self.request_id, self._settings.header_prefix),
+            retry_after_seconds=error.block.seconds_left(self._unheld.at_ms),
+            retry=False,
+        )
+        record = replace(
+            self._unheld,
+            outcome=Outcome.DENIED,
+            decision="deny",
+            status=error.status,
+            denied_by=(error.block.name,),
+        )
+        return State.ENDED, [reply, m.Report(record)]
 
     def _abandon(self, _: m.Closed) -> Step:
         return State.ABANDONED, []

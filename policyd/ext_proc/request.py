@@ -23,6 +23,7 @@ from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.signing import is_signed, refuse_edits, refuse_new_query
 from policyd.providers.base import Endpoint, RawRequest, RequestEdits, WireFormat
+from policyd.providers.editing import edited, reread
 
 STREAMED_PIECE_BYTES = 65_536
 """A body sent in full duplex goes out in pieces of this size."""
@@ -122,16 +123,17 @@ class RequestSide:
             facts=facts,
             identity=identity,
             policy=policy,
+            reread=None if self._signed else lambda edits: reread(wire, raw, edits, vendor=endpoint.vendor),
         )
 
     def forward(self, endpoint: Endpoint, wire: WireFormat, edits: RequestEdits) -> list[m.Effect]:
         """Lets the withheld request go upstream, with `edits`. Raises `RequestSigned`; then nothing has gone."""
 
         def edit(body: bytes) -> bytes:
-            edited = wire.edit_request(body, edits, vendor=endpoint.vendor)
-            if self._signed and edited != body:
+            changed = edited(wire, body, edits, vendor=endpoint.vendor)
+            if self._signed and changed != body:
                 refuse_edits(edits)
-            return edited
+            return changed
 
         return self._send(edit)
 

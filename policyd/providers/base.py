@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
-from policyd.core.usage import Usage
+from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.framing.frame import Frame
 
 OUTPUT_TOKENS_MAX = 100_000_000
@@ -27,6 +27,8 @@ class Detail(StrEnum):
     AUTO = "auto"
     LOW = "low"
     HIGH = "high"
+    ORIGINAL = "original"
+    """As it is, as far as the model goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,18 @@ class Prompt:
     """Every piece of text that the provider turns into tokens, as it does so: each piece is counted by itself."""
     overhead_tokens: int = 0
     """Tokens that the provider adds around the pieces (roles, separators)."""
+    possible_tokens: int = 0
+    """Tokens that it adds on some requests and on most not: they are part of the bound alone."""
     images: tuple[Image, ...] = ()
     unread_bytes: int = 0
     """Bytes of parts that cannot be counted (audio, documents), each at most one token; allowances for what the request
     does not show count as bytes too."""
     exact: bool = True
     """Whether counting the pieces exactly gives what the provider will report."""
+    has_tools: bool = False
+    """Whether tools are defined in a format that models of other makers are given in one of their own."""
+    hides_input: bool = False
+    """Whether there is input that the request only refers to, and for which an allowance stands in `unread_bytes`."""
 
 
 class CacheWrite(StrEnum):
@@ -82,8 +90,12 @@ class RequestFacts:
     """The kinds of usage that its output can be charged as."""
     outlives_client: bool = False
     """Whether the provider goes on with it, and charges for it, when the client hangs up."""
-    web_searches_max: int = 0
-    """The most web searches that the provider can run, and charge for, to answer it."""
+    pieces_min: Usage = NO_USAGE
+    """What is charged by the piece, beside the tokens or in their place, whatever the reply says of it."""
+    pieces: Usage = NO_USAGE
+    """What is expected to be, where that is more."""
+    pieces_max: Usage = NO_USAGE
+    """The most that it can be, where that is more: with the calls that tools of the provider's may make."""
     terms: Mapping[str, str] = field(default_factory=dict)
     """Terms that change the price (`service_tier`), as the price book names them."""
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +121,8 @@ class RequestEdits:
     """Ask the provider to report usage in the stream."""
     max_output_tokens: int | None = None
     """Set as the request's own maximum."""
+    model: str | None = None
+    """Set in place of the model in the body."""
     strip_fields: tuple[str, ...] = ()
     """Identity body fields to take out, as dotted paths."""
 
@@ -201,7 +215,7 @@ class WireFormat(Protocol):
         ...
 
     def edit_request(self, body: bytes, edits: RequestEdits, *, vendor: Vendor) -> bytes:
-        """`body`, which `read_request` has read, with `edits` spliced in."""
+        """`body`, which `read_request` has read, with `edits` spliced in; the model is `providers.editing`'s to set."""
         ...
 
     def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> ReplyReader:
@@ -235,11 +249,15 @@ class Vendor:
 
     id: str
     """As genai-prices names it, where it does."""
+    names: tuple[str, ...] = ()
+    """What else it is called by those who route to it."""
     hosts: tuple[str, ...] = ()
     host_patterns: tuple[str, ...] = ()
     """Regular expressions of hosts that have a name of their own for each customer or region; in lower case."""
     bases: tuple[str, ...] = ()
     """Base paths of its endpoints, beside those that are common."""
+    base_patterns: tuple[str, ...] = ()
+    """Regular expressions of base paths that have a name of their own for each customer."""
     apis: tuple[Api, ...] = (Api.OPENAI,)
     """Whose APIs it serves, its own first: that one words refusals of paths that nothing else tells apart."""
     stream_options: bool = True
@@ -249,8 +267,14 @@ class Vendor:
     """
     output_maximum: str = "max_tokens"
     """The member of a chat completion request by which policy sets the maximum of its output."""
+    output_floor: int = 0
+    """Tokens that a reply can have though a smaller maximum was asked for: the vendor raises it or thinks beside it."""
+    served_as: Mapping[str, str] = field(default_factory=dict)
+    """Retired models that it goes on taking requests for, in lower case, and which dearer model serves them."""
     completion_maximum: int | None = None
     """What bounds the output of a legacy completion whose request does not; `None` where it is not known."""
+    transcript_ms_min: int = 0
+    """What a transcript is charged for at least, in milliseconds of audio."""
     exact_prompts: bool = False
     """Whether its models see a prompt as the wire format's maker documents it, so that it can be counted exactly."""
 

@@ -16,29 +16,44 @@ from policyd.providers.base import Detail, Image, Prompt
 IMAGE_HEAD_BYTES_MAX = 64 * 1024
 """How much of an image is decoded: its dimensions stand near its beginning."""
 
-_DETAILS = {"auto": Detail.AUTO, "low": Detail.LOW, "high": Detail.HIGH}
+_DETAILS = {detail.value: detail for detail in Detail}
 
 
 class PromptBuilder:
     """Collects what has to be counted."""
 
-    __slots__ = ("_images", "_texts", "_unread_bytes", "exact", "overhead_tokens")
+    __slots__ = (
+        "_hides_input",
+        "_images",
+        "_texts",
+        "_unread_bytes",
+        "exact",
+        "has_tools",
+        "overhead_tokens",
+        "possible_tokens",
+    )
 
     def __init__(self, *, exact: bool) -> None:
         self.exact = exact
         """Whether counting the pieces exactly gives what the provider will report; cleared by what makes it wrong."""
+        self.has_tools = False
         self.overhead_tokens = 0
+        self.possible_tokens = 0
         self._texts: list[str] = []
         self._images: list[Image] = []
         self._unread_bytes = 0
+        self._hides_input = False
 
     def prompt(self) -> Prompt:
         return Prompt(
             texts=tuple(self._texts),
             overhead_tokens=self.overhead_tokens,
+            possible_tokens=self.possible_tokens,
             images=tuple(self._images),
             unread_bytes=self._unread_bytes,
             exact=self.exact,
+            has_tools=self.has_tools,
+            hides_input=self._hides_input,
         )
 
     def text(self, value: Any) -> None:
@@ -78,11 +93,15 @@ class PromptBuilder:
         if isinstance(encoded, str):
             self._unread_bytes += len(encoded) * 3 // 4
 
-    def hidden(self, tokens_max: int) -> None:
-        """Input that the request does not show (earlier turns, what a tool of the provider's reads): a stated
-        allowance. It bounds as if it were so many bytes that cannot be counted."""
+    def allow(self, tokens_max: int) -> None:
+        """An allowance for what cannot be counted. It bounds as if it were so many bytes."""
         self.exact = False
         self._unread_bytes += tokens_max
+
+    def hidden(self, tokens_max: int) -> None:
+        """Input that the request does not show (earlier turns, what a tool of the provider's reads): an allowance."""
+        self._hides_input = self._hides_input or tokens_max > 0
+        self.allow(tokens_max)
 
 
 _HEAD_LENGTH_MAX = IMAGE_HEAD_BYTES_MAX // 3 * 4

@@ -123,6 +123,8 @@ _INVOKE = "invoke(?:-with-response-stream)?"
 
 _ROUTES = (
     _route(Api.OPENAI, "POST", f"{_DEPLOYMENT}/chat/completions", "chat.completions", OPENAI_CHAT),
+    # As Writer has it.
+    _route(Api.OPENAI, "POST", "/chat", "chat.completions", OPENAI_CHAT),
     _route(Api.OPENAI, "POST", "/responses", "responses", OPENAI_RESPONSES),
     _route(Api.OPENAI, "POST", "/responses/compact", "responses.compact", OPENAI_RESPONSES_COMPACT),
     _route(Api.OPENAI, "POST", "/responses/input_tokens", "responses.input_tokens"),
@@ -221,11 +223,35 @@ def resolve(*, provider: str | None, host: str, method: str, path: str) -> Endpo
     if found is None:
         return None
     vendor, path = found
+    starts = _tail_starts(vendor, path)
     for api in vendor.apis:
         for route in _ROUTES:
-            if route.api is api and route.method == method and _follows_base(vendor, route, path):
+            if route.api is not api or route.method != method:
+                continue
+            if any(route.tail.fullmatch(path, start) for start in starts):
                 return Endpoint(vendor, route.name, path, route.wire, route.wire or ERROR_WIRES[api])
     return UnknownEndpoint(vendor, _nearest_error_wire(vendor, path))
+
+
+_USUAL_PATHS: Mapping[Api, str] = {
+    Api.OPENAI: "/v1/chat/completions",
+    Api.ANTHROPIC: "/v1/messages",
+    Api.COHERE: "/v2/chat",
+    Api.MISTRAL: "/v1/chat/completions",
+    Api.OLLAMA: "/api/chat",
+}
+"""Where an API takes chats; the paths of the others name the model."""
+
+
+def request_endpoint(*, provider: str, path: str) -> Endpoint | None:
+    """Where `provider` takes a request that is not seen on its way: at `path`, or where it takes chats if that is
+    empty.
+
+    `None` if it takes none there.
+    """
+    path = path or _USUAL_PATHS.get(vendor_named(provider).apis[0], "")
+    endpoint = resolve(provider=provider, host="", method="POST", path=path)
+    return endpoint if isinstance(endpoint, Endpoint) else None
 
 
 def might_be_priced(*, provider: str | None, host: str, method: str, path: str) -> bool:
@@ -238,7 +264,10 @@ def might_be_priced(*, provider: str | None, host: str, method: str, path: str) 
         route.wire is not None
         and route.method == method
         and route.api in vendor.apis
-        and any(_in_any_case(base + route.tail.pattern).fullmatch(path) for base in (*COMMON_BASES, *vendor.bases))
+        and any(
+            _in_any_case(base + route.tail.pattern).fullmatch(path)
+            for base in (*COMMON_BASES, *vendor.bases, *vendor.base_patterns)
+        )
         for route in _ROUTES
     )
 
@@ -270,10 +299,11 @@ def _host_name(host: str) -> str:
     return host.partition(":")[0].lower().removesuffix(".")
 
 
-def _follows_base(vendor: Vendor, route: _Route, path: str) -> bool:
-    return any(
-        path.startswith(base) and route.tail.fullmatch(path, len(base)) for base in (*COMMON_BASES, *vendor.bases)
-    )
+def _tail_starts(vendor: Vendor, path: str) -> tuple[int, ...]:
+    """Where in the path an endpoint's own part may begin: behind each of the vendor's base paths."""
+    literal = (len(base) for base in (*COMMON_BASES, *vendor.bases) if path.startswith(base))
+    matched = (re.match(pattern, path) for pattern in vendor.base_patterns)
+    return *literal, *(base.end() for base in matched if base is not None)
 
 
 def _nearest_error_wire(vendor: Vendor, path: str) -> WireFormat:

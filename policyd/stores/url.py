@@ -33,6 +33,16 @@ def open_store(url: str) -> Store:
     return opener(parts)
 
 
+def open_shared_store(url: str) -> Store:
+    """Opens the store of a server that runs in another process, or ran. Raises `ConfigError`."""
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
+        raise ConfigError("--store: memory:// is inside its server's process, where no other can reach it")
+    if parts.scheme == "sqlite" and not (path := Path(unquote(parts.path.removeprefix("/")))).exists():
+        raise ConfigError(f"--store: there is no file {path}; give the URL that the server has")
+    return open_store(url)
+
+
 def _open_memory(parts: SplitResult) -> Store:
     if parts.netloc or parts.path or parts.query:
         raise ConfigError("the store URL memory:// takes no host, path or option")

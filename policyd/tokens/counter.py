@@ -15,6 +15,9 @@ from policyd.tokens.vocabulary import CL100K_BASE, O200K_BASE
 FORCED_CUT_ERROR_TOKENS = 8
 """By how much one cut inside an endless run may make a count too small; two is the most that was found."""
 
+GUESSED_BYTES_PER_TOKEN = 3
+"""What a text is guessed at that is not counted."""
+
 UNREAD_BYTES_PER_TOKEN = 8
 """Documents and audio are guessed at one token for so many bytes, and bounded at one token a byte."""
 
@@ -48,15 +51,18 @@ class TokenCounter:
         texts = _reported(prompt, models, counted=counted, counted_max=counted_max)
         return texts + _count_other_parts(prompt, model=model)
 
-    def upper_bound(self, prompt: Prompt, *, provider: str, model: str) -> int:
-        """A bound on the input tokens of `prompt` that takes no time to speak of (0.5 ms a megabyte).
+    def bound_prompt(self, prompt: Prompt, *, provider: str, model: str) -> TokenCount:
+        """A bound on the input tokens of `prompt`, and a guess, that take no time to speak of (0.5 ms a megabyte).
 
-        It takes every byte for a token: no byte-pair vocabulary counts more. What a provider adds comes on top.
+        The bound takes every byte for a token: no byte-pair vocabulary counts more, and where the vocabulary is not the
+        model's own the family's factor comes on top. The guess is one token for three bytes; English has about four.
         """
         models = family(provider=provider, model=model)
         text_bytes = sum(_utf8_bytes(text) for text in prompt.texts)
-        texts = _reported(prompt, models, counted=text_bytes, counted_max=text_bytes)
-        return (texts + _count_other_parts(prompt, model=model)).upper_bound
+        guessed = -(-text_bytes // GUESSED_BYTES_PER_TOKEN)
+        return _reported(prompt, models, counted=guessed, counted_max=text_bytes) + _count_other_parts(
+            prompt, model=model
+        )
 
     def count_text(self, text: str, *, provider: str, model: str) -> int:
         """The tokens of `text` alone, such as the output of a reply; the best count where it cannot be exact."""
@@ -67,7 +73,8 @@ class TokenCounter:
 def _count_text(text: str, models: Family) -> tuple[int, int]:
     """What the vocabulary counts, and what it or another like it counts at the most."""
     tokens, forced_cuts = models.count(text)
-    tokens_max = tokens + FORCED_CUT_ERROR_TOKENS * forced_cuts
+    # Whatever the cuts did, there are no more tokens than bytes.
+    tokens_max = min(tokens + FORCED_CUT_ERROR_TOKENS * forced_cuts, _utf8_bytes(text))
     if models.exact or text.isascii():
         return tokens, tokens_max
     # How well a vocabulary does on other scripts varies most. cl100k_base was made for English.
@@ -78,15 +85,17 @@ def _reported(prompt: Prompt, models: Family, *, counted: int, counted_max: int)
     """What the provider reports for texts that the vocabulary counts as `counted`, and as `counted_max` at the most."""
     if models.exact and prompt.exact:
         return TokenCount(counted, exact=counted == counted_max, upper_bound=counted_max)
+    added = models.constant_tokens + (models.foreign_tools_tokens if prompt.has_tools else 0)
     return TokenCount(
-        models.factor.of(counted) + models.constant_tokens,
+        models.factor.of(counted) + added,
         exact=False,
         upper_bound=models.factor_max.of(counted_max) + models.constant_tokens_max,
     )
 
 
 def _count_other_parts(prompt: Prompt, *, model: str) -> TokenCount:
-    count = TokenCount(prompt.overhead_tokens, exact=True, upper_bound=prompt.overhead_tokens)
+    around = prompt.overhead_tokens
+    count = TokenCount(around, exact=not prompt.possible_tokens, upper_bound=around + prompt.possible_tokens)
     images = image_rule(model)
     for image in prompt.images:
         count += images.count(image_size(image.head), image.detail)

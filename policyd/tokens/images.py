@@ -120,8 +120,9 @@ def _patches(size: Size, *, patch_side: int, budget: Budget) -> tuple[int, int]:
 class Patches:
     """OpenAI's newer rule: the 32 pixel squares that cover the image, shrunk to a budget, times the model's factor.
 
-    `auto` is the budget where the request leaves the detail open. An image of unknown size that would be looked at in
-    full counts as `_ORIGINAL`: no maximum is published.
+    `auto` is the budget where the request leaves the detail open, `original` where it asks for the image as it is: a
+    model that does not know that detail is taken to do what it does by itself. An image of unknown size that would be
+    looked at in full counts as `_ORIGINAL`: no maximum is published.
 
     Within two tokens of every recorded reply that has an image of known size. Where those show another factor than the
     document does, `factor_published` bounds.
@@ -131,6 +132,7 @@ class Patches:
     factor_published: Ratio | None = None
     high: Budget = _STANDARD
     auto: Budget = _STANDARD
+    original: Budget | None = None
 
     _PATCH_SIDE = 32
     _ERROR_TOKENS = 2
@@ -151,6 +153,8 @@ class Patches:
                 return _LOW
             case Detail.HIGH:
                 return self.high
+            case Detail.ORIGINAL:
+                return self.original or self.auto
             case Detail.AUTO:
                 return self.auto
 
@@ -251,7 +255,7 @@ _BY_PREFIX: tuple[tuple[str, ImageRule], ...] = (
     ("gpt-5.3", Patches(_GPT_5_4_FACTOR)),
     ("gpt-5.4-mini", _GPT_MINI),
     ("gpt-5.4-nano", _GPT_5_NANO),
-    ("gpt-5.4", Patches(_GPT_5_4_FACTOR, high=_LARGE, auto=_LARGE)),
+    ("gpt-5.4", Patches(_GPT_5_4_FACTOR, high=_LARGE, auto=_LARGE, original=_ORIGINAL)),
     ("gpt-5.5", Patches(_GPT_5_4_FACTOR, high=_LARGE, auto=_ORIGINAL)),
     ("gpt-5.6", Patches(_GPT_5_4_FACTOR, high=_LARGE, auto=_UNLIMITED)),
     ("gpt-5", Tiles(70, 140)),

@@ -22,6 +22,7 @@ from policyd.core.policy import Limit, Metric, Policy
 from policyd.core.record import Record
 from policyd.core.windows import Lifetime
 from policyd.enforcer import Enforcer
+from policyd.learning import Corrections
 from policyd.stores.base import Store, Swept
 from policyd.tokens import TokenCounter
 from policyd.v1 import policy_service_pb2 as service
@@ -70,6 +71,8 @@ class Seen:
     def store_call(self, operation: str, seconds: float, *, failed: bool) -> None: ...
 
     def swept(self, swept: Swept) -> None: ...
+
+    def learned(self, corrections: Corrections) -> None: ...
 
 
 class TroubledStore:

@@ -24,7 +24,7 @@ from policyd.providers.base import (
     RequestFacts,
     Vendor,
 )
-from policyd.providers.openai.prompt import render_functions
+from policyd.providers.openai.prompt import HIDDEN_TOKENS, render_functions
 from policyd.providers.prompt_builder import IMAGE_HEAD_BYTES_MAX
 from policyd.providers.registry import OPENAI_CHAT
 from policyd.providers.vendors import OPENAI, VENDORS
@@ -109,6 +109,8 @@ def test_whether_the_reply_will_carry_usage(vendor: Vendor, members: dict[str, A
         ({"service_tier": "auto"}, {}),
         ({"service_tier": "flex"}, {"service_tier": "flex"}),
         ({"service_tier": "priority"}, {"service_tier": "priority"}),
+        ({"web_search_options": {"search_context_size": "high"}}, {"search_context_size": "high"}),
+        ({"web_search_options": {"search_context_size": "of any size"}}, {}),
     ],
 )
 def test_terms(members: dict[str, Any], terms: dict[str, str]) -> None:
@@ -116,18 +118,24 @@ def test_terms(members: dict[str, Any], terms: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "searches"),
+    ("members", "searches", "most"),
     [
-        ({}, 0),
-        ({"web_search_options": {}}, 1),
-        ({"web_search_options": {"search_context_size": "low"}}, 1),
-        ({"model": "gpt-4o-mini-search-preview-2025-03-11"}, 1),
-        ({"model": "gpt-5-search-api"}, 1),
-        ({"model": "research-preview"}, 0),
+        ({}, 0, 0),
+        ({"web_search_options": {}}, 1, 1),
+        ({"web_search_options": {"search_context_size": "low"}}, 1, 1),
+        ({"model": "gpt-4o-mini-search-preview-2025-03-11"}, 1, 1),
+        ({"model": "gpt-5-search-api"}, 1, 1),
+        ({"model": "openai/gpt-4o:online"}, 1, 1),
+        ({"plugins": [{"id": "web", "max_results": 3}]}, 1, 1),
+        ({"plugins": [{"id": "file-parser"}]}, 0, 0),
+        ({"tools": [{"type": "openrouter:web_search"}]}, 0, 10),
+        ({"model": "research-preview"}, 0, 0),
     ],
 )
-def test_web_searches(members: dict[str, Any], searches: int) -> None:
-    assert read_with(**members).web_searches_max == searches
+def test_web_searches(members: dict[str, Any], searches: int, most: int) -> None:
+    """Those that are made in any case, and the most that there can be."""
+    facts = read_with(**members)
+    assert (facts.pieces_min.web_searches, facts.pieces_max.web_searches) == (searches, most)
 
 
 def test_cache_writes_are_short_unless_an_hour_is_asked_for() -> None:
@@ -338,7 +346,8 @@ def test_each_message_is_its_role_and_content_and_three_tokens_more() -> None:
         ("gpt-3.5-turbo", 3, 0),
         ("gpt-4o-2024-08-06", 3, 0),
         ("gpt-4.1-mini", 3, 0),
-        ("o4-mini", 2, 2),
+        ("o4-mini", 2, 0),
+        ("gpt-4o-audio-preview", 2, 0),
         ("gpt-5-nano", 2, 2),
         ("openai/gpt-5.4", 2, 2),
         ("gpt-oss-120b", 3, 0),
@@ -354,7 +363,13 @@ def test_a_name_is_a_text_and_one_token() -> None:
     prompt = prompt_of({"role": "user", "name": "ada", "content": "a"})
     assert prompt.texts == ("user", "ada", "a")
     assert prompt.overhead_tokens == 3 + 3 + 1
-    assert not prompt.exact
+    assert prompt.exact
+
+
+def test_a_name_that_repeats_the_role_is_a_text_alone() -> None:
+    prompt = prompt_of({"role": "user", "name": "user", "content": "a"})
+    assert prompt.texts == ("user", "user", "a")
+    assert prompt.overhead_tokens == 3 + 3
 
 
 def test_prompts_of_other_vendors_are_not_exact() -> None:
@@ -385,6 +400,45 @@ def test_images(image: Any, expected: Image) -> None:
     assert prompt.images == (expected,)
     assert prompt.texts == ("user",)
     assert not prompt.exact
+    assert not prompt.hides_input
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"tools": [{"type": "openrouter:web_search"}]},
+        {"plugins": [{"id": "web"}]},
+        {"venice_parameters": {"enable_web_search": "on"}},
+        {"model": "anthropic/claude-sonnet-4:online"},
+        {"model": "compound-beta"},
+        {"model": "groq/compound"},
+    ],
+)
+def test_what_the_request_does_not_show_has_an_allowance(members: dict[str, Any]) -> None:
+    prompt = prompt_of({"role": "user", "content": "a"}, **members)
+    assert prompt.hides_input
+    assert prompt.unread_bytes == HIDDEN_TOKENS
+
+
+def test_a_file_by_its_id_has_an_allowance() -> None:
+    prompt = prompt_of({"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]})
+    assert prompt.hides_input
+    assert prompt.unread_bytes == HIDDEN_TOKENS
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"tools": [{"type": "custom", "custom": {"name": "a"}}]},
+        {"venice_parameters": {"enable_web_search": "off"}},
+        {"web_search_options": {}},
+        {"model": "compounding-1"},
+    ],
+)
+def test_other_requests_show_all_of_their_input(members: dict[str, Any]) -> None:
+    prompt = prompt_of({"role": "user", "content": "a"}, **members)
+    assert not prompt.hides_input
+    assert prompt.unread_bytes == 0
 
 
 def test_only_the_head_of_an_image_is_kept() -> None:
@@ -400,7 +454,7 @@ def test_what_cannot_be_counted_is_measured() -> None:
     audio = {"type": "input_audio", "input_audio": {"data": b64encode(bytes(3000)).decode(), "format": "wav"}}
     file = {"type": "file", "file": {"file_data": b64encode(bytes(600)).decode()}}
     unknown = {"type": "hologram", "data": "x" * 50}
-    prompt = prompt_of({"role": "user", "content": [audio, file, {"type": "file", "file": {"file_id": "f"}}, unknown]})
+    prompt = prompt_of({"role": "user", "content": [audio, file, unknown]})
     assert prompt.unread_bytes == 3000 + 600 + len(json.dumps(unknown, separators=(",", ":")))
     assert prompt.texts == ("user",)
     assert not prompt.exact
@@ -454,15 +508,42 @@ def test_tools_that_are_no_functions_are_counted_as_json() -> None:
     assert '{"type":"custom","custom":{"name":"write"}}' in prompt.texts
 
 
-def test_an_answer_schema_is_counted_as_json() -> None:
-    schema = {"name": "r", "strict": True, "schema": {"type": "object"}}
-    prompt = prompt_of({"role": "user", "content": "a"}, response_format={"type": "json_schema", "json_schema": schema})
-    assert prompt.texts[-1] == '{"name":"r","strict":true,"schema":{"type":"object"}}'
+@pytest.mark.parametrize(("model", "around"), [("gpt-4o", 12), ("o4-mini", 9), ("gpt-5", 9)])
+def test_an_answer_schema_is_shown_without_what_binds_the_sampler(model: str, around: int) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"required": {"type": "string", "title": "t"}, "a": {"items": [{"required": []}]}},
+        "required": ["required"],
+        "additionalProperties": False,
+        "$defs": {"additionalProperties": {"type": "object", "additionalProperties": False}},
+    }
+    plain = prompt_of({"role": "user", "content": "a"}, model=model)
+    prompt = prompt_of(
+        {"role": "user", "content": "a"},
+        model=model,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "r", "strict": True, "description": "d", "schema": schema},
+        },
+    )
+    assert prompt.texts[2:] == (
+        "r",
+        "d",
+        (
+            '{"type":"object","properties":{"required":{"type":"string","title":"t"},"a":{"items":[{}]}},'
+            '"$defs":{"additionalProperties":{"type":"object"}}}'
+        ),
+        "r",
+    )
+    assert prompt.overhead_tokens == plain.overhead_tokens + around + 2
     assert not prompt.exact
+
+
+def test_an_answer_in_json_of_any_form_is_exact() -> None:
     assert prompt_of({"role": "user", "content": "a"}, response_format={"type": "json_object"}).exact
 
 
-@pytest.mark.parametrize("option", ["prediction", "web_search_options", "audio", "plugins"])
+@pytest.mark.parametrize("option", ["prediction", "web_search_options", "audio"])
 def test_options_that_change_what_is_counted_make_a_prompt_inexact(option: str) -> None:
     assert not prompt_of({"role": "user", "content": "a"}, **{option: {}}).exact
 

@@ -153,6 +153,21 @@ def test_gpt_5_6_looks_at_the_whole_image_unless_told_otherwise() -> None:
     assert count("gpt-5.6", 32_000, 32_000, Detail.HIGH).tokens == 3000
 
 
+@pytest.mark.parametrize(
+    ("model", "high", "original"),
+    [
+        ("gpt-5.4", 3000, 12_000),
+        ("gpt-5.5", 3000, 12_000),
+        ("gpt-5.6", 3000, 1_200_000),
+        ("gpt-4.1-mini", 2465, 2465),
+        ("gpt-4o", 765, 765),
+    ],
+)
+def test_an_image_can_be_asked_for_as_it_is(model: str, high: int, original: int) -> None:
+    assert count(model, 32_000, 32_000, Detail.HIGH).tokens == high
+    assert count(model, 32_000, 32_000, Detail.ORIGINAL).tokens == original
+
+
 MODELS = ["gpt-4o", "gpt-4o-mini", "gpt-4.1-mini", "gpt-5", "gpt-5.4", "gpt-5.5", "o4-mini", "claude-opus-4-6", "other"]
 sides = st.integers(1, 2**32 - 1) | st.integers(1, 3000)
 

@@ -110,6 +110,8 @@ prompts = st.builds(
     Prompt,
     texts=st.lists(st.text(max_size=300), max_size=5).map(tuple),
     overhead_tokens=st.integers(0, 1000),
+    possible_tokens=st.just(0) | st.integers(0, 1000),
+    has_tools=st.booleans(),
     images=st.lists(st.builds(Image, st.just(b""), st.sampled_from(Detail)), max_size=2).map(tuple),
     unread_bytes=st.just(0) | st.integers(0, 10**9),
     exact=st.booleans(),
@@ -123,7 +125,7 @@ def test_bounds_hold_for_every_prompt(prompt: Prompt, provider_and_model: tuple[
     count = COUNTER.count_prompt(prompt, provider=provider, model=model)
     assert prompt.overhead_tokens <= count.tokens <= count.upper_bound
     assert not count.exact or count.tokens == count.upper_bound
-    assert count.upper_bound <= COUNTER.upper_bound(prompt, provider=provider, model=model)
+    assert count.upper_bound <= COUNTER.bound_prompt(prompt, provider=provider, model=model).upper_bound
 
 
 @given(text=st.text(max_size=500), provider_and_model=st.sampled_from(PROVIDERS_AND_MODELS))
@@ -136,4 +138,5 @@ def test_text_counts_no_more_as_output_than_its_bound_as_input(text: str, provid
 
 def test_the_cheap_bound_takes_every_byte_for_a_token() -> None:
     prompt = Prompt(texts=("né\ud800",), overhead_tokens=7)
-    assert COUNTER.upper_bound(prompt, provider="openai", model="gpt-4o") == 1 + 2 + 3 + 7
+    bound = COUNTER.bound_prompt(prompt, provider="openai", model="gpt-4o")
+    assert bound == TokenCount(tokens=2 + 7, exact=False, upper_bound=1 + 2 + 3 + 7)

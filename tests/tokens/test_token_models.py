@@ -66,6 +66,7 @@ def test_other_models_are_no_claude() -> None:
         ("ft:gpt-3.5-turbo-0125:org::id", "openai-cl100k", True),
         ("gpt-35-turbo", "openai-cl100k", True),
         ("text-embedding-3-small", "openai-cl100k", True),
+        ("davinci-002", "openai-cl100k", True),
         ("openai/gpt-oss-120b", "gpt-oss", False),
         ("claude-sonnet-4-6", "claude", False),
         ("anthropic/claude-opus-4.8", "claude-since-4.7", False),
@@ -93,6 +94,22 @@ def test_the_name_decides(model: str, name: str, *, exact: bool) -> None:
 def test_the_provider_decides_where_the_name_says_nothing(provider: str, name: str) -> None:
     found = family(provider=provider, model="my-deployment")
     assert (found.name, found.exact) == (name, False)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"), [("google", "text-embedding-004"), ("alibaba", "text-embedding-v3"), ("house", "davinci-3")]
+)
+def test_a_name_like_one_of_openais_is_not_taken_for_it(provider: str, model: str) -> None:
+    assert not family(provider=provider, model=model).exact
+
+
+def test_what_a_vendor_puts_before_every_prompt_is_bounded() -> None:
+    plain, venice = (family(provider=provider, model="gpt-4o") for provider in ("openrouter", "venice"))
+    assert plain.exact
+    assert not venice.exact
+    assert venice.constant_tokens - plain.constant_tokens == 1024
+    assert venice.constant_tokens_max - plain.constant_tokens_max == 4096
+    assert not family(provider="venice", model="text-embedding-bge-m3").constant_tokens
 
 
 def test_claude_behind_a_gateway_has_a_wider_bound() -> None:

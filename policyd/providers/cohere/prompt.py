@@ -71,7 +71,7 @@ def rerank_prompt(document: Json) -> Prompt:
     for one in documents:
         _add_document(builder, one)
     if len(documents) > 1:
-        builder.hidden(len(query.encode("utf-8", "surrogatepass")) * (len(documents) - 1))
+        builder.allow(len(query.encode("utf-8", "surrogatepass")) * (len(documents) - 1))
     return builder.prompt()
 
 

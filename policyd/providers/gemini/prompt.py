@@ -2,8 +2,8 @@
 
 Google publishes neither its chat format nor how it writes tools out, so no prompt is exact. The numbers of tokens
 around the texts were measured on recorded requests whose input count Google reported. An answer schema costs nothing.
-The signature that comes with a call brings the thought before it back as input, on some requests and not on others;
-counted as it is here it bounds those that do, because too low a count would let a budget be overspent.
+The signature that comes with a call brings the thought before it back as input, on some requests and not on others: it
+is part of the bound alone.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class GeminiPrompt:
 
     def add_signature(self, signature: Any) -> None:
         if isinstance(signature, str):
-            self._builder.overhead_tokens += len(signature) // _SIGNATURE_CHARS_PER_TOKEN
+            self._builder.possible_tokens += len(signature) // _SIGNATURE_CHARS_PER_TOKEN
 
     def add_function(self, declaration: Any) -> None:
         self._builder.overhead_tokens += _FUNCTION_TOKENS
@@ -156,14 +156,14 @@ def _image_detail(resolution: Any) -> str:
     return "high" if isinstance(resolution, str) and "ULTRA_HIGH" in resolution.upper() else "auto"
 
 
-_INPUT_KINDS = ("input", "audio_input", "image_input")
+_INPUT_KINDS = ("input", "audio_input", "image_input", "video_input")
 _KINDS_OF_MEDIA = {
     "text": ("input",),
     "image": ("image_input",),
     "audio": ("audio_input",),
     "application": ("image_input",),
 }
-"""By the first half of a media type. A document counts as images; a video is images and sound."""
+"""By the first half of a media type. A document counts as images, and a video may count as any."""
 
 _PART_ASIDES = (
     "text",

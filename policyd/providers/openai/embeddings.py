@@ -58,7 +58,7 @@ class OpenAIRerank(_InputWire):
             add_inputs(builder, query, name="query")
             pairs = add_inputs(builder, documents, name="documents")
             # The query is read with every document anew.
-            builder.hidden(len(msgspec.json.encode(query)) * (pairs - 1))
+            builder.allow(len(msgspec.json.encode(query)) * (pairs - 1))
         except RecursionError:
             raise BodyUnreadable("the body is nested too deeply") from None
         return _facts(document, request, builder, identity=identity_fields)

@@ -25,7 +25,6 @@ TOOL_CALL_TOKENS = 8
 _PARALLEL_CALLS_TOKENS = 12
 _PARALLEL_CALL_TOKENS = 12
 TOOL_CHOICE_TOKENS = 7
-_SCHEMA_TOKENS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +37,31 @@ class ChatFamily:
     """What an earlier reply costs beyond any other message: the channel that it was given in."""
     tools: int
     """What the definitions of tools are wrapped in."""
+    schema: int
+    """What an answer schema is wrapped in."""
 
 
-CLASSIC = ChatFamily(reply=3, earlier_reply=0, tools=9)
-O_SERIES = ChatFamily(reply=2, earlier_reply=2, tools=11)
-GPT_5 = ChatFamily(reply=2, earlier_reply=2, tools=93)
+HIDDEN_TOKENS = 32_768
+"""The allowance for one thing that the request does not show: a stored conversation or prompt, a file that is named by
+id or address, a tool that the provider runs. A recorded search of the web reads up to 17,500 tokens, four of them
+21,000."""
+
+CLASSIC = ChatFamily(reply=3, earlier_reply=0, tools=9, schema=12)
+AUDIO = ChatFamily(reply=2, earlier_reply=0, tools=9, schema=12)
+O_SERIES = ChatFamily(reply=2, earlier_reply=0, tools=11, schema=9)
+GPT_5 = ChatFamily(reply=2, earlier_reply=2, tools=93, schema=9)
 
 _FAMILIES = (
     (re.compile(r"o\d"), O_SERIES),
     (re.compile(r"gpt-(?:[5-9]|\d\d)"), GPT_5),
+    (re.compile(r"gpt-4o(?:-mini)?-audio"), AUDIO),
 )
+
+_SEARCHING_MODEL = re.compile(r":online$|^(?:.*/)?compound\b")
+"""Models of OpenRouter's and Groq's that read what they find before they answer, asked to or not."""
+
+_CLIENT_TOOLS = (None, "function", "custom")
+"""The types of tools that the client runs. Any other may run at the vendor's."""
 
 
 def read_prompt(document: Json, messages: list[Json], *, model: str, exact: bool) -> Prompt:
@@ -58,7 +72,9 @@ def read_prompt(document: Json, messages: list[Json], *, model: str, exact: bool
     for message in messages:
         _add_message(builder, message, family)
     _add_tools(builder, document, family)
-    _add_options(builder, document)
+    _add_options(builder, document, family)
+    if _SEARCHING_MODEL.search(model):
+        builder.hidden(HIDDEN_TOKENS)
     return builder.prompt()
 
 
@@ -72,11 +88,11 @@ def _add_message(builder: PromptBuilder, message: Json, family: ChatFamily) -> N
     role = message.get("role")
     builder.overhead_tokens += MESSAGE_TOKENS + (family.earlier_reply if role == "assistant" else 0)
     builder.text(role)
-    if message.get("name") is not None:
-        # Measured: on some messages a name costs its separator, on others not.
-        builder.exact = False
-        builder.overhead_tokens += _NAME_TOKENS
-        builder.text(message["name"])
+    name = message.get("name")
+    if name is not None:
+        # Measured: a name that only repeats the role costs no separator.
+        builder.overhead_tokens += _NAME_TOKENS if name != role else 0
+        builder.text(name)
     _add_content(builder, message.get("content"))
     builder.text(message.get("refusal"))
     _add_tool_calls(builder, message)
@@ -108,7 +124,10 @@ def _add_part(builder: PromptBuilder, part: Json) -> None:
         case "input_audio" | "file" as kind:
             media = part.get(kind)
             encoded = media.get("data") or media.get("file_data") if isinstance(media, dict) else None
-            builder.unread_base64(encoded)
+            if encoded is None:
+                builder.hidden(HIDDEN_TOKENS)
+            else:
+                builder.unread_base64(encoded)
         case _:
             builder.unread(part)
 
@@ -139,6 +158,7 @@ def _add_tools(builder: PromptBuilder, document: Json, family: ChatFamily) -> No
     if not tools and not functions:
         return
     builder.exact = False
+    builder.has_tools = True
     builder.overhead_tokens += family.tools
     declared = list(functions) if isinstance(functions, list) else []
     for tool in tools if isinstance(tools, list) else []:
@@ -146,6 +166,8 @@ def _add_tools(builder: PromptBuilder, document: Json, family: ChatFamily) -> No
             declared.append(tool["function"])
         else:
             builder.json(tool)
+            if not isinstance(tool, dict) or tool.get("type") not in _CLIENT_TOOLS:
+                builder.hidden(HIDDEN_TOKENS)
     builder.text(render_functions([function for function in declared if isinstance(function, dict)]))
     choice = document.get("tool_choice") or document.get("function_call")
     if isinstance(choice, dict):
@@ -154,16 +176,63 @@ def _add_tools(builder: PromptBuilder, document: Json, family: ChatFamily) -> No
         builder.text(chosen.get("name") if isinstance(chosen, dict) else chosen)
 
 
-def _add_options(builder: PromptBuilder, document: Json) -> None:
+def _add_options(builder: PromptBuilder, document: Json, family: ChatFamily) -> None:
     response_format = document.get("response_format")
-    if isinstance(response_format, dict) and response_format.get("json_schema") is not None:
-        builder.overhead_tokens += _SCHEMA_TOKENS
-        builder.json(response_format["json_schema"])
+    answer = response_format.get("json_schema") if isinstance(response_format, dict) else None
+    if answer is not None:
+        builder.overhead_tokens += family.schema
+        add_schema(builder, answer)
+        # The name is given again where the reply begins.
+        builder.text(answer.get("name") if isinstance(answer, dict) else None)
     if any(document.get(option) is not None for option in _INEXACT_OPTIONS):
         builder.exact = False
+    if _reads_the_web(document):
+        builder.hidden(HIDDEN_TOKENS)
 
 
-_INEXACT_OPTIONS = ("web_search_options", "prediction", "audio", "plugins")
+def _reads_the_web(document: Json) -> bool:
+    """Whether the vendor is asked to read what it finds: by OpenRouter's plugins or Venice's parameters.
+
+    What OpenAI finds for `web_search_options` is not counted as input.
+    """
+    venice = document.get("venice_parameters")
+    searches = isinstance(venice, dict) and venice.get("enable_web_search") not in (None, False, "off")
+    return searches or bool(document.get("plugins"))
+
+
+_INEXACT_OPTIONS = ("web_search_options", "prediction", "audio")
+
+
+def add_schema(builder: PromptBuilder, answer: Any) -> None:
+    """The schema that an answer has to follow: its name, its description, and as much of it as the model is shown."""
+    if not isinstance(answer, dict):
+        builder.json(answer)
+        return
+    builder.text(answer.get("name"))
+    if answer.get("description") is not None:
+        builder.overhead_tokens += _DESCRIPTION_TOKENS
+        builder.text(answer["description"])
+    builder.json(_shown(answer.get("schema")))
+
+
+_UNSHOWN = ("additionalProperties", "required")
+_DESCRIPTION_TOKENS = 2
+
+
+def _shown(schema: Any) -> Any:
+    """A schema without what the model is not shown of it."""
+    if isinstance(schema, list):
+        return [_shown(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    shown = {}
+    for name, value in schema.items():
+        if name in ("properties", "$defs", "definitions") and isinstance(value, dict):
+            # Its names are the client's own.
+            shown[name] = {own: _shown(each) for own, each in value.items()}
+        elif name not in _UNSHOWN:
+            shown[name] = _shown(value)
+    return shown
 
 
 def render_functions(functions: list[Json]) -> str:

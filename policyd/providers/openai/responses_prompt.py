@@ -13,29 +13,33 @@ from typing import Any
 
 from policyd.providers.base import Prompt
 from policyd.providers.openai.prompt import (
+    AUDIO,
     CLASSIC,
     GPT_5,
+    HIDDEN_TOKENS,
     MESSAGE_TOKENS,
     O_SERIES,
     TOOL_CALL_TOKENS,
     TOOL_CHOICE_TOKENS,
     ChatFamily,
+    add_schema,
     chat_family,
     render_functions,
 )
 from policyd.providers.prompt_builder import PromptBuilder
 from policyd.providers.request_body import Json
 
-HIDDEN_TOKENS = 32_768
-"""The allowance for one thing that the request does not show: a stored conversation or prompt, a file that is named by
-id or address, a tool that the provider runs. A recorded search of the web reads up to 17,500 tokens, four of them
-21,000."""
-
 _COMPACTION_TOKENS = 93
 """The instructions to compact a conversation, in each of four recorded requests."""
 
-_TOOLS_TOKENS: Mapping[ChatFamily, int] = {CLASSIC: 3, O_SERIES: 6, GPT_5: 9}
+_TOOLS_TOKENS: Mapping[ChatFamily, int] = {CLASSIC: 3, AUDIO: 3, O_SERIES: 6, GPT_5: 9}
 """What the definitions of tools are wrapped in: less than in a chat completion."""
+
+_SCHEMA_TOKENS: Mapping[ChatFamily, int] = {CLASSIC: 7, AUDIO: 7, O_SERIES: 6, GPT_5: 6}
+"""What an answer schema is wrapped in."""
+
+_ADDED_TOOLS_TOKENS = 110
+"""The instructions that come with tools which are added on the way: 80 to 126 in each of eight recorded requests."""
 
 _CLIENT_TOOLS = (
     "function",
@@ -102,8 +106,10 @@ class _ResponsesPrompt:
                 self._add_content(item.get("content"))
             case "item_reference":
                 self._builder.hidden(HIDDEN_TOKENS)
-            case "tool_search_output" | "additional_tools":
+            case "tool_search_output" | "additional_tools" as kind:
                 self._builder.overhead_tokens += MESSAGE_TOKENS
+                if kind == "additional_tools":
+                    self._builder.overhead_tokens += _ADDED_TOOLS_TOKENS
                 self._add_definitions(item.get("tools"))
             case "computer_call_output":
                 self._add_content([item.get("output")])
@@ -156,6 +162,7 @@ class _ResponsesPrompt:
         if not tools or not isinstance(tools, list):
             return
         self._builder.exact = False
+        self._builder.has_tools = True
         self._builder.overhead_tokens += _TOOLS_TOKENS[self._family]
         functions = []
         for tool in tools:
@@ -172,7 +179,8 @@ class _ResponsesPrompt:
         text = document.get("text")
         answer = text.get("format") if isinstance(text, dict) else None
         if isinstance(answer, dict) and answer.get("schema") is not None:
-            self._builder.json(answer["schema"])
+            self._builder.overhead_tokens += _SCHEMA_TOKENS[self._family]
+            add_schema(self._builder, answer)
         for stored in ("previous_response_id", "conversation", "prompt"):
             if document.get(stored) is not None:
                 self._builder.hidden(HIDDEN_TOKENS)

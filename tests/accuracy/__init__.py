@@ -1,0 +1,1 @@
+"""How true policyd's numbers are, measured on recorded traffic: `make accuracy`."""
