@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar, cast
 
 from policyd.api.calls import Context
 from policyd.core.errors import ReservationEnded, StoreError
 from policyd.core.reservation import State
+from policyd.core.runtime import Blocked
 from policyd.core.usage import Usage
 from policyd.enforcer import RELEASED, Enforcer, Verdict, reported_ending
 from policyd.estimator import Ask
@@ -18,8 +20,9 @@ from policyd.v1.model_request_pb2 import ModelRequest, TokenCounts
 from policyd.v1.reservation_pb2 import RESERVATION_STATE_RESERVED
 from policyd.v1.usage_pb2 import Usage as WireUsage
 from policyd.v1.verdict_pb2 import DECISION_ALLOW
-from tests.simulation.model import Model, check, weights
+from tests.simulation.model import Model, weights
 from tests.simulation.plan import CLIENT_TIMEOUT_SECONDS, MODEL, Finish, Script, Way
+from tests.simulation.promises import check
 from tests.simulation.replica import Replica, Unreachable
 from tests.simulation.wire import NoAnswer, Wire
 
@@ -69,17 +72,20 @@ class Client:
         if held is None:
             return
         if held.verdict.decision != DECISION_ALLOW:
-            check(script.name in self._world.model.refused, "no refusal without a reason", script.name)
+            if held.verdict.HasField("block"):
+                self._check_block()
+            else:
+                check(script.name in self._world.model.refused, "no refusal without a reason", script.name)
             truth.denied = True
             return
-        self._world.model.row_of(script.name)
-        truth.granted = True
+        maximum = held.set_max_output_tokens if held.HasField("set_max_output_tokens") else None
+        self._granted(maximum)
         if script.finish is Finish.RELEASE or held.state != RESERVATION_STATE_RESERVED:
             release = service.ReleaseRequest(reservation_id=script.name)
             if await self._ask("Release", lambda replica: replica.servicer.Release(release, _NO_CONTEXT)):
                 self._acknowledged(State.RELEASED)
             return
-        truth.output_tokens = script.output_tokens
+        truth.output_tokens = script.output_tokens if maximum is None else min(script.output_tokens, maximum)
         if script.max_output_tokens is None:
             extend = service.ExtendRequest(
                 reservation_id=script.name, wanted_output_tokens=100, at_least_output_tokens=10
@@ -183,15 +189,18 @@ class Client:
         """What `policyd.ext_proc` does for one exchange."""
         script, truth = self._script, self._truth
         self._world.tell(script.name, "comes through Envoy")
-        verdict = await enforcer.reserve(self._envoy_ask(enforcer))
+        try:
+            verdict = await enforcer.reserve(self._envoy_ask(enforcer))
+        except Blocked:
+            self._check_block()
+            return
         if not verdict.decision.allowed:
             check(script.name in self._world.model.refused, "no refusal without a reason", script.name)
             await enforcer.end_unheld(verdict.record)
             truth.denied = True
             return
-        self._world.model.row_of(script.name)
+        self._granted(verdict.max_output_tokens)
         enforcer.keep_alive(script.name)
-        truth.granted = True
         ending = RELEASED
         if script.finish is not Finish.RELEASE:
             truth.output_tokens = await self._streamed(enforcer, verdict)
@@ -209,6 +218,8 @@ class Client:
         script, truth = self._script, self._truth
         held = verdict.decision.estimate.maximum.output_tokens
         generated = script.output_tokens if script.finish is Finish.SETTLE else script.output_tokens // 2
+        if verdict.max_output_tokens is not None:
+            generated = min(generated, verdict.max_output_tokens)
         truth.output_tokens = min(held, generated)
         await asyncio.sleep(script.lasts / 2)
         while held < generated:
@@ -238,7 +249,21 @@ class Client:
             identity=script.identity,
             policy=enforcer.policy,
             input_tokens=script.input_tokens,
+            reread=lambda edits: replace(facts, max_output_tokens=edits.max_output_tokens),
         )
+
+    def _granted(self, maximum: int | None) -> None:
+        """The client was told that it may go on, with its output lowered to `maximum` if there is one."""
+        row = self._world.model.row_of(self._script.name)
+        bound = self._script.max_output_tokens
+        told = maximum if maximum is not None else bound
+        check(told in (None, row.output_tokens_max), "who is clamped is told so", (self._script.name, told))
+        self._truth.granted = True
+
+    def _check_block(self) -> None:
+        asked_at_ms = self._truth.asked_at_ms or 0
+        blocked = self._world.model.state.was_blocked(self._script.identity, since_ms=asked_at_ms)
+        check(blocked, "nobody is refused by a block that is not there", self._script.name)
 
     def _acknowledged(self, ending: State) -> None:
         self._world.model.acknowledged(self._script.name, ending)

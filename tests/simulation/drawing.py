@@ -8,15 +8,17 @@ from random import Random
 from policyd.core.own_prices import OwnPrice, OwnPrices
 from policyd.core.policy import Action, Hold, Limit, Metric, OnExpiry, Policy, Reservations
 from policyd.core.pricing import Rate, RateTier
-from policyd.core.windows import CalendarUnit, CalendarWindow, Lifetime, SlidingWindow, Window
+from policyd.core.windows import CalendarUnit, CalendarWindow, FirstUseWindow, Lifetime, SlidingWindow, Window
 from tests.builders import policy
 from tests.simulation.plan import (
     CALM,
     INPUT_NANOS,
     MODEL,
     OUTPUT_NANOS,
+    Action as Operation,
     Boundary,
     ClockJump,
+    Command,
     Crash,
     Finish,
     Incident,
@@ -34,6 +36,9 @@ SKEW_MS_MAX = 2_400
 JUMP_SECONDS_MAX = 1_200
 """Two of them take less than ended reservations are remembered, and far less than accounts are kept."""
 
+_DAYS_SECONDS = 250_000
+"""Of a long history, in which windows of a day from first use end, and accounts are forgotten."""
+
 _BOUNDARIES_OF_TIME = (
     datetime(2026, 10, 25, 1, 0, tzinfo=UTC),  # the clocks of Berlin go back; a new half hour in Kolkata
     datetime(2026, 10, 31, 23, 0, tzinfo=UTC),  # November begins in Berlin
@@ -44,7 +49,10 @@ _BOUNDARIES_OF_TIME = (
 _ZONES = ("UTC", "UTC", "Europe/Berlin", "Asia/Kolkata")
 _PER: tuple[tuple[str, ...], ...] = ((), ("org",), ("org", "project"), ("user",))
 
-_CRASHING = ("reserve", "reserve", "extend", "settle", "release", "renew", "sweep", "get", "append")
+_CRASHING = (
+    *("reserve", "reserve", "extend", "settle", "release", "renew", "sweep", "get", "append"),
+    *("begin_window", "state", "set_state"),
+)
 """The calls of the store that replicas die in."""
 
 _TYPICAL = {
@@ -68,17 +76,21 @@ def draw(seed: int) -> Plan:
     replicas = chance.randint(1, 4)
     jumping = chance.randrange(8) == 0
     calm = chance.randrange(7) == 0 and not jumping
-    lasts = chance.choice([60, 180, 400])
+    is_long = chance.randrange(40) == 0
+    lasts = _DAYS_SECONDS if is_long else chance.choice([60, 180, 400])
     boundary = chance.choice(_BOUNDARIES_OF_TIME)
+    scripts = tuple(_script(chance, f"r{n}", replicas, lasts) for n in range(1, chance.randint(4, 20)))
+    limits = _policy(chance)
     return Plan(
         seed=seed,
         starts_at_ms=int(boundary.timestamp()) * 1000 - chance.randrange(lasts * 1000),
-        policy=_policy(chance),
+        policy=limits,
         skews_ms=tuple(chance.randint(-SKEW_MS_MAX, SKEW_MS_MAX) for _ in range(replicas)),
-        sweep_seconds=chance.choice([5, 15, 30]),
+        sweep_seconds=3_600 if is_long else chance.choice([5, 15, 30]),
         weather=CALM if calm else Weather(*chance.choice([(0, 0, 20), (3, 3, 5), (10, 10, 20), (0, 30, 10)])),
-        scripts=tuple(_script(chance, f"r{n}", replicas, lasts) for n in range(1, chance.randint(4, 20))),
+        scripts=scripts,
         incidents=() if calm else tuple(_incidents(chance, replicas, lasts, jumping=jumping)),
+        commands=tuple(_commands(chance, scripts, replicas, lasts, limits=limits.limits)),
     )
 
 
@@ -97,7 +109,7 @@ def _policy(chance: Random) -> Policy:
 
 
 def _limit(chance: Random, name: str) -> Limit:
-    metric = chance.choice([Metric.COST, Metric.COST, *Metric])
+    metric = chance.choice([Metric.COST, Metric.COST, *_TYPICAL])
     return Limit(
         name=name,
         metric=metric,
@@ -105,16 +117,18 @@ def _limit(chance: Random, name: str) -> Limit:
         window=None if metric is Metric.CONCURRENT_REQUESTS else _window(chance),
         per=chance.choice(_PER),
         hold=chance.choice([Hold.MAXIMUM] * 4 + [Hold.EXPECTED]),
-        action=chance.choice([Action.DENY] * 4 + [Action.SHADOW]),
+        action=chance.choice([Action.DENY] * 5 + [Action.CLAMP, Action.CLAMP, Action.SHADOW, Action.WARN]),
     )
 
 
 def _window(chance: Random) -> Window:
-    match chance.randrange(4):
+    match chance.randrange(5):
         case 0:
             return Lifetime()
         case 1:
             return SlidingWindow(chance.choice([10, 60, 3600]))
+        case 2:
+            return FirstUseWindow(chance.choice([1, 2]))
         case _:
             return CalendarWindow(chance.choice(list(CalendarUnit)), chance.choice(_ZONES))
 
@@ -166,4 +180,25 @@ def _incidents(chance: Random, replicas: int, lasts: int, *, jumping: bool) -> l
             )
             for _ in range(chance.randint(1, 2))
         ]
+    return found
+
+
+def _commands(
+    chance: Random, scripts: tuple[Script, ...], replicas: int, lasts: int, *, limits: tuple[Limit, ...]
+) -> list[Command]:
+    if chance.randrange(3):
+        return []
+    found = []
+    for _ in range(chance.randint(1, 6)):
+        number = chance.randrange(len(limits))
+        found.append(
+            Command(
+                at=chance.uniform(0, lasts),
+                replica=chance.randrange(replicas),
+                action=chance.choice(list(Operation)),
+                limit=number,
+                attributes=chance.choice(scripts).attributes,
+                amount=chance.randint(0, 12) * _TYPICAL[limits[number].metric],
+            )
+        )
     return found

@@ -17,6 +17,7 @@ from policyd.stores.base import Store, UsageFilter
 from tests.simulation.clients import Client
 from tests.simulation.hosts import Host
 from tests.simulation.model import NOTHING_DUE, Model
+from tests.simulation.operators import operate
 from tests.simulation.plan import ClockJump, Incident, Partition, Plan, StoreRestart
 from tests.simulation.replica import Replica, Reported
 from tests.simulation.virtual_time import VirtualLoop
@@ -90,7 +91,10 @@ class _History:
         self.replicas += [self._replica(number) for number in range(len(plan.skews_ms))]
         for incident in plan.incidents:
             self._schedule(incident)
-        await self._unless_broken(*(Client(self, script).run() for script in plan.scripts))
+        await self._unless_broken(
+            *(Client(self, script).run() for script in plan.scripts),
+            *(operate(self, command) for command in plan.commands),
+        )
         await self._unless_broken(self._quiet())
         self._check_end()
 
@@ -136,7 +140,7 @@ class _History:
             answer = error
         try:
             word = self.model.took_effect(operation, arguments, keywords, answer, replica)
-            if word != NOTHING_DUE:
+            if word != NOTHING_DUE and operation != "state":
                 self.tell("store", f"{operation} {_subject(arguments)}by {replica.name}: {word}")
             if operation in _CHANGING:
                 self.model.check_accounts(self._host.run(lambda store: store.accounts(page=_ALL)).rows)

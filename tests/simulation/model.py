@@ -17,23 +17,16 @@ from policyd.core.ledger import Account, Balance, Entry
 from policyd.core.policy import Action, Hold, Limit, Metric, OnExpiry
 from policyd.core.record import Outcome, Record
 from policyd.core.reservation import State
-from policyd.core.windows import SlidingWindow
-from policyd.stores.base import Exists, Granted, Refused, Reservation, Swept
-from tests.simulation.plan import INPUT_NANOS, OUTPUT_NANOS, Plan, Script, Way
+from policyd.core.windows import FirstUseWindow, SlidingWindow
+from policyd.stores.base import Exists, Granted, Refused, Reservation, Stale, Swept
+from tests.simulation.plan import INPUT_NANOS, OUTPUT_NANOS, Finish, Plan, Script, Way
+from tests.simulation.promises import Broken, check
+from tests.simulation.state_model import StateModel
 from tests.simulation.windows import is_window_of
 
 
 NOTHING_DUE = "nothing due"
 """The word for a sweep that changed nothing."""
-
-
-class Broken(Exception):
-    """A promise that did not hold."""
-
-
-def check(holds: bool, promise: str, detail: object = "") -> None:  # noqa: FBT001 - reads as an assertion
-    if not holds:
-        raise Broken(f"{promise}: {detail}" if detail != "" else promise)
 
 
 def weights(*, input_tokens: int, output_tokens: int) -> dict[Metric, int]:
@@ -48,6 +41,9 @@ def weights(*, input_tokens: int, output_tokens: int) -> dict[Metric, int]:
     }
 
 
+_ENFORCED = (Action.DENY, Action.CLAMP)
+"""What spending never passes, of the actions that are simulated."""
+
 _AFTER_THE_END = {Metric.CONCURRENT_REQUESTS: 0}
 """An ended request is open no more."""
 
@@ -60,6 +56,7 @@ class Share:
 
     limit: Limit
     account: Account
+    cap: int
     enforced: bool
     held: int
     on_expiry: int | None
@@ -76,6 +73,8 @@ class Row:
     alive_by: Any
     """The replica that last said until when it lives."""
     fingerprint: str
+    output_tokens_max: int
+    """What it was first held for."""
     state: State = State.RESERVED
     ended_at_ms: int | None = None
 
@@ -102,7 +101,12 @@ class Model:
     seen: Counter[str]
     truths: dict[str, Truth] = field(init=False)
     rows: dict[str, Row] = field(default_factory=dict)
+    past: dict[str, State] = field(default_factory=dict)
+    """How those ended that the store has forgotten."""
     refused: set[str] = field(default_factory=set)
+    state: StateModel = field(default_factory=StateModel)
+    _forgotten: Counter[str] = field(default_factory=Counter)
+    """What forgotten reservations have charged to accounts that are still there."""
     _accounts: dict[str, Account] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -127,6 +131,21 @@ class Model:
                 return self._renewed(arguments[0], keywords["expires_at_ms"], by)
             case "sweep":
                 return self._swept(keywords, answer)
+            case "get":
+                row = self.rows.get(arguments[0])
+                check(isinstance(answer, ReservationNotFound) is (row is None), "what is held is known", arguments[0])
+                return "not found" if row is None else row.state
+            case "set_state":
+                return self.state.set(
+                    arguments[0],
+                    expected_revision=keywords["expected_revision"],
+                    answer=answer,
+                    world_ms=by.world_ms(),
+                )
+            case "begin_window":
+                if self.plan.jumps:
+                    return "done"
+                return self.state.began(arguments[0], **keywords, answer=answer)
             case _:
                 check(not isinstance(answer, Exception), "no error without a reason", answer)
                 return "done"
@@ -142,7 +161,10 @@ class Model:
             assert isinstance(answer, Exists)
             check(answer.reservation.state is row.state, "every hold ends once", answer.reservation.state)
             return f"exists, {row.state}"
-        shares = self._shares(name, entries, keywords["record"].at_ms, by)
+        if keywords["state_revision"] != self.state.revision:
+            check(answer == Stale(self.state.revision), "who knows the state of before is told so", answer)
+            return "stale"
+        shares = self._shares(name, entries, keywords["record"], by)
         balances = [self._balance(each, keywords["now_ms"]) for each in entries]
         lacking = [
             each.account.key
@@ -162,14 +184,21 @@ class Model:
         check(isinstance(answer, Granted), "reserve answers", answer)
         assert isinstance(answer, Granted)
         check(not overspent, "no overspend", overspent)
+        script = self.truths[name].script
+        blocked = script.way is not Way.REPORT and self.state.is_blocked(script.identity)
+        check(not blocked, "a block holds everywhere at once", name)
         self._check_balances(entries, answer.balances)
         self.rows[name] = Row(
-            {each.account.key: each for each in shares}, keywords["expires_at_ms"], by, keywords["fingerprint"]
+            {each.account.key: each for each in shares},
+            keywords["expires_at_ms"],
+            by,
+            keywords["fingerprint"],
+            self._bound(script, keywords["record"]),
         )
         self._accounts |= {each.account.key: each.account for each in shares}
         return "granted"
 
-    def _shares(self, name: str, entries: Sequence[Entry], at_ms: int, by: Any) -> list[Share]:
+    def _shares(self, name: str, entries: Sequence[Entry], record: Record, by: Any) -> list[Share]:
         """The shares of a request: one for each limit, on the account of its window, of what it asks for."""
         truth = self.truths[name]
         limits = self.plan.policy.limits
@@ -178,41 +207,63 @@ class Model:
         if not self.plan.jumps:
             latest_ms = max(self.plan.skews_ms) + by.world_ms()
             earliest_ms = min(self.plan.skews_ms) + truth.asked_at_ms
-            check(earliest_ms <= at_ms <= latest_ms, "a request counts when it came", (name, at_ms))
-        return [self._share(truth.script, limit, entry, at_ms) for limit, entry in zip(limits, entries, strict=True)]
+            check(earliest_ms <= record.at_ms <= latest_ms, "a request counts when it came", (name, record.at_ms))
+        maximum, expected = self._asked(truth.script, self._bound(truth.script, record))
+        shares = []
+        for limit, entry in zip(limits, entries, strict=True):
+            self._check_account(truth.script, limit, entry, record.at_ms)
+            amount = (maximum if limit.hold is Hold.MAXIMUM else expected)[limit.metric]
+            enforced = limit.action in _ENFORCED and truth.script.way is not Way.REPORT
+            cap = self.state.amount(limit, entry.account.scope)
+            place = (name, limit.name)
+            check(entry.amount == amount, "what is held is what was asked for", (*place, entry.amount, amount))
+            check((entry.cap, entry.enforce) == (cap, enforced), "every limit at its amount", (*place, cap))
+            on_expiry = self._on_expiry(truth.script, limit, expected)
+            shares.append(Share(limit, entry.account, cap, enforced, amount, on_expiry))
+        return shares
 
-    def _share(self, script: Script, limit: Limit, entry: Entry, at_ms: int) -> Share:
+    def _check_account(self, script: Script, limit: Limit, entry: Entry, at_ms: int) -> None:
         account, place = entry.account, (script.name, limit.name)
         scope = ",".join(f"{each}={script.identity[each]}" for each in limit.per)
         check((account.limit, account.scope) == (limit.name, scope), "every limit counts its scope", place)
+        reset_at_ms = self.state.reset_at_ms(limit, scope)
+        starts_at_ms, ends_at_ms = account.starts_at_ms, account.ends_at_ms
         if limit.window is None:
-            check((account.starts_at_ms, account.ends_at_ms) == (0, None), "concurrency has no window", place)
+            right = (starts_at_ms, ends_at_ms) == (0, None)
+        elif isinstance(limit.window, FirstUseWindow):
+            begins_at_ms = (ends_at_ms or 0) - limit.window.length_ms
+            known = self.plan.jumps or self.state.has_begun(limit, scope, begins_at_ms)
+            right = known and at_ms < (ends_at_ms or 0) and starts_at_ms in (begins_at_ms, reset_at_ms)
         else:
             right = is_window_of(
-                limit.window, at_ms, starts_at_ms=account.starts_at_ms, ends_at_ms=account.ends_at_ms
+                limit.window, at_ms, starts_at_ms=starts_at_ms, ends_at_ms=ends_at_ms, reset_at_ms=reset_at_ms
             )
-            check(right, "every charge in its window", place)
-        maximum, expected = self._asked(script)
-        amount = (maximum if limit.hold is Hold.MAXIMUM else expected)[limit.metric]
-        enforced = limit.action is Action.DENY and script.way is not Way.REPORT
-        check(entry.amount == amount, "what is held is what was asked for", (*place, entry.amount, amount))
-        check((entry.cap, entry.enforce) == (limit.amount, enforced), "every limit at its amount", place)
-        return Share(limit, account, enforced, amount, self._on_expiry(script, limit, expected))
+        check(right, "every charge in its window", (*place, account.key))
 
-    def _asked(self, script: Script) -> tuple[dict[Metric, int], dict[Metric, int]]:
+    def _bound(self, script: Script, record: Record) -> int:
+        """The output tokens that a request is held for: what it asked for, unless a limit has clamped it."""
+        if script.way is Way.REPORT:
+            return script.output_tokens
+        bound = self._unclamped(script)
+        assert record.maximum is not None
+        held = record.maximum.output
+        clamps = any(limit.action is Action.CLAMP for limit in self.plan.policy.limits)
+        check(held == bound or (clamps and 1 <= held < bound), "only a limit that says so clamps", (script.name, held))
+        return held
+
+    def _unclamped(self, script: Script) -> int:
+        default = self.plan.policy.default_max_output_tokens
+        return script.max_output_tokens if script.max_output_tokens is not None else default
+
+    def _asked(self, script: Script, bound: int) -> tuple[dict[Metric, int], dict[Metric, int]]:
         """The most and the expected: what a request is held for."""
         inputs = script.input_tokens
+        most = weights(input_tokens=inputs, output_tokens=bound)
         if script.way is Way.REPORT:
-            used = weights(input_tokens=inputs, output_tokens=script.output_tokens)
-            return {**used, **_AFTER_THE_END}, {**used, **_AFTER_THE_END}
-        default = self.plan.policy.default_max_output_tokens
-        bound = script.max_output_tokens
-        most = bound if bound is not None else default
-        expected = bound * 75 // 100 if bound is not None else default // 2
-        return (
-            weights(input_tokens=inputs, output_tokens=most),
-            weights(input_tokens=inputs, output_tokens=expected),
-        )
+            return {**most, **_AFTER_THE_END}, {**most, **_AFTER_THE_END}
+        percent = 75 if script.max_output_tokens is not None else 50
+        expected = min(bound, self._unclamped(script) * percent // 100)
+        return most, weights(input_tokens=inputs, output_tokens=expected)
 
     def _on_expiry(self, script: Script, limit: Limit, expected: Mapping[Metric, int]) -> int | None:
         if limit.metric is Metric.CONCURRENT_REQUESTS:
@@ -243,7 +294,7 @@ class Model:
             more = answer * _ONE_OUTPUT_TOKEN.get(share.limit.metric, 0)
             share.held += more
             if more and share.enforced:
-                check(sum(self.totals(key)) <= share.limit.amount, "no overspend", f"extend on {key}")
+                check(sum(self.totals(key)) <= share.cap, "no overspend", f"extend on {key}")
         return f"{answer} of {wanted} tokens"
 
     def _ended(self, name: str, ending: State, keywords: Mapping[str, Any], answer: object) -> str:
@@ -296,7 +347,23 @@ class Model:
         still_open = sum(row.state is State.RESERVED for row in self.rows.values())
         check(answer.open_reservations == still_open, "open holds are counted", answer.open_reservations)
         self.seen["holds that expired"] += len(due)
+        self._forget(now_ms=now_ms, ended_before_ms=keywords["ended_before_ms"])
         return f"expired {', '.join(expired)}" if expired else NOTHING_DUE
+
+    def _forget(self, *, now_ms: int, ended_before_ms: int) -> None:
+        for name, row in list(self.rows.items()):
+            if row.ended_at_ms is not None and row.ended_at_ms < ended_before_ms:
+                self.past[name] = row.state
+                self._forgotten.update({key: share.charged for key, share in row.shares.items()})
+                del self.rows[name]
+        totals = self._totals()
+        for key, account in list(self._accounts.items()):
+            is_old = account.keep_until_ms is not None and account.keep_until_ms <= now_ms
+            if is_old and not totals.get(key, (0, 0))[1]:
+                self.seen["accounts that were forgotten"] += 1
+                del self._accounts[key], self._forgotten[key]
+                for row in self.rows.values():
+                    row.shares.pop(key, None)
 
     # --- sums ---
 
@@ -306,7 +373,7 @@ class Model:
 
     def _totals(self) -> dict[str, tuple[int, int]]:
         """The same of every account."""
-        found: dict[str, tuple[int, int]] = {}
+        found = {key: (charged, 0) for key, charged in self._forgotten.items()}
         for row in self.rows.values():
             is_open = row.state is State.RESERVED
             for key, share in row.shares.items():
@@ -321,10 +388,16 @@ class Model:
         if not isinstance(limit.window, SlidingWindow):
             return used, used
         length_ms = limit.window.seconds * 1000
-        starts_at_ms = entry.account.starts_at_ms
-        before = f"{limit.name}|{entry.account.scope}|{starts_at_ms - length_ms}-{starts_at_ms}"
-        total = sum(self.totals(before))
-        left_ms = starts_at_ms + length_ms - now_ms
+        assert entry.account.ends_at_ms is not None
+        left_ms = entry.account.ends_at_ms - now_ms
+        starts_at_ms = entry.account.ends_at_ms - length_ms
+        reset_at_ms = self.state.reset_at_ms(limit, entry.account.scope)
+        if reset_at_ms is not None and starts_at_ms <= reset_at_ms < entry.account.ends_at_ms:
+            return used, used
+        before_ms = starts_at_ms - length_ms
+        if reset_at_ms is not None and reset_at_ms < starts_at_ms:
+            before_ms = max(before_ms, reset_at_ms)
+        total = sum(self.totals(f"{limit.name}|{entry.account.scope}|{before_ms}-{starts_at_ms}"))
         rounding = total // 1_000_000 + 1
         carried = total * left_ms // length_ms
         return used + max(0, carried - rounding), used + carried + 1
@@ -348,24 +421,27 @@ class Model:
     def _check_caps(self) -> None:
         """What was held within a limit stays within it, whatever was charged past the holds."""
         within: Counter[str] = Counter()
-        limits: dict[str, Limit] = {}
+        caps: dict[str, int] = {}
         for row in self.rows.values():
             for key, share in row.shares.items():
                 if share.enforced:
                     within[key] += share.held if row.state is State.RESERVED else min(share.held, share.charged)
-                    limits[key] = share.limit
-        for key, limit in limits.items():
-            check(within[key] <= limit.amount, "no overspend", key)
+                    caps[key] = max(caps.get(key, 0), share.cap)
+        for key, cap in caps.items():
+            check(within[key] <= cap, "no overspend", key)
 
     def check_budget(self, report: LimitReport) -> None:
         """Whether spent, reserved and free make up the limit. Raises `Broken`."""
-        spent, reserved = 0, 0
-        for key, totals in self._totals().items():
-            account = self._accounts[key]
-            if (account.limit, account.scope) == (report.limit.name, report.scope) and (
-                account.ends_at_ms == report.resets_at_ms
-            ):
-                spent, reserved = totals
+        reset_at_ms = self.state.reset_at_ms(report.limit, report.scope) or 0
+        keys = [
+            key
+            for key, account in self._accounts.items()
+            if (account.limit, account.scope, account.ends_at_ms)
+            == (report.limit.name, report.scope, report.resets_at_ms)
+            and (report.limit.window is None or account.starts_at_ms >= reset_at_ms)
+        ]
+        check(len(keys) <= 1, "a limit counts a scope once", keys)
+        spent, reserved = self.totals(keys[0]) if keys else (0, 0)
         free = max(0, report.limit.amount - spent - reserved)
         told = (report.spent, report.reserved, report.remaining)
         check(told == (spent, reserved, free), "spent, reserved and free make up the limit", (report.limit.name, told))
@@ -382,6 +458,8 @@ class Model:
         """Whether every request that ended has one usage record, and the right one. Raises `Broken`."""
         by_name = {record.request_id: record for record in records}
         check(len(by_name) == len(records), "one usage record a request")
+        for name in self.past:
+            check(name in by_name, "every request that ended has its usage record", name)
         for name, row in self.rows.items():
             record = by_name.get(name)
             check(record is not None, "every request that ended has its usage record", name)
@@ -390,7 +468,7 @@ class Model:
             for share in row.shares.values():
                 if share.limit.metric is Metric.COST and row.state is not State.EXPIRED:
                     check(record.actual_cost_nanos == share.charged, "records say what was charged", name)
-        for name in (name for name, truth in self.truths.items() if truth.denied and name not in self.rows):
+        for name in (name for name, truth in self.truths.items() if truth.denied and name not in (*self.rows, *self.past)):
             check(name in by_name, "every refusal has its usage record", name)
 
     # --- what clients and providers know ---
@@ -410,17 +488,19 @@ class Model:
         """Whether every request ended as it had to, once all is quiet. Raises `Broken`."""
         for name, truth in self.truths.items():
             row = self.rows.get(name)
-            if row is None:
+            state = self.past.get(name) if row is None else row.state
+            if state is None:
                 check(truth.output_tokens is None or truth.script.way is Way.REPORT, "no bypass", name)
                 check(not truth.granted and truth.ended is None, "nothing is lost that was acknowledged", name)
                 continue
-            check(row.state is not State.RESERVED, "every hold ends", name)
-            check(truth.ended in (None, row.state), "nothing is lost that was acknowledged", name)
+            check(state is not State.RESERVED, "every hold ends", name)
+            check(truth.ended in (None, state), "nothing is lost that was acknowledged", name)
             if truth.output_tokens is not None:
-                check(row.state is not State.RELEASED, "no bypass", name)
-                self._check_charged(name, row)
+                check(state is not State.RELEASED, "no bypass", name)
+                if row is not None:
+                    self._check_charged(name, row)
             if self.plan.calm and truth.granted:
-                wanted = truth.ended is not None or truth.script.finish.value == "vanish"
+                wanted = truth.ended is not None or truth.script.finish is Finish.VANISH
                 check(wanted, "without faults every request ends as it was meant to", name)
 
     def _check_charged(self, name: str, row: Row) -> None:

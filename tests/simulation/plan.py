@@ -119,6 +119,32 @@ class ClockJump:
 Incident = Crash | StoreRestart | Partition | ClockJump
 
 
+class Action(StrEnum):
+    """What an operator does while policyd runs."""
+
+    SET = "set"
+    """A limit gets another amount for a scope."""
+    DELETE = "delete"
+    RESET = "reset"
+    BLOCK = "block"
+    UNBLOCK = "unblock"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An operator's command, on the machine of a replica; of the limit and for the scope of one script."""
+
+    at: float
+    replica: int
+    action: Action
+    limit: int
+    attributes: tuple[tuple[str, str], ...]
+    amount: int
+
+    def scope(self, per: tuple[str, ...]) -> str:
+        return ",".join(f"{name}={value}" for name, value in self.attributes if name in per)
+
+
 @dataclass(frozen=True, slots=True)
 class Weather:
     """Of a hundred messages, how many are lost, doubled and late, in each direction."""
@@ -154,6 +180,7 @@ class Plan:
     weather: Weather
     scripts: tuple[Script, ...]
     incidents: tuple[Incident, ...]
+    commands: tuple[Command, ...]
 
     @property
     def calm(self) -> bool:

@@ -13,7 +13,9 @@ from policyd.core.errors import StoreError, StoreUnavailable
 from policyd.core.estimate import Estimate
 from policyd.core.pricing import PriceBook
 from policyd.core.record import Record
+from policyd.control.desk import Desk
 from policyd.enforcer import Enforcer
+from policyd.learning import Corrections
 from policyd.stores.base import Store, Swept
 from tests.builders import COUNTER
 from tests.simulation.plan import STORE_TIMEOUT_SECONDS, Boundary, Crash, Plan
@@ -62,6 +64,9 @@ class Reported:
         pass
 
     def swept(self, swept: Swept) -> None:
+        pass
+
+    def learned(self, corrections: Corrections) -> None:
         pass
 
 
@@ -114,6 +119,7 @@ class Replica:
         )
         self.servicer = PolicyServicer(self.enforcer)
         self._start(self._repeat(self.enforcer.renew_open, self._plan.policy.reservations.ttl_seconds / 3))
+        self._start(self._repeat(self.enforcer.refresh_state, 2 * self._plan.sweep_seconds))
         self._start(self._repeat(self.enforcer.sweep, self._plan.sweep_seconds))
 
     def crash(self, why: str) -> None:
@@ -139,6 +145,10 @@ class Replica:
         """Sets the machine's clock forward, or back."""
         self.skew_ms += by_seconds * 1000
         self.clock.skew_ms = self.skew_ms
+
+    def desk(self) -> Desk:
+        """Where an operator's commands are carried out on this machine."""
+        return Desk(self.enforcer.store, self._plan.policy, self.raw_now_ms())
 
     def world_ms(self) -> int:
         """What time it really is."""

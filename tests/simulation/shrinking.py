@@ -47,6 +47,10 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
         yield replace(plan, scripts=plan.scripts[:n] + plan.scripts[n + 1 :])
     for n in range(len(plan.incidents)):
         yield replace(plan, incidents=plan.incidents[:n] + plan.incidents[n + 1 :])
+    for n in range(len(plan.commands)):
+        yield replace(plan, commands=plan.commands[:n] + plan.commands[n + 1 :])
+    if plan.commands:
+        return  # they name limits by number
     limits = plan.policy.limits
     for n in range(len(limits) if len(limits) > 1 else 0):
         yield replace(plan, policy=replace(plan.policy, limits=limits[:n] + limits[n + 1 :]))

@@ -36,8 +36,8 @@ class _Message(Generic[T]):
         self.effect().add_done_callback(self._answered)
 
     def _answered(self, work: asyncio.Future[T]) -> None:
+        work.exception()  # seen, whether anybody will hear of it or not
         if self.fate.answer is None or self.is_cut():
-            work.exception()  # nobody will hear of it
             self.wire.dropped("answers lost")
         else:
             work.get_loop().call_later(self.fate.answer, self._pass_on, work)
@@ -98,6 +98,8 @@ class Wire:
             return await message.answer
         finally:
             timer.cancel()
+            if not message.answer.cancelled():
+                message.answer.exception()  # seen, also by a caller that died just before
 
     def dropped(self, what: str) -> None:
         self.on_the_way -= 1
