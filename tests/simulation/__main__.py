@@ -67,13 +67,11 @@ def _story(told: Told) -> str:
 def _table(tally: Tally, *, first: int, store: str, seconds: float) -> str:
     width = max((len(name) for name in tally.seen), default=0)
     lines = [f"  {name:<{width}} {times:>9,}" for name, times in sorted(tally.seen.items())]
-    return "\n".join(
-        [
-            *lines,
-            f"{tally.histories:,} histories from seed {first} on the {store} store in {seconds:.0f} s, {tally.calm:,} "
-            f"without a fault, {tally.jumping:,} with clocks that jump: {len(tally.broken_seeds)} broken",
-        ]
+    summary = (
+        f"{tally.histories:,} histories from seed {first} on the {store} store in {seconds:.0f} s, {tally.calm:,} without "
+        f"a fault, {tally.jumping:,} with clocks that jump: {len(tally.broken_seeds)} broken"
     )
+    return "\n".join([*lines, summary])
 
 
 if __name__ == "__main__":

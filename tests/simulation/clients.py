@@ -20,7 +20,8 @@ from policyd.v1.model_request_pb2 import ModelRequest, TokenCounts
 from policyd.v1.reservation_pb2 import RESERVATION_STATE_RESERVED
 from policyd.v1.usage_pb2 import Usage as WireUsage
 from policyd.v1.verdict_pb2 import DECISION_ALLOW
-from tests.simulation.model import Model, weights
+from tests.simulation.books import weights
+from tests.simulation.model import Model
 from tests.simulation.plan import CLIENT_TIMEOUT_SECONDS, MODEL, Finish, Script, Way
 from tests.simulation.promises import check
 from tests.simulation.replica import Replica, Unreachable
@@ -36,9 +37,12 @@ _BACKOFF_SECONDS = 0.5
 class World(Protocol):
     """What clients see of the simulation."""
 
-    replicas: Sequence[Replica]
-    wire: Wire
-    model: Model
+    @property
+    def replicas(self) -> Sequence[Replica]: ...
+    @property
+    def wire(self) -> Wire: ...
+    @property
+    def model(self) -> Model: ...
 
     def now_ms(self) -> int: ...
 
@@ -109,9 +113,7 @@ class Client:
         if script.repeats:
             release = service.ReleaseRequest(reservation_id=script.name)
             try:
-                given_back = await self._ask(
-                    "Release", lambda replica: replica.servicer.Release(release, _NO_CONTEXT)
-                )
+                given_back = await self._ask("Release", lambda replica: replica.servicer.Release(release, _NO_CONTEXT))
             except ReservationEnded:
                 return
             check(given_back is None, "every hold ends once", script.name)
@@ -161,9 +163,7 @@ class Client:
 
     def _model_request(self) -> ModelRequest:
         script = self._script
-        counts = TokenCounts(
-            model=MODEL, input_tokens=script.input_tokens, max_output_tokens=script.max_output_tokens
-        )
+        counts = TokenCounts(model=MODEL, input_tokens=script.input_tokens, max_output_tokens=script.max_output_tokens)
         return ModelRequest(provider=_PROVIDER, endpoint=_ENDPOINT, attributes=script.identity, counts=counts)
 
     def _usage(self) -> WireUsage:
@@ -238,9 +238,7 @@ class Client:
 
     def _envoy_ask(self, enforcer: Enforcer) -> Ask:
         script = self._script
-        facts = RequestFacts(
-            model=MODEL, streamed=True, prompt=Prompt(()), max_output_tokens=script.max_output_tokens
-        )
+        facts = RequestFacts(model=MODEL, streamed=True, prompt=Prompt(()), max_output_tokens=script.max_output_tokens)
         return Ask(
             request_id=script.name,
             provider=_PROVIDER,
@@ -254,7 +252,7 @@ class Client:
 
     def _granted(self, maximum: int | None) -> None:
         """The client was told that it may go on, with its output lowered to `maximum` if there is one."""
-        row = self._world.model.row_of(self._script.name)
+        row = self._world.model.books.row_of(self._script.name)
         bound = self._script.max_output_tokens
         told = maximum if maximum is not None else bound
         check(told in (None, row.output_tokens_max), "who is clamped is told so", (self._script.name, told))
@@ -268,5 +266,3 @@ class Client:
     def _acknowledged(self, ending: State) -> None:
         self._world.model.acknowledged(self._script.name, ending)
         self._world.tell(self._script.name, f"knows that it is {ending}")
-
-

@@ -113,9 +113,7 @@ def _forgets_who_asked(right: Any) -> Any:
 
 
 def _shadow_refuses(right: Any) -> Any:
-    return lambda *arguments, **keywords: tuple(
-        replace(each, enforce=True) for each in right(*arguments, **keywords)
-    )
+    return lambda *arguments, **keywords: tuple(replace(each, enforce=True) for each in right(*arguments, **keywords))
 
 
 def _nothing_carried(right: Any) -> Any:

@@ -15,7 +15,6 @@ from tests.simulation.plan import (
     INPUT_NANOS,
     MODEL,
     OUTPUT_NANOS,
-    Action as Operation,
     Boundary,
     ClockJump,
     Command,
@@ -28,6 +27,9 @@ from tests.simulation.plan import (
     StoreRestart,
     Way,
     Weather,
+)
+from tests.simulation.plan import (
+    Action as Operation,
 )
 
 GRACE_SECONDS = 5

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any
 
 from policyd.core.errors import PolicydError, StoreUnavailable
@@ -14,11 +15,12 @@ from policyd.core.record import Record
 from policyd.core.reservation import State
 from policyd.core.windows import SlidingWindow
 from policyd.stores.base import Store, UsageFilter
+from tests.simulation import audit
 from tests.simulation.clients import Client
 from tests.simulation.hosts import Host
-from tests.simulation.model import NOTHING_DUE, Model
+from tests.simulation.model import NOTHING_DUE, Call, Model
 from tests.simulation.operators import operate
-from tests.simulation.plan import ClockJump, Incident, Partition, Plan, StoreRestart
+from tests.simulation.plan import ClockJump, Crash, Incident, Partition, Plan, StoreRestart
 from tests.simulation.replica import Replica, Reported
 from tests.simulation.virtual_time import VirtualLoop
 from tests.simulation.wire import Wire
@@ -32,6 +34,9 @@ finds."""
 
 
 _DIGITS = re.compile(r"-?[1-9][0-9]*")
+
+_ROUTINE = {"state", "balances"}
+"""The calls that are not worth a line."""
 
 _COUNTED = {"reserve", "extend", "settle", "release"}
 """The calls whose outcomes are counted."""
@@ -139,19 +144,22 @@ class _History:
         except PolicydError as error:
             answer = error
         try:
-            word = self.model.took_effect(operation, arguments, keywords, answer, replica)
-            if word != NOTHING_DUE and operation != "state":
-                self.tell("store", f"{operation} {_subject(arguments)}by {replica.name}: {word}")
-            if operation in _CHANGING:
-                self.model.check_accounts(self._host.run(lambda store: store.accounts(page=_ALL)).rows)
+            self._check(Call(operation, arguments, keywords, replica, answer), replica)
         except Exception as error:
             self._break(error)
             raise
-        if operation in _COUNTED:
-            self.seen[f"{operation}: {_DIGITS.sub('some', word)}"] += 1
         if isinstance(answer, PolicydError):
             raise answer
         return answer
+
+    def _check(self, call: Call, replica: Replica) -> None:
+        word = self.model.took_effect(call)
+        if word != NOTHING_DUE and call.operation not in _ROUTINE:
+            self.tell("store", f"{call.operation} {_subject(call.arguments)}by {replica.name}: {word}")
+        if call.operation in _COUNTED:
+            self.seen[f"{call.operation}: {word}"] += 1
+        if call.operation in _CHANGING:
+            audit.check_accounts(self.model, self._host.run(lambda store: store.accounts(page=_ALL)).rows)
 
     def _break(self, error: Exception) -> None:
         if not self._failure.done():
@@ -160,7 +168,7 @@ class _History:
     # --- what goes wrong ---
 
     def _schedule(self, incident: Incident) -> None:
-        """Crashes are not here: they wait for a call of the store, and the replica sees to them."""
+        """Crashes wait for a call of the store: the replica sees to them."""
         later = self._loop.call_later
         match incident:
             case StoreRestart(at, down_seconds):
@@ -169,6 +177,8 @@ class _History:
                 self._timers += [later(at, self._cut_off, number), later(at + lasts, self._reconnect, number)]
             case ClockJump(number, at, by_seconds):
                 self._timers.append(later(at, self._jump, number, by_seconds))
+            case Crash():
+                pass
 
     def _stop_store(self) -> None:
         self._incident("store", "STOPS")
@@ -208,15 +218,14 @@ class _History:
             timer.cancel()
         for replica in self.replicas:
             replica.retire()
-        while self.wire.on_the_way:
-            await asyncio.sleep(1)
+        await self.wire.quiet()
         self.tell("all", "is quiet; what is still held expires")
         last = self.replicas[0]
         self._store_is_up, last.is_cut_off = True, False
         self.wire.calm_down()
         last.start()
         grace_ms = self._plan.policy.reservations.grace_seconds * 1000
-        expiries = [row.expires_at_ms for row in self.model.rows.values() if row.state is State.RESERVED]
+        expiries = [row.expires_at_ms for row in self.model.books.rows.values() if row.state is State.RESERVED]
         left_ms = max(expiries, default=0) + grace_ms - last.clock.now_ms()
         await asyncio.sleep(max(0, left_ms) / 1000 + 1)
         await last.enforcer.sweep()
@@ -228,21 +237,21 @@ class _History:
         for identity in {script.attributes: script.identity for script in self._plan.scripts}.values():
             for report in await replica.enforcer.budget(policy, identity):
                 if not isinstance(report.limit.window, SlidingWindow):
-                    self.model.check_budget(report)
+                    audit.check_budget(self.model, report)
 
     def _check_end(self) -> None:
         self._check_everything()
-        self.model.check_end()
-        self.model.check_records(self._host.run(_records))
+        audit.check_end(self.model)
+        audit.check_records(self.model, self._host.run(_records))
 
     def _check_everything(self) -> None:
         """Whether the store has every account and every reservation as it should."""
-        self.model.check_accounts(self._host.run(lambda store: store.accounts(page=_ALL)).rows)
-        for name in self.model.rows:
-            self.model.check_reservation(self._host.run(lambda store, name=name: store.get(name)))
+        audit.check_accounts(self.model, self._host.run(lambda store: store.accounts(page=_ALL)).rows)
+        for name in self.model.books.rows:
+            audit.check_reservation(self.model, self._host.run(methodcaller("get", name)))
 
 
-def _subject(arguments: tuple[Any, ...]) -> str:
+def _subject(arguments: Sequence[Any]) -> str:
     return f"{arguments[0]} " if arguments and isinstance(arguments[0], str) else ""
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
 from policyd.api.service import PolicyServicer
+from policyd.control.desk import Desk
 from policyd.core.errors import StoreError, StoreUnavailable
 from policyd.core.estimate import Estimate
 from policyd.core.pricing import PriceBook
 from policyd.core.record import Record
-from policyd.control.desk import Desk
 from policyd.enforcer import Enforcer
 from policyd.learning import Corrections
 from policyd.stores.base import Store, Swept
@@ -73,7 +73,7 @@ class Reported:
 class Replica:
     """Up from `start` to `crash`, any number of times."""
 
-    def __init__(  # noqa: PLR0913 - the parts of one world
+    def __init__(
         self,
         number: int,
         *,
@@ -166,6 +166,8 @@ class Replica:
             return answer
 
         def pass_on(task: asyncio.Task[T]) -> None:
+            if answer.done():  # whoever asked was ended first
+                return
             if task.cancelled():
                 answer.set_exception(Unreachable(self.name))
             elif (error := task.exception()) is not None:

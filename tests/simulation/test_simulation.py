@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.defects import DEFECTS, SQLITE_DEFECTS, put_in
-from tests.simulation.running import run_seed, run_seeds
-from tests.simulation.shrinking import shrunk
+from tests.simulation.running import run_seeds
 
 HISTORIES_TO_FIND_A_DEFECT = 150
 

@@ -43,7 +43,7 @@ class _Message(Generic[T]):
             work.get_loop().call_later(self.fate.answer, self._pass_on, work)
 
     def _pass_on(self, work: asyncio.Future[T]) -> None:
-        self.wire.on_the_way -= 1
+        self.wire.ended()
         error = work.exception()
         if self.answer.done():
             return
@@ -60,8 +60,8 @@ class _Message(Generic[T]):
 class Wire:
     def __init__(self, plan: Plan, seen: Counter[str]) -> None:
         self.seen = seen
-        self.on_the_way = 0
-        """Copies of messages that have not come to an end, with an answer or without."""
+        self._on_the_way = 0
+        self._is_quiet = asyncio.Event()
         self._plan = plan
         self._sent: Counter[str] = Counter()
 
@@ -89,9 +89,9 @@ class Wire:
         if len(fate.arrivals) > 1:
             self.seen["requests doubled"] += 1
         loop = asyncio.get_running_loop()
-        message = _Message(self, effect, is_cut, fate, loop.create_future())
+        message: _Message[T] = _Message(self, effect, is_cut, fate, loop.create_future())
         for delay in fate.arrivals:
-            self.on_the_way += 1
+            self._on_the_way += 1
             loop.call_later(delay, message.arrive)
         timer = loop.call_later(timeout_seconds, message.give_up, name)
         try:
@@ -101,6 +101,19 @@ class Wire:
             if not message.answer.cancelled():
                 message.answer.exception()  # seen, also by a caller that died just before
 
+    async def quiet(self) -> None:
+        """Waits until no message is on its way. Nobody may send any meanwhile."""
+        if self._on_the_way:
+            self._is_quiet.clear()
+            await self._is_quiet.wait()
+
     def dropped(self, what: str) -> None:
-        self.on_the_way -= 1
+        """A copy of a message came to its end without an answer."""
         self.seen[what] += 1
+        self.ended()
+
+    def ended(self) -> None:
+        """A copy of a message came to its end."""
+        self._on_the_way -= 1
+        if not self._on_the_way:
+            self._is_quiet.set()
