@@ -26,7 +26,15 @@ from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.reservation import State
 from policyd.core.runtime import Block, Blocked, RuntimeState
 from policyd.core.usage import Usage
-from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, price_served, with_request_fee
+from policyd.estimator import (
+    Ask,
+    Estimator,
+    input_token_amounts,
+    output_token_amounts,
+    price_asked,
+    price_served,
+    with_request_fee,
+)
 from policyd.first_use import FirstUseWindows
 from policyd.learning import PREFIX, Corrections, Lessons, corrections, keep_until_ms
 from policyd.providers.base import RequestFacts
@@ -231,9 +239,14 @@ class Enforcer:
     def let_go(self, request_id: str) -> None:
         self._open.discard(request_id)
 
-    async def extend(self, request_id: str, estimate: Estimate, *, wanted_tokens: int, at_least_tokens: int) -> int:
-        """Holds more output tokens for a reply that outgrows its hold; returns how many were granted."""
-        unit = output_token_amounts(estimate)
+    async def extend(
+        self, request_id: str, estimate: Estimate, *, wanted_tokens: int, at_least_tokens: int, of_input: bool = False
+    ) -> int:
+        """Holds more output tokens for a reply that outgrows its hold; returns how many were granted.
+
+        `of_input`: more input tokens, for a session whose client goes on sending.
+        """
+        unit = input_token_amounts(estimate) if of_input else output_token_amounts(estimate)
         return await self._timed(
             "extend",
             self._store.extend(
@@ -332,7 +345,7 @@ class Enforcer:
 
         async def charge() -> ReserveResult:
             state = self._state.current
-            applied = await self._applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=True)
+            applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=True)
             call = self._store.reserve(
                 ask.request_id,
                 entries=tuple(
@@ -447,6 +460,11 @@ class Enforcer:
         begun = await self._first_use.begun(wanted, now_ms=now_ms, begin=begin)
         return applied_limits(policy, attributes, now_ms=now_ms, begun=begun, state=state)
 
+    async def _held_on(self, ask: Ask, *, state: RuntimeState, now_ms: int, begin: bool) -> tuple[AppliedLimit, ...]:
+        """The limits that what is asked for is held on."""
+        applied = await self._applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=begin)
+        return tuple(item for item in applied if item.limit.metric in ask.metrics)
+
     async def _tried(self, ask: Ask, attempt: Callable[[Plan], Awaitable[_Tried]], *, now_ms: int) -> _Tried:
         """The first plan for the request that fits; if none does, the request as it came."""
         if ask.is_long:
@@ -473,7 +491,7 @@ class Enforcer:
     async def _weigh(self, plan: Plan, *, now_ms: int) -> _Tried:
         ask = plan.ask
         state = await self._unblocked(ask)
-        applied = await self._applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=False)
+        applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=False)
         wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
         accounts = [(item.account, item.carry) for item in applied]
         balances = await self._timed("balances", self._store.balances(accounts))
@@ -483,7 +501,7 @@ class Enforcer:
     async def _hold(self, plan: Plan, *, now_ms: int, expires_at_ms: int, fingerprint: str) -> _Tried | Stale:
         ask = plan.ask
         state = await self._unblocked(ask, fingerprint)
-        applied = await self._applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=True)
+        applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=True)
         wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
         result = await self._timed(
             "reserve",

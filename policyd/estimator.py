@@ -7,7 +7,7 @@ bound. It knows of no limits and holds nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from policyd.core.attributes import REQUEST_ATTRIBUTES
@@ -19,7 +19,7 @@ from policyd.core.own_prices import Tariff
 from policyd.core.policy import Metric, Policy, Unbounded, UnknownModel, UnknownModelAction
 from policyd.core.pricing import Price, PriceBook, PricedModel
 from policyd.core.record import Record
-from policyd.core.usage import NO_USAGE, Usage
+from policyd.core.usage import INPUT_TOKEN_KINDS, NO_USAGE, OUTPUT_TOKEN_KINDS, Usage
 from policyd.learning import Corrections
 from policyd.providers.base import CacheWrite, RequestEdits, RequestFacts
 from policyd.providers.vendors import vendor_named
@@ -51,6 +51,8 @@ class Ask:
     """The snapshot that the exchange began with."""
     input_tokens: int | None = None
     """As the caller counted them; `None`: the prompt in `facts` has to be counted."""
+    metrics: Collection[Metric] = tuple(Metric)
+    """What it is held for: a session and its responses share out the metrics among them."""
     by_bound: bool = False
     """Whether a bound on the input is enough, so that nothing has to be counted."""
     reread: Callable[[RequestEdits], RequestFacts] | None = field(default=None, repr=False, compare=False)
@@ -217,13 +219,23 @@ def check_models(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
 
 def output_token_amounts(estimate: Estimate) -> Amounts:
     """What one more output token holds in every metric. Nano-USD are rounded up, so that a hold never falls short."""
-    cost = 0
-    if estimate.price is not None:
-        input_tokens = estimate.maximum.input_tokens
-        kind = estimate.price.dearest(("output", "reasoning"), input_tokens=input_tokens)
-        rate = estimate.price.rate(kind, input_tokens=input_tokens)
-        cost = divide_up(rate.nanos, rate.per)
+    spoken = tuple(kind for kind in OUTPUT_TOKEN_KINDS if getattr(estimate.maximum, kind))
+    cost = _token_cost_nanos(estimate, ("output", "reasoning", *spoken))
     return {Metric.COST: cost, Metric.TOKENS: 1, Metric.OUTPUT_TOKENS: 1}
+
+
+def input_token_amounts(estimate: Estimate) -> Amounts:
+    """What one more input token holds, of the dearest kind that the estimate has found the input can be."""
+    kinds = tuple(kind for kind in INPUT_TOKEN_KINDS if getattr(estimate.maximum, kind))
+    return {Metric.COST: _token_cost_nanos(estimate, ("input", *kinds)), Metric.TOKENS: 1, Metric.INPUT_TOKENS: 1}
+
+
+def _token_cost_nanos(estimate: Estimate, kinds: tuple[str, ...]) -> int:
+    if estimate.price is None:
+        return 0
+    input_tokens = estimate.maximum.input_tokens
+    rate = estimate.price.rate(estimate.price.dearest(kinds, input_tokens=input_tokens), input_tokens=input_tokens)
+    return divide_up(rate.nanos, rate.per)
 
 
 def _priced(ask: Ask, tariff: Tariff, *, now_ms: int) -> PricedModel | None:

@@ -9,6 +9,6 @@ import typer
 Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="Policy file. [POLICYD_CONFIG]")]
 Store = Annotated[
     str | None,
-    typer.Option("--store", metavar="URL", help="sqlite:///FILE or memory://. [POLICYD_STORE]"),
+    typer.Option("--store", metavar="URL", help="sqlite:///FILE, redis://HOST:PORT/DB or memory://. [POLICYD_STORE]"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -38,7 +38,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     """policyd itself failed, and the request was refused."""
     RELEASED = "released"
-    """The hold of a reservation made over gRPC was returned unused."""
+    """A hold was returned unused: of a reservation made over gRPC, or for a session's response that never came."""
 
 
 @dataclass(frozen=True, slots=True)

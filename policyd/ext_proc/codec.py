@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from google.protobuf.message import DecodeError
 
 from policyd.core.errors import ProtocolError
 from policyd.ext_proc import messages as m
@@ -18,6 +19,9 @@ _BODY_MODES: Mapping[int, m.BodyMode] = {
     getattr(processing_mode_pb2.ProcessingMode, mode.value): mode for mode in m.BodyMode
 }
 _BODY_MODE_NUMBERS: Mapping[m.BodyMode, int] = {mode: number for number, mode in _BODY_MODES.items()}
+_ATTRIBUTES = "envoy.filters.http.ext_proc"
+_ENVOY_MINOR = "xds.node.user_agent_build_version.version.minor_number"
+"""The attribute by which Envoy's configuration may tell its version (`request_attributes`)."""
 _SEND = processing_mode_pb2.ProcessingMode.SEND
 _SKIP = processing_mode_pb2.ProcessingMode.SKIP
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -32,8 +36,12 @@ class Decoder:
         self._response_mode = m.BodyMode.STREAMED
         self._mode_fixed = False
 
-    def event(self, message: pb.ProcessingRequest) -> m.Event:
-        """Raises `ProtocolError` for a kind of message or a body mode that is not known."""
+    def event(self, data: bytes) -> m.Event:
+        """Raises `ProtocolError` for what is no message, and for a kind of one or a body mode that is not known."""
+        try:
+            message = pb.ProcessingRequest.FromString(data)
+        except DecodeError as error:
+            raise ProtocolError("Envoy sent what cannot be read as a message") from error
         if message.HasField("protocol_config"):
             config = message.protocol_config
             self._request_mode = _body_mode(config.request_body_mode)
@@ -50,6 +58,7 @@ class Decoder:
                     request_body_mode=self._request_mode,
                     response_body_mode=self._response_mode,
                     provider=self._provider,
+                    envoy_minor=_envoy_minor(message),
                 )
             case "request_body":
                 return m.RequestBody(message.request_body.body, message.request_body.end_of_stream)
@@ -70,8 +79,20 @@ class Decoder:
                 raise ProtocolError(f"Envoy sent a message of an unknown kind ({other})")
 
 
-def encode(reply: m.Reply) -> pb.ProcessingResponse:
-    """The protobuf message of a reply."""
+def _envoy_minor(message: pb.ProcessingRequest) -> int | None:
+    if _ATTRIBUTES not in message.attributes:
+        return None
+    fields = message.attributes[_ATTRIBUTES].fields
+    return int(fields[_ENVOY_MINOR].number_value) if _ENVOY_MINOR in fields else None
+
+
+def encode(reply: m.Reply) -> bytes:
+    """The protobuf message of a reply, serialised."""
+    serialised: bytes = _message(reply).SerializeToString()
+    return serialised
+
+
+def _message(reply: m.Reply) -> pb.ProcessingResponse:
     # Filled from the outside in: what is handed to a message's constructor is copied, level by level.
     message = pb.ProcessingResponse()
     match reply:
@@ -123,7 +144,7 @@ def _mutate(mutation: pb.HeaderMutation, set_headers: Mapping[str, str], remove_
 def _override(modes: processing_mode_pb2.ProcessingMode, mode: m.ModeOverride) -> None:
     modes.request_header_mode = _SEND
     modes.request_body_mode = _BODY_MODE_NUMBERS[mode.request_body]
-    modes.request_trailer_mode = _SKIP
+    modes.request_trailer_mode = _SEND if mode.request_trailers else _SKIP
     modes.response_header_mode = _SEND if mode.response_headers else _SKIP
     modes.response_body_mode = _BODY_MODE_NUMBERS[mode.response_body]
     modes.response_trailer_mode = _SEND if mode.response_trailers else _SKIP

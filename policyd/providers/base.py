@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.framing.frame import Frame
+
+if TYPE_CHECKING:
+    from policyd.providers.realtime import RealtimeFormat
 
 OUTPUT_TOKENS_MAX = 100_000_000
 """More output than any provider serves: a larger maximum in a request is refused, so that no cost leaves 64 bits."""
@@ -291,6 +294,8 @@ class Endpoint:
     wire: WireFormat | None
     error_wire: WireFormat
     """Who words a refusal on this endpoint."""
+    realtime: RealtimeFormat | None = None
+    """How the sessions of an endpoint that takes WebSockets are read; it takes nothing else."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ GATEWAY = "gateway.internal:10000"
 def where(
     path: str, *, provider: str | None = None, host: str = GATEWAY, method: str = "POST"
 ) -> tuple[str, str, str | None] | None:
-    """Vendor, endpoint and metered wire format, in short. `unknown` is the endpoint that no wire format knows."""
+    """Vendor, endpoint and what meters it, in short. `unknown` is the endpoint that no wire format knows."""
     found = resolve(provider=provider, host=host, method=method, path=path)
     if isinstance(found, Endpoint):
-        return found.vendor.id, found.name, found.wire.name if found.wire else None
+        metered = found.wire or found.realtime
+        return found.vendor.id, found.name, metered.name if metered else None
     if isinstance(found, UnknownEndpoint):
         return found.vendor.id, "unknown", None
     return None
@@ -122,7 +123,9 @@ def test_free_endpoints(method: str, path: str, expected: tuple[str, str, None])
         ("POST", "/v1/models"),
         ("POST", "/v1/fine_tuning/jobs"),
         ("POST", "/v1/threads"),
-        ("GET", "/v1/realtime"),
+        ("POST", "/v1/realtime"),
+        ("POST", "/v1/realtime/calls"),
+        ("GET", "/v1/realtime/"),
         ("POST", "/v1/chat/completions/"),
         ("POST", "//v1/chat/completions"),
         ("POST", "/v1//chat/completions"),
