@@ -1,5 +1,4 @@
-"""python -m tests.simulation [--histories N] [--first SEED] [--seconds N] [--store KIND]
-python -m tests.simulation --seed SEED [--store KIND]"""
+"""python -m tests.simulation [--seed SEED] [--store KIND] [--histories N] [--first SEED] [--seconds N]"""
 
 from __future__ import annotations
 
@@ -14,28 +13,39 @@ from tests.simulation.hosts import HOSTS
 from tests.simulation.running import Tally, run_many, run_seed
 from tests.simulation.shrinking import shrunk
 
+HISTORIES = {"memory": 10_000, "sqlite": 300, "redis": 200}
+"""How many are played on each store. The memory store is the fastest; what the others show beside is that they keep
+what they answered."""
+
+SECONDS_MAX = 900
+"""No history begins after so long, in all."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make simulate", description="Tries to break policyd's promises.")
     parser.add_argument("--seed", type=int, help="one history, told in full")
-    parser.add_argument("--histories", type=int, default=10_000, help="how many (default: 10000)")
+    parser.add_argument("--store", choices=HOSTS, help="the shared store (default: all; for a seed: memory)")
+    parser.add_argument("--histories", type=int, help="how many on each store (default: 10000, 300, 200)")
     parser.add_argument("--first", type=int, help="the first one's seed (default: a random one)")
-    parser.add_argument("--seconds", type=float, default=900, help="none begins after so long (default: 900)")
-    parser.add_argument("--store", choices=HOSTS, default="memory", help="the shared store (default: memory)")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS_MAX, help=f"none begins later (default: {SECONDS_MAX})"
+    )
     options = parser.parse_args()
     if options.seed is not None:
-        sys.exit(_replay(options.seed, store=options.store))
+        sys.exit(_replay(options.seed, store=options.store or "memory"))
     first = options.first if options.first is not None else random.randrange(10**9)
+    ends_at = time.monotonic() + options.seconds
+    for store in (options.store,) if options.store else HOSTS:
+        histories = options.histories or HISTORIES[store]
+        _play(range(first, first + histories), store=store, ends_at=ends_at)
+
+
+def _play(seeds: range, *, store: str, ends_at: float) -> None:
     began = time.monotonic()
-    tally = run_many(
-        range(first, first + options.histories),
-        store=options.store,
-        processes=os.cpu_count() or 1,
-        seconds_max=options.seconds,
-    )
-    print(_table(tally, first=first, store=options.store, seconds=time.monotonic() - began))
+    tally = run_many(seeds, store=store, processes=os.cpu_count() or 1, ends_at=ends_at)
+    print(_table(tally, seeds=seeds, store=store, seconds=time.monotonic() - began))
     if tally.broken_seeds:
-        sys.exit(_replay(tally.broken_seeds[0], store=options.store))
+        sys.exit(_replay(tally.broken_seeds[0], store=store))
 
 
 def _replay(seed: int, *, store: str) -> int:
@@ -48,7 +58,8 @@ def _replay(seed: int, *, store: str) -> int:
     smallest = shrunk(told, store=store)
     print(_story(smallest))
     print(f"seed {seed} breaks: {told.broken}")
-    print(f"Above is the smallest part of it that breaks alike. Replay: make simulate SEED={seed}")
+    options = "" if store == "memory" else f" ARGS='--store {store}'"
+    print(f"Above is the smallest part of it that breaks alike. Replay: make simulate SEED={seed}{options}")
     return 1
 
 
@@ -64,12 +75,12 @@ def _story(told: Told) -> str:
     return "\n".join([*head, "", " seconds  who        what", *told.lines])
 
 
-def _table(tally: Tally, *, first: int, store: str, seconds: float) -> str:
+def _table(tally: Tally, *, seeds: range, store: str, seconds: float) -> str:
     width = max((len(name) for name in tally.seen), default=0)
     lines = [f"  {name:<{width}} {times:>9,}" for name, times in sorted(tally.seen.items())]
     summary = (
-        f"{tally.histories:,} histories from seed {first} on the {store} store in {seconds:.0f} s, {tally.calm:,} without "
-        f"a fault, {tally.jumping:,} with clocks that jump: {len(tally.broken_seeds)} broken"
+        f"{store}: {tally.histories:,} of {len(seeds):,} histories from seed {seeds.start} in {seconds:.0f} s, of them "
+        f"{tally.calm:,} without a fault and {tally.jumping:,} with clocks that jump: {len(tally.broken_seeds)} broken"
     )
     return "\n".join([*lines, summary])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from functools import partial
 
 from tests.simulation.drawing import draw
 from tests.simulation.history import Told, tell
-from tests.simulation.hosts import HOSTS
+from tests.simulation.hosts import HOSTS, Host
 from tests.simulation.plan import Plan
 
 _CHUNK = 50
@@ -29,6 +29,14 @@ class Tally:
     seen: Counter[str] = field(default_factory=Counter)
     broken_seeds: list[int] = field(default_factory=list)
 
+    def count(self, told: Told) -> None:
+        self.histories += 1
+        self.calm += told.plan.calm
+        self.jumping += told.plan.jumps
+        self.seen.update(told.seen)
+        if told.broken is not None:
+            self.broken_seeds.append(told.plan.seed)
+
     def add(self, other: Tally) -> None:
         self.histories += other.histories
         self.calm += other.calm
@@ -38,33 +46,29 @@ class Tally:
 
 
 def run_seed(seed: int, *, store: str) -> Told:
-    return run_plan(draw(seed), store=store)
+    with HOSTS[store]() as new_host:
+        return run_plan(draw(seed), new_host)
 
 
-def run_plan(plan: Plan, *, store: str) -> Told:
-    with closing(HOSTS[store]()) as host:
+def run_plan(plan: Plan, new_host: Callable[[], Host]) -> Told:
+    with closing(new_host()) as host:
         return tell(plan, host)
 
 
 def run_seeds(seeds: Iterable[int], *, store: str) -> Tally:
     """Stops at the first history that breaks."""
     tally = Tally()
-    for seed in seeds:
-        told = run_seed(seed, store=store)
-        tally.histories += 1
-        tally.calm += told.plan.calm
-        tally.jumping += told.plan.jumps
-        tally.seen.update(told.seen)
-        if told.broken is not None:
-            tally.broken_seeds.append(seed)
-            break
+    with HOSTS[store]() as new_host:
+        for seed in seeds:
+            tally.count(run_plan(draw(seed), new_host))
+            if tally.broken_seeds:
+                break
     return tally
 
 
-def run_many(seeds: Sequence[int], *, store: str, processes: int, seconds_max: float) -> Tally:
-    """As many as there is time for, in several processes; none begins after one has broken."""
+def run_many(seeds: Sequence[int], *, store: str, processes: int, ends_at: float) -> Tally:
+    """As many as there is time for by the monotonic clock, in several processes; none begins after one has broken."""
     tally = Tally()
-    ends_at = time.monotonic() + seconds_max
     chunks = [seeds[start : start + _CHUNK] for start in range(0, len(seeds), _CHUNK)]
     with ProcessPoolExecutor(processes) as pool:
         for wave in _waves(chunks, processes):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 from tests.simulation.history import Told
+from tests.simulation.hosts import HOSTS
 from tests.simulation.plan import CALM, Plan
 from tests.simulation.running import run_plan
 
@@ -15,17 +17,16 @@ TRIES_MAX = 200
 
 def shrunk(told: Told, *, store: str) -> Told:
     """The smallest history found that breaks like `told`."""
-    tries = 0
-    is_smaller = True
-    while is_smaller:
-        is_smaller = False
-        for plan in _smaller(told.plan):
-            if tries == TRIES_MAX:
-                return told
-            tries += 1
-            tried = run_plan(plan, store=store)
-            if _promise(tried) == _promise(told):
-                told, is_smaller = tried, True
+    tries_left = TRIES_MAX
+    with HOSTS[store]() as new_host:
+        while tries_left:
+            for plan in islice(_smaller(told.plan), tries_left):
+                tries_left -= 1
+                tried = run_plan(plan, new_host)
+                if _promise(tried) == _promise(told):
+                    told = tried
+                    break
+            else:
                 break
     return told
 
