@@ -5,18 +5,20 @@ Each is put into policyd's own code for as long as a `with` block lasts.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from policyd import enforcer
-from policyd.core import limits
+from policyd.core import decision, limits
 from policyd.core.ledger import Balance, Entry
 from policyd.core.reservation import Event, State
 from policyd.stores import memory, postings
+from policyd.stores.memory_state import MemoryState
 from policyd.stores.postings import Posting
-from policyd.stores.sqlite import group_commit
+from policyd.stores.sqlite.group_commit import GroupCommit
 
 Change = Callable[[Any], Any]
 """From what is right to what is wrong."""
@@ -133,37 +135,71 @@ def _answered_before_the_commit(right: Any) -> Any:
     return transact
 
 
-DEFECTS: dict[str, tuple[object, str, Change]] = {
-    "a repeated settle is charged again": (memory, "is_repetition", _never),
-    "reserve ignores one entry": (postings, "reserving", _without_last),
-    "an expired hold is charged twice": (postings, "ending", _posted_twice),
-    "a late settle adds to what expiry charged": (postings, "ending", _late_settle_adds),
-    "settle charges another window": (postings, "ending", _shifted_window),
-    "release keeps what was held": (postings, "ending", _release_keeps),
-    "what is held does not count as used": (Balance, "fits", _held_is_free),
-    "extend passes the limit": (postings, "units_granted", _all_granted),
-    "sweep knows no grace": (enforcer.Enforcer, "sweep", _no_grace),
-    "holds are not renewed": (memory.MemoryStore, "renew", _nothing),
-    "what has ended is forgotten at once": (memory.MemoryStore, "sweep", _forgets_all),
-    "a repeated reserve holds again": (memory.MemoryStore, "reserve", _forgets_who_asked),
-    "a shadow limit refuses": (enforcer, "entries", _shadow_refuses),
-    "a sliding window forgets the bucket before": (memory, "carried", _nothing_carried),
-    "every window follows UTC": (limits, "bounds", _in_utc),
-}
-"""By what is wrong: where it is put in."""
+def _never_stale(right: Any) -> Any:
+    async def reserve(self: Any, reservation_id: str, *, state_revision: int | None, **keywords: Any) -> Any:
+        return await right(self, reservation_id, state_revision=None, **keywords)
 
-SQLITE_DEFECTS: dict[str, tuple[object, str, Change]] = {
-    "calls are answered before their commit": (group_commit.GroupCommit, "_transact", _answered_before_the_commit),
-}
+    return reserve
+
+
+def _begins_again(right: Any) -> Any:
+    def begin_window(self: Any, key: str, *, now_ms: int, length_ms: int, begin: bool) -> int | None:
+        return now_ms if begin else None
+
+    return begin_window
+
+
+def _clamps_the_hold_alone(right: Any) -> Any:
+    return lambda tried, *, policy_us: replace(right(tried, policy_us=policy_us), max_output_tokens=None)
+
+
+def _holds_are_free(right: Any) -> Any:
+    return property(lambda self: max(0, self.limit.amount - self.spent))
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    what: str
+    owner: object
+    name: str
+    change: Change
+    """What becomes of `owner.name`."""
+
+
+DEFECTS = (
+    Defect("a repeated settle is charged again", memory, "is_repetition", _never),
+    Defect("reserve ignores one entry", postings, "reserving", _without_last),
+    Defect("an expired hold is charged twice", postings, "ending", _posted_twice),
+    Defect("a late settle adds to what expiry charged", postings, "ending", _late_settle_adds),
+    Defect("settle charges another window", postings, "ending", _shifted_window),
+    Defect("release keeps what was held", postings, "ending", _release_keeps),
+    Defect("what is held does not count as used", Balance, "fits", _held_is_free),
+    Defect("extend passes the limit", postings, "units_granted", _all_granted),
+    Defect("sweep knows no grace", enforcer.Enforcer, "sweep", _no_grace),
+    Defect("holds are not renewed", memory.MemoryStore, "renew", _nothing),
+    Defect("what has ended is forgotten at once", memory.MemoryStore, "sweep", _forgets_all),
+    Defect("a repeated reserve holds again", memory.MemoryStore, "reserve", _forgets_who_asked),
+    Defect("a shadow limit refuses", enforcer, "entries", _shadow_refuses),
+    Defect("a sliding window forgets the bucket before", memory, "carried", _nothing_carried),
+    Defect("every window follows UTC", limits, "bounds", _in_utc),
+    Defect("what was set meanwhile is not noticed", memory.MemoryStore, "reserve", _never_stale),
+    Defect("a window of first use begins with every replica", MemoryState, "begin_window", _begins_again),
+    Defect("a clamped request goes on with its own maximum", enforcer, "_verdict", _clamps_the_hold_alone),
+    Defect("what is held is told to be free", decision.LimitReport, "remaining", _holds_are_free),
+)
+
+SQLITE_DEFECTS = (
+    Defect("calls are answered before their commit", GroupCommit, "_transact", _answered_before_the_commit),
+)
 """What only a store that dies can show."""
 
 
 @contextmanager
-def put_in(owner: object, name: str, change: Change) -> Iterator[None]:
-    """Changes `owner.name` for as long as the block lasts."""
-    right = getattr(owner, name)
-    setattr(owner, name, change(right))
+def put_in(defect: Defect) -> Iterator[None]:
+    """Puts a defect in for as long as the block lasts."""
+    right = inspect.getattr_static(defect.owner, defect.name)
+    setattr(defect.owner, defect.name, defect.change(right))
     try:
         yield
     finally:
-        setattr(owner, name, right)
+        setattr(defect.owner, defect.name, right)

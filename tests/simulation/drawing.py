@@ -52,7 +52,7 @@ _ZONES = ("UTC", "UTC", "Europe/Berlin", "Asia/Kolkata")
 _PER: tuple[tuple[str, ...], ...] = ((), ("org",), ("org", "project"), ("user",))
 
 _CRASHING = (
-    *("reserve", "reserve", "extend", "settle", "release", "renew", "sweep", "get", "append"),
+    *("reserve", "reserve", "settle", "settle", "extend", "release", "renew", "sweep", "get", "append"),
     *("begin_window", "state", "set_state"),
 )
 """The calls of the store that replicas die in."""
@@ -164,7 +164,7 @@ def _incidents(chance: Random, replicas: int, lasts: int, *, jumping: bool) -> l
         Crash(
             replica=chance.randrange(replicas),
             operation=chance.choice(_CRASHING),
-            nth=chance.randint(1, 4),
+            nth=chance.randint(1, 3),
             boundary=chance.choice(list(Boundary)),
             down_seconds=chance.uniform(0.1, 60),
         )

@@ -224,6 +224,8 @@ class _History:
         self._store_is_up, last.is_cut_off = True, False
         self.wire.calm_down()
         last.start()
+        await asyncio.sleep(1)  # between two sweeps, so that nothing changes while budgets are asked for
+        await self._check_budgets(last)
         grace_ms = self._plan.policy.reservations.grace_seconds * 1000
         expiries = [row.expires_at_ms for row in self.model.books.rows.values() if row.state is State.RESERVED]
         left_ms = max(expiries, default=0) + grace_ms - last.clock.now_ms()
