@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from policyd.core.decision import LimitReport
 from policyd.core.ledger import Account, Balance
@@ -88,6 +88,12 @@ def check_records(model: Model, records: Sequence[Record]) -> None:
         if truth.denied and name not in (*model.books.rows, *model.books.past)
     ):
         check(name in by_name, "every refusal has its usage record", name)
+
+
+def check_reports(endings: Mapping[tuple[str, Outcome], int]) -> None:
+    """Whether metrics and the log were told of no end twice. Raises `Broken`."""
+    for (name, outcome), times in endings.items():
+        check(times == 1 or outcome is Outcome.DENIED, "every end is reported once", (name, outcome))
 
 
 def check_end(model: Model) -> None:

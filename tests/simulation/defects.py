@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from policyd import enforcer
 from policyd.core import decision, limits
 from policyd.core.ledger import Balance, Entry
 from policyd.core.reservation import Event, State
+from policyd.enforcer import enforcer
 from policyd.stores import memory, postings
 from policyd.stores.memory_state import MemoryState
 from policyd.stores.postings import Posting
@@ -184,7 +184,7 @@ DEFECTS = (
     Defect("every window follows UTC", limits, "bounds", _in_utc),
     Defect("what was set meanwhile is not noticed", memory.MemoryStore, "reserve", _never_stale),
     Defect("a window of first use begins with every replica", MemoryState, "begin_window", _begins_again),
-    Defect("a clamped request goes on with its own maximum", enforcer, "_verdict", _clamps_the_hold_alone),
+    Defect("a clamped request goes on with its own maximum", enforcer, "verdict_on", _clamps_the_hold_alone),
     Defect("what is held is told to be free", decision.LimitReport, "remaining", _holds_are_free),
 )
 

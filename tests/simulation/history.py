@@ -244,6 +244,7 @@ class _History:
     def _check_end(self) -> None:
         self._check_everything()
         audit.check_end(self.model)
+        audit.check_reports(self._reported.endings)
         audit.check_records(self.model, self._host.run(_records))
 
     def _check_everything(self) -> None:

@@ -13,7 +13,7 @@ from policyd.control.desk import Desk
 from policyd.core.errors import StoreError, StoreUnavailable
 from policyd.core.estimate import Estimate
 from policyd.core.pricing import PriceBook
-from policyd.core.record import Record
+from policyd.core.record import Outcome, Record
 from policyd.enforcer import Enforcer
 from policyd.learning import Corrections
 from policyd.stores.base import Store, Swept
@@ -55,10 +55,10 @@ class SkewedClock:
 class Reported:
     """What the replicas' observers were told, of all replicas together."""
 
-    ended_by_id: dict[str, list[Record]] = field(default_factory=dict)
+    endings: Counter[tuple[str, Outcome]] = field(default_factory=Counter)
 
     def ended(self, record: Record, estimate: Estimate | None) -> None:
-        self.ended_by_id.setdefault(record.request_id, []).append(record)
+        self.endings[record.request_id, record.outcome] += 1
 
     def store_call(self, operation: str, seconds: float, *, failed: bool) -> None:
         pass
