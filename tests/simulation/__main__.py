@@ -13,7 +13,7 @@ from tests.simulation.hosts import HOSTS
 from tests.simulation.running import Tally, run_many, run_seed
 from tests.simulation.shrinking import shrunk
 
-HISTORIES = {"memory": 10_000, "sqlite": 300, "redis": 200}
+HISTORIES = {"sqlite": 300, "redis": 200, "memory": 10_000}
 """How many are played on each store. The memory store is the fastest; what the others show beside is that they keep
 what they answered."""
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make simulate", description="Tries to break policyd's promises.")
     parser.add_argument("--seed", type=int, help="one history, told in full")
     parser.add_argument("--store", choices=HOSTS, help="the shared store (default: all; for a seed: memory)")
-    parser.add_argument("--histories", type=int, help="how many on each store (default: 10000, 300, 200)")
+    parser.add_argument("--histories", type=int, help="how many on each store (default: 300, 200, 10000)")
     parser.add_argument("--first", type=int, help="the first one's seed (default: a random one)")
     parser.add_argument(
         "--seconds", type=float, default=SECONDS_MAX, help=f"none begins later (default: {SECONDS_MAX})"

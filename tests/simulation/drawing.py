@@ -82,28 +82,28 @@ def draw(seed: int) -> Plan:
     lasts = _DAYS_SECONDS if is_long else chance.choice([60, 180, 400])
     boundary = chance.choice(_BOUNDARIES_OF_TIME)
     scripts = tuple(_script(chance, f"r{n}", replicas, lasts) for n in range(1, chance.randint(4, 20)))
-    limits = _policy(chance)
+    drawn = _policy(chance, is_long=is_long)
     return Plan(
         seed=seed,
         starts_at_ms=int(boundary.timestamp()) * 1000 - chance.randrange(lasts * 1000),
-        policy=limits,
+        policy=drawn,
         skews_ms=tuple(chance.randint(-SKEW_MS_MAX, SKEW_MS_MAX) for _ in range(replicas)),
         sweep_seconds=3_600 if is_long else chance.choice([5, 15, 30]),
         weather=CALM if calm else Weather(*chance.choice([(0, 0, 20), (3, 3, 5), (10, 10, 20), (0, 30, 10)])),
         scripts=scripts,
         incidents=() if calm else tuple(_incidents(chance, replicas, lasts, jumping=jumping)),
-        commands=tuple(_commands(chance, scripts, replicas, lasts, limits=limits.limits)),
+        commands=tuple(_commands(chance, scripts, replicas, lasts, limits=drawn.limits)),
     )
 
 
-def _policy(chance: Random) -> Policy:
+def _policy(chance: Random, *, is_long: bool) -> Policy:
     limits = [_limit(chance, f"limit-{n}") for n in range(1, chance.randint(2, 6))]
     return policy(
         *limits,
         prices=_PRICES,
         default_max_output_tokens=chance.choice([50, 200]),
         reservations=Reservations(
-            ttl_seconds=chance.choice([20, 40, 120]),
+            ttl_seconds=3_600 if is_long else chance.choice([20, 40, 120]),
             grace_seconds=GRACE_SECONDS,
             on_expiry=chance.choice([OnExpiry.HOLD] * 4 + [OnExpiry.EXPECTED, OnExpiry.NOTHING]),
         ),

@@ -152,8 +152,8 @@ def _sqlite() -> Iterator[Callable[[], Host]]:
 
 
 HOSTS: dict[str, Callable[[], AbstractContextManager[Callable[[], Host]]]] = {
-    "memory": _memory,
     "sqlite": _sqlite,
     "redis": _redis,
+    "memory": _memory,
 }
 """By kind of store: what makes hosts, one after the other, while the context lasts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from tests.simulation.history import Told, tell
 from tests.simulation.hosts import HOSTS, Host
 from tests.simulation.plan import Plan
 
-_CHUNK = 50
+_CHUNK = 20
 """How many histories a process is given at once."""
 
 
@@ -71,13 +71,9 @@ def run_many(seeds: Sequence[int], *, store: str, processes: int, ends_at: float
     tally = Tally()
     chunks = [seeds[start : start + _CHUNK] for start in range(0, len(seeds), _CHUNK)]
     with ProcessPoolExecutor(processes) as pool:
-        for wave in _waves(chunks, processes):
-            for done in pool.map(partial(run_seeds, store=store), wave):
-                tally.add(done)
+        for done in pool.map(partial(run_seeds, store=store), chunks):
+            tally.add(done)
             if tally.broken_seeds or time.monotonic() > ends_at:
+                pool.shutdown(cancel_futures=True)
                 break
     return tally
-
-
-def _waves(chunks: Sequence[Sequence[int]], size: int) -> Iterator[Sequence[Sequence[int]]]:
-    return (chunks[start : start + size] for start in range(0, len(chunks), size))
