@@ -47,17 +47,20 @@ class Plan:
 async def ruled(plan: Plan, ruling: Ruling, *, estimator: Estimator, now_ms: int) -> Plan:
     """The plan as the rules want it. If they refuse the request, or what they change cannot be changed, it is as it was
     and its ruling says so."""
-    changed: Plan | None = plan
-    if (rule := ruling.switch) is not None and rule.switch_to not in {None, plan.ask.facts.model}:
-        model = rule.switch_to or ""
-        changed = await _with_model(plan, model, by=(rule.label,), estimator=estimator, now_ms=now_ms)
-        if changed is None:
+    changed = plan
+    rule = ruling.switch
+    if rule is not None and rule.switch_to is not None and rule.switch_to != plan.ask.facts.model:
+        switched = await _with_model(plan, rule.switch_to, by=(rule.label,), estimator=estimator, now_ms=now_ms)
+        if switched is None:
             return replace(plan, ruling=ruling.failed(rule))
-    if (rule := ruling.clamp) is not None and rule.max_output_tokens is not None:
-        changed = _with_rules_maximum(changed or plan, rule.max_output_tokens, by=rule.label)
-        if changed is None:
+        changed = switched
+    rule = ruling.clamp
+    if rule is not None and rule.max_output_tokens is not None:
+        clamped = _with_rules_maximum(changed, rule.max_output_tokens, by=rule.label)
+        if clamped is None:
             return replace(plan, ruling=ruling.failed(rule))
-    return replace(changed or plan, ruling=ruling)
+        changed = clamped
+    return replace(changed, ruling=ruling)
 
 
 def _with_rules_maximum(plan: Plan, tokens: int, *, by: str) -> Plan | None:

@@ -1,6 +1,6 @@
 """Every scenario of this folder, on every store, that of its README as well."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,15 +8,28 @@ import pytest
 from policyd.stores.base import Store
 from policyd.stores.url import open_store
 from tests.policy.language import EXAMPLES, parse_scenario, play
+from tests.stores.redis_server import RedisServer, running
 
 HERE = Path(__file__).parent
 SCENARIOS = {str(path.relative_to(HERE)): path.read_text() for path in sorted(HERE.rglob("*.yaml"))}
 README = (HERE / "README.md").read_text()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened = open_store("memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/store.db")
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path, redis_server: RedisServer) -> AsyncIterator[Store]:
+    redis_server.client.flushall()
+    urls = {
+        "memory": "memory://",
+        "sqlite": f"sqlite:///{tmp_path}/store.db",
+        "redis": f"redis://{redis_server.address}/0?timeout=20s",
+    }
+    opened = open_store(urls[request.param])
     yield opened
     await opened.close()
 
