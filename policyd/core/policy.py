@@ -228,6 +228,13 @@ class Policy:
     reservations: Reservations = field(default_factory=Reservations)
     revision: str = "default"
     """Identifies the content: equal policies have equal revisions on every replica."""
+    limits_read: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The names of the limits that any of the rules looks at."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "limits_read", frozenset(name for rule in self.rules for name in rule.when.limits_read)
+        )
 
 
 def default_policy() -> Policy:

@@ -255,8 +255,3 @@ def rules_named(rules: Sequence[Rule], *, fired: Sequence[str], shadowed: Sequen
     return Ruling(
         tuple(rule for rule in rules if rule.name in fired), tuple(rule for rule in rules if rule.name in shadowed)
     )
-
-
-def limits_read(rules: Sequence[Rule]) -> frozenset[str]:
-    """The names of the limits that any of the rules looks at."""
-    return frozenset(name for rule in rules for name in rule.when.limits_read)

@@ -16,7 +16,7 @@ from policyd.core.limits import AppliedLimit, applied_limits, first_use_windows,
 from policyd.core.policy import Hold, Policy
 from policyd.core.pricing import PriceBook
 from policyd.core.record import Outcome, Record
-from policyd.core.rules import NO_RULING, Fill, Ruling, Situation, judge, limits_read
+from policyd.core.rules import NO_RULING, Fill, Ruling, Situation, judge
 from policyd.core.runtime import Block, Blocked, RuntimeState
 from policyd.core.usage import Usage
 from policyd.enforcer.endings import Ended, Ending, reported_ending
@@ -400,7 +400,7 @@ class Enforcer:
 
     async def _fills(self, ask: Ask, *, now_ms: int) -> Mapping[str, Fill]:
         """How full the limits are that rules look at and that apply to the request."""
-        names = limits_read(ask.policy.rules)
+        names = ask.policy.limits_read
         if not names:
             return {}
         wanted = first_use_windows(ask.policy, ask.attributes)
