@@ -110,11 +110,7 @@ class RequestSide:
         )
         facts = wire.read_request(raw, vendor=endpoint.vendor, identity_fields=policy.identity.body_fields)
         check_value("model", facts.model)
-        try:
-            query = parse_query(self._query)
-        except ValueError:
-            raise BodyUnreadable("the query has too many parameters") from None
-        identity = policy.identity.attributes(headers=self._headers, query=query, body=facts.fields)
+        identity = policy.identity.attributes(headers=self._headers, query=parse_query(self._query), body=facts.fields)
         return Ask(
             request_id=request_id,
             provider=endpoint.vendor.id,
