@@ -14,7 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from policyd import __version__
+from policyd.control.commands import add_commands
 from policyd.core.errors import ConfigError, PolicydError
+from policyd.options import AsJson, Config, Store
 
 app = typer.Typer(
     name="policyd",
@@ -27,15 +29,11 @@ app = typer.Typer(
 
 prices_app = typer.Typer(no_args_is_help=True)
 app.add_typer(prices_app, name="prices", help="Look up what models cost, and why.")
+add_commands(app)
 
-Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="Policy file. [POLICYD_CONFIG]")]
 Prices = Annotated[
     str | None,
     typer.Option("--prices", metavar="FILE", help="Price table in place of the package's own. [POLICYD_PRICES]"),
-]
-Store = Annotated[
-    str | None,
-    typer.Option("--store", metavar="URL", help="sqlite:///FILE or memory://. [POLICYD_STORE]"),
 ]
 Grpc = Annotated[
     str | None, typer.Option("--grpc", metavar="ADDRESS", help="gRPC, HOST:PORT or unix:PATH. [POLICYD_GRPC]")
@@ -47,7 +45,6 @@ Listen = Annotated[
 Admin = Annotated[
     str | None, typer.Option("--admin", metavar="HOST:PORT", help="Envoy's admin interface. [POLICYD_ADMIN]")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Upstreams = Annotated[
     list[str] | None,
     typer.Option(
@@ -146,12 +143,12 @@ def check_config(
     """Check a policy file: every mistake with its line and field."""
     from policyd.clock import SystemClock
     from policyd.config import Settings, load_policy
-    from policyd.estimator import check_guess
+    from policyd.estimator import check_models
     from policyd.prices.table_file import open_price_book
 
     settings = Settings.from_environment(os.environ, prices=prices)
     policy = load_policy(file)
-    check_guess(policy, open_price_book(settings.prices_path), now_ms=SystemClock().now_ms())
+    check_models(policy, open_price_book(settings.prices_path), now_ms=SystemClock().now_ms())
     limits = len(policy.limits)
     typer.echo(f"{file}: ok, {limits} limit{'' if limits == 1 else 's'} (revision {policy.revision})")
 
@@ -162,7 +159,8 @@ def estimate(
         Path, typer.Argument(metavar="FILE", help="A request body as it would be sent; - for standard input.")
     ],
     provider: Annotated[str, typer.Option("--provider", metavar="NAME", help="Whose prices.")] = "openai",
-    path: Annotated[str, typer.Option("--path", help="The path it would be sent to.")] = "",
+    path: Annotated[str, typer.Option("--path", help="The path it would be sent to. Default: of a chat.")] = "",
+    content_type: Annotated[str, typer.Option("--content-type", help="Of the body.")] = "application/json",
     config: Config = None,
     prices: Prices = None,
 ) -> None:
@@ -176,7 +174,8 @@ def estimate(
     policy = load_policy(settings.policy_path) if settings.policy_path is not None else default_policy()
     book = open_price_book(settings.prices_path)
     content = sys.stdin.buffer.read() if str(body) == "-" else _read(body)
-    for name, value in estimate_body(content, provider=provider, path=path, policy=policy, prices=book).items():
+    told = estimate_body(content, provider=provider, path=path, content_type=content_type, policy=policy, prices=book)
+    for name, value in told.items():
         typer.echo(f"{name:<24}{value}")
 
 
@@ -230,9 +229,10 @@ def prices_show(
     """Explain the price of one model: which entry it is, every rate, and how it changes."""
     from policyd.clock import SystemClock
     from policyd.config import Settings
+    from policyd.control.reading import instant_ms
     from policyd.pricelist import explain, explanation_text, open_price_list, to_json
 
-    at_ms = SystemClock().now_ms() if at is None else _instant_ms("--at", at)
+    at_ms = SystemClock().now_ms() if at is None else instant_ms("--at", at)
     known = open_price_list(Settings.from_environment(os.environ, config=config, prices=prices))
     told = explain(known, model, provider=provider, at_ms=at_ms, service_tier=service_tier)
     typer.echo(to_json(told) if as_json else explanation_text(told))
@@ -250,17 +250,6 @@ def prices_diff(
 
     told = differences(load_table(old), load_table(new))
     typer.echo(to_json(told) if as_json else differences_text(told))
-
-
-def _instant_ms(option: str, text: str) -> int:
-    from policyd.core.times import parse_instant
-
-    try:
-        return parse_instant(text)
-    except ValueError as error:
-        raise ConfigError(
-            f'{option}: found "{text}", expected a date or an RFC 3339 instant with its offset'
-        ) from error
 
 
 def _read(file: Path) -> bytes:

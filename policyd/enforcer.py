@@ -7,27 +7,41 @@ to its observer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Protocol, TypeVar
 
 from policyd.clock import Clock
-from policyd.core.decision import Decision, LimitReport, charges, decide, entries
+from policyd.core.decision import NO_CHANGES, Decision, LimitReport, charges, decide, entries
 from policyd.core.errors import ReservationError, ReservationNotFound, StoreUnavailable
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
-from policyd.core.limits import applied_limits
+from policyd.core.limits import AppliedLimit, applied_limits, first_use_windows
 from policyd.core.money import divide_up
 from policyd.core.own_prices import Tariff
-from policyd.core.policy import Action, Policy, Unbounded
+from policyd.core.policy import Policy, Unbounded
 from policyd.core.pricing import NO_TERMS, Price, PriceBook
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.reservation import State
+from policyd.core.runtime import Block, Blocked, RuntimeState
 from policyd.core.usage import Usage
-from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, price_served
+from policyd.estimator import (
+    Ask,
+    Estimator,
+    input_token_amounts,
+    output_token_amounts,
+    price_asked,
+    price_served,
+    with_request_fee,
+)
+from policyd.first_use import FirstUseWindows
 from policyd.learning import PREFIX, Corrections, Lessons, corrections, keep_until_ms
-from policyd.stores.base import Exists, Granted, Refused, Reservation, Stale, Store, Swept, UsageFilter, UsagePage
+from policyd.providers.base import RequestFacts
+from policyd.repeating import changes_recorded, repeated_decision, with_passed
+from policyd.revising import REVISIONS_MAX, Plan, revised
+from policyd.runtime_state import FollowedState
+from policyd.stores.base import Exists, Reservation, ReserveResult, Stale, Store, Swept, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
 
 T = TypeVar("T")
@@ -39,6 +53,8 @@ class Verdict:
 
     decision: Decision
     record: Record
+    facts: RequestFacts
+    """What the request says as it goes upstream, with what limits changed in it."""
     max_output_tokens: int | None
     """The maximum for one choice that has to be set in the request before it goes upstream; `None`: leave it."""
     expires_at_ms: int | None = None
@@ -128,6 +144,12 @@ class Enforcer:
         self._clock = clock
         self._policy = policy
         self._observer = observer
+        self._first_use = FirstUseWindows(self._begin_window)
+        self._state = FollowedState(
+            lambda since: self._timed("state", store.state(since=since)),
+            now_ms=self.now_ms,
+            remembered_ms=self._remembered_ms,
+        )
         self._open: set[str] = set()
         self._lessons = Lessons()
 
@@ -163,78 +185,37 @@ class Enforcer:
         return await self._estimator.estimate(ask, now_ms=self.now_ms())
 
     async def check(self, ask: Ask) -> Decision:
-        """Whether the request would fit now. Holds nothing."""
-        estimate = await self.estimate(ask)
+        """Whether the request would fit now, changed if need be. Holds nothing. Raises `Blocked` if it is."""
         now_ms = self.now_ms()
-        applied = applied_limits(ask.policy, ask.attributes, now_ms=now_ms)
-        wanted = entries(applied, estimate, on_expiry=ask.policy.reservations.on_expiry)
-        accounts = [(item.account, item.carry) for item in applied]
-        balances = await self._timed("balances", self._store.balances(accounts))
-        return decide(applied, wanted, balances, estimate, now_ms=now_ms)
+        await self._state.refresh()
+        await self._unblocked(ask)
+        return (await self._tried(ask, lambda plan: self._weigh(plan, now_ms=now_ms), now_ms=now_ms)).decision
 
     async def reserve(self, ask: Ask, *, fingerprint: str = "", ttl_seconds: int | None = None) -> Verdict:
         """Holds the request's estimate on every limit that applies, or says which refused.
 
-        A long prompt is not counted where a bound on its tokens fits. Raises `RequestError`s for requests that cannot
-        be priced, `ReservationMismatch`, `StoreError`s.
+        Where limits say so, the request is changed so that it fits. A long prompt is not counted where a bound on its
+        tokens fits. Raises `RequestError`s for requests that are blocked or cannot be priced, `ReservationMismatch`,
+        `StoreError`s.
         """
-        if ask.is_long:
-            by_bound = replace(ask, by_bound=True)
-            verdict = await self._reserve(by_bound, fingerprint=fingerprint, ttl_seconds=ttl_seconds)
-            if verdict.decision.allowed:
-                return verdict
-        return await self._reserve(ask, fingerprint=fingerprint, ttl_seconds=ttl_seconds)
-
-    async def _reserve(self, ask: Ask, *, fingerprint: str, ttl_seconds: int | None) -> Verdict:
         began = perf_counter()
-        estimate = await self.estimate(ask)
         now_ms = self.now_ms()
-        applied = applied_limits(ask.policy, ask.attributes, now_ms=now_ms)
-        wanted = entries(applied, estimate, on_expiry=ask.policy.reservations.on_expiry)
-        record = _pending_record(ask, estimate, now_ms=now_ms)
         ttl_ms = (ttl_seconds or ask.policy.reservations.ttl_seconds) * 1000
-        result = await self._timed(
-            "reserve",
-            self._store.reserve(
-                ask.request_id,
-                entries=wanted,
-                record=record,
-                now_ms=now_ms,
-                expires_at_ms=now_ms + ttl_ms,
-                fingerprint=fingerprint,
-            ),
-        )
-        if isinstance(result, Stale):
-            raise StoreUnavailable("the run-time state changed while the request was decided")
-        earlier: State | None = None
-        expires_at_ms: int | None = None
-        if isinstance(result, Exists):
-            earlier, expires_at_ms = result.reservation.state, result.reservation.expires_at_ms
-            decision = _repeated_decision(ask.policy, result.reservation, estimate)
-        else:
-            expires_at_ms = now_ms + ttl_ms if isinstance(result, Granted) else None
-            decision = decide(applied, wanted, result.balances, estimate, now_ms=now_ms)
-        record = replace(
-            record,
-            decision="deny" if isinstance(result, Refused) else "allow",
-            outcome=Outcome.DENIED if isinstance(result, Refused) else record.outcome,
-            denied_by=tuple(report.limit.name for report in decision.denials),
-            shadow_denied_by=tuple(report.limit.name for report in decision.shadow_denials),
-            policy_us=int((perf_counter() - began) * 1_000_000),
-        )
-        sets_maximum = ask.facts.max_output_tokens is None and ask.policy.unbounded is Unbounded.SET_MAXIMUM
-        bound = estimate.maximum.output_tokens // ask.facts.choices
-        return Verdict(
-            decision,
-            record,
-            max_output_tokens=bound if sets_maximum else None,
-            expires_at_ms=expires_at_ms,
-            earlier=earlier,
-        )
+
+        def hold(plan: Plan) -> Awaitable[_Tried]:
+            expires_at_ms = now_ms + ttl_ms
+            return self._state.decide(
+                lambda: self._hold(plan, now_ms=now_ms, expires_at_ms=expires_at_ms, fingerprint=fingerprint)
+            )
+
+        await self._unblocked(ask, fingerprint)  # before anything is counted
+        tried = await self._tried(ask, hold, now_ms=now_ms)
+        return _verdict(tried, policy_us=int((perf_counter() - began) * 1_000_000))
 
     async def budget(self, policy: Policy, attributes: Mapping[str, str]) -> tuple[LimitReport, ...]:
         """How every limit that applies to `attributes` stands now. Raises `AttributeMissing`."""
-        applied = applied_limits(policy, attributes, now_ms=self.now_ms())
+        await self._state.refresh()
+        applied = await self._applied(policy, attributes, state=self._state.current, now_ms=self.now_ms(), begin=False)
         accounts = [(item.account, item.carry) for item in applied]
         balances = await self._timed("balances", self._store.balances(accounts))
         return tuple(
@@ -258,9 +239,14 @@ class Enforcer:
     def let_go(self, request_id: str) -> None:
         self._open.discard(request_id)
 
-    async def extend(self, request_id: str, estimate: Estimate, *, wanted_tokens: int, at_least_tokens: int) -> int:
-        """Holds more output tokens for a reply that outgrows its hold; returns how many were granted."""
-        unit = output_token_amounts(estimate)
+    async def extend(
+        self, request_id: str, estimate: Estimate, *, wanted_tokens: int, at_least_tokens: int, of_input: bool = False
+    ) -> int:
+        """Holds more output tokens for a reply that outgrows its hold; returns how many were granted.
+
+        `of_input`: more input tokens, for a session whose client goes on sending.
+        """
+        unit = input_token_amounts(estimate) if of_input else output_token_amounts(estimate)
         return await self._timed(
             "extend",
             self._store.extend(
@@ -291,6 +277,22 @@ class Enforcer:
         self._observer.ended(final, None)
         await self._timed("append", self._store.append(final))
 
+    async def end_blocked(self, ask: Ask, block: Block) -> None:
+        """Stores and reports that the request was refused by `block`."""
+        await self.end_unheld(
+            Record(
+                request_id=ask.request_id,
+                at_ms=self.now_ms(),
+                outcome=Outcome.DENIED,
+                decision="deny",
+                provider=ask.provider,
+                endpoint=ask.endpoint,
+                model=ask.facts.model,
+                attributes=dict(ask.identity),
+                denied_by=(block.name,),
+            )
+        )
+
     # --- by its id alone, in whichever process: what other services reserved ---
 
     async def extend_held(
@@ -313,19 +315,21 @@ class Enforcer:
         """Like `end`. Raises `ReservationNotFound`, `ReservationEnded`."""
         held = await self._held(reservation_id)
         estimate = self._estimator.estimate_again(held.record, self.policy)
-        record = replace(held.record, shadow_denied_by=_shadow_denied_by(held))
+        record = with_passed(held.record, self.policy, held)
         ended = await self._end(record, ending, price=estimate.price, tariff=estimate.tariff, estimate=estimate)
         return await self._first(ended)
 
     async def record_usage(self, ask: Ask, usage: Usage, *, fingerprint: str, status: int | None = None) -> Ended:
         """Charges a usage that nothing was held for to the accounts of now, once by `ask.request_id`.
 
-        It is held in full, past every cap, and settled at once: if the process dies in between, the hold expires into
-        the same charge. Raises `RequestError`s for what cannot be priced, `ReservationMismatch`, `ReservationEnded`.
+        Blocks do not matter: what was spent is charged. It is held in full, past every cap, and settled at once: if
+        the process dies in between, the hold expires into the same charge. Raises `RequestError`s for what cannot be
+        priced, `ReservationMismatch`, `ReservationEnded`.
         """
         now_ms = self.now_ms()
         tariff = self._estimator.tariff(ask.policy)
         price = price_asked(ask, tariff, now_ms=now_ms)
+        usage = with_request_fee(usage, price)
         amounts = charges(usage, cost_nanos=cost_nanos(price, usage))
         record = Record(
             request_id=ask.request_id,
@@ -338,20 +342,25 @@ class Enforcer:
             attributes=dict(ask.identity),
             terms=dict(ask.facts.terms),
         )
-        result = await self._timed(
-            "reserve",
-            self._store.reserve(
+
+        async def charge() -> ReserveResult:
+            state = self._state.current
+            applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=True)
+            call = self._store.reserve(
                 ask.request_id,
                 entries=tuple(
                     Entry(item.account, item.limit.metric, amounts[item.limit.metric], item.limit.amount, enforce=False)
-                    for item in applied_limits(ask.policy, ask.attributes, now_ms=now_ms)
+                    for item in applied
                 ),
                 record=record,
                 now_ms=now_ms,
                 expires_at_ms=now_ms + ask.policy.reservations.ttl_seconds * 1000,
                 fingerprint=fingerprint,
-            ),
-        )
+                state_revision=state.revision,
+            )
+            return await self._timed("reserve", call)
+
+        result = await self._state.decide(charge)
         if isinstance(result, Exists):
             record = result.reservation.record
             price = self._estimator.estimate_again(record, self.policy).price
@@ -369,6 +378,10 @@ class Enforcer:
         if self._open:
             expires_at_ms = self.now_ms() + self.policy.reservations.ttl_seconds * 1000
             await self._timed("renew", self._store.renew(tuple(self._open), expires_at_ms=expires_at_ms))
+
+    async def refresh_state(self) -> None:
+        """Takes in what was set in the store meanwhile. Raises `StoreError`s."""
+        await self._state.refresh()
 
     async def sweep(self) -> None:
         """Expires holds whose exchange is gone and forgets what is old."""
@@ -416,6 +429,116 @@ class Enforcer:
         tokens = divide_up(usage.output_tokens, estimate.choices)
         self._lessons.output(**who, endpoint=record.endpoint, tokens=tokens, now_ms=now_ms)
 
+    def _remembered_ms(self) -> int:
+        settings = self.policy.reservations
+        return (settings.ended_kept_seconds - settings.grace_seconds) * 1000
+
+    async def _unblocked(self, ask: Ask, fingerprint: str = "") -> RuntimeState:
+        """The run-time state to decide the request by. Raises `Blocked`.
+
+        What was granted before stays granted: a repeated call by id is answered as the first one was.
+        """
+        try:
+            return await self._state.unblocked(ask.policy.grouping.complete(ask.attributes))
+        except Blocked:
+            if not fingerprint or not await self._is_known(ask.request_id):
+                raise
+            return self._state.current
+
+    async def _is_known(self, reservation_id: str) -> bool:
+        try:
+            await self._timed("get", self._store.get(reservation_id))
+        except ReservationNotFound:
+            return False
+        return True
+
+    async def _applied(
+        self, policy: Policy, attributes: Mapping[str, str], *, state: RuntimeState, now_ms: int, begin: bool
+    ) -> tuple[AppliedLimit, ...]:
+        """The limits that apply now. `begin`: whether this is a use, which windows of first use begin with."""
+        wanted = first_use_windows(policy, attributes)
+        begun = await self._first_use.begun(wanted, now_ms=now_ms, begin=begin)
+        return applied_limits(policy, attributes, now_ms=now_ms, begun=begun, state=state)
+
+    async def _held_on(self, ask: Ask, *, state: RuntimeState, now_ms: int, begin: bool) -> tuple[AppliedLimit, ...]:
+        """The limits that what is asked for is held on."""
+        applied = await self._applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=begin)
+        return tuple(item for item in applied if item.limit.metric in ask.metrics)
+
+    async def _tried(self, ask: Ask, attempt: Callable[[Plan], Awaitable[_Tried]], *, now_ms: int) -> _Tried:
+        """The first plan for the request that fits; if none does, the request as it came."""
+        if ask.is_long:
+            # A bound tells what fits for sure, not how much too much a request is: it is tried, and never revised.
+            tried = await attempt(await self._plan(replace(ask, by_bound=True), now_ms=now_ms))
+            if tried.decision.allowed:
+                return tried
+        first = tried = await attempt(await self._plan(ask, now_ms=now_ms))
+        for _ in range(REVISIONS_MAX):
+            if tried.decision.allowed:
+                return tried
+            plan = await revised(tried.plan, tried.decision, estimator=self._estimator, now_ms=now_ms)
+            if plan is None:
+                return first
+            try:
+                tried = await attempt(plan)
+            except Blocked:  # the model that it was switched to
+                return first
+        return tried if tried.decision.allowed else first
+
+    async def _plan(self, ask: Ask, *, now_ms: int) -> Plan:
+        return Plan(ask, await self._estimator.estimate(ask, now_ms=now_ms))
+
+    async def _weigh(self, plan: Plan, *, now_ms: int) -> _Tried:
+        ask = plan.ask
+        state = await self._unblocked(ask)
+        applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=False)
+        wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
+        accounts = [(item.account, item.carry) for item in applied]
+        balances = await self._timed("balances", self._store.balances(accounts))
+        decision = decide(applied, wanted, balances, plan.estimate, now_ms=now_ms, changes=plan.changes)
+        return _Tried(plan, decision, at_ms=now_ms)
+
+    async def _hold(self, plan: Plan, *, now_ms: int, expires_at_ms: int, fingerprint: str) -> _Tried | Stale:
+        ask = plan.ask
+        state = await self._unblocked(ask, fingerprint)
+        applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=True)
+        wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
+        result = await self._timed(
+            "reserve",
+            self._store.reserve(
+                ask.request_id,
+                entries=wanted,
+                record=_pending_record(plan, now_ms=now_ms),
+                now_ms=now_ms,
+                expires_at_ms=expires_at_ms,
+                fingerprint=fingerprint,
+                state_revision=state.revision,
+            ),
+        )
+        if isinstance(result, Stale):
+            return result
+        if isinstance(result, Exists):
+            return self._repeated(plan, result.reservation, now_ms=now_ms)
+        decision = decide(applied, wanted, result.balances, plan.estimate, now_ms=now_ms, changes=plan.changes)
+        return _Tried(plan, decision, at_ms=now_ms, expires_at_ms=expires_at_ms if decision.allowed else None)
+
+    def _repeated(self, plan: Plan, reservation: Reservation, *, now_ms: int) -> _Tried:
+        """What a repeated request got the first time, the changes included."""
+        changes = changes_recorded(reservation.record, choices=plan.ask.facts.choices)
+        if changes != NO_CHANGES:
+            facts = replace(plan.ask.facts, model=reservation.record.model)
+            bounded = plan.estimate.bounded or changes.max_output_tokens is not None
+            estimate = self._estimator.estimate_again(reservation.record, plan.ask.policy)
+            estimate = replace(estimate, bounded=bounded)
+            ask = replace(plan.ask, facts=facts)
+            plan = Plan(ask, estimate, changes, requested_model=reservation.record.requested_model)
+        decision = repeated_decision(plan.ask.policy, reservation, plan.estimate, changes=changes)
+        return _Tried(plan, decision, at_ms=now_ms, expires_at_ms=reservation.expires_at_ms, earlier=reservation.state)
+
+    async def _begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool) -> int | None:
+        call = self._store.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
+        return await self._timed("begin_window", call)
+
     async def _end(
         self, record: Record, ending: Ending, *, price: Price | None, tariff: Tariff, estimate: Estimate | None
     ) -> Ended:
@@ -425,6 +548,7 @@ class Enforcer:
         cost = 0
         if usage is not None:
             served = price_served(record, price, tariff, response_model=ending.response_model, terms=ending.terms)
+            usage = with_request_fee(usage, served)
             cost = cost_nanos(served, usage)
         final = replace(
             record,
@@ -478,7 +602,43 @@ class Enforcer:
             self._observer.store_call(operation, perf_counter() - began, failed=failed)
 
 
-def _pending_record(ask: Ask, estimate: Estimate, *, now_ms: int) -> Record:
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A plan, and what the limits said to it."""
+
+    plan: Plan
+    decision: Decision
+    at_ms: int
+    expires_at_ms: int | None = None
+    earlier: State | None = None
+
+
+def _verdict(tried: _Tried, *, policy_us: int) -> Verdict:
+    plan, decision = tried.plan, tried.decision
+    facts = plan.ask.facts
+    record = replace(
+        _pending_record(plan, now_ms=tried.at_ms),
+        denied_by=_names(decision.denials),
+        shadow_denied_by=_names(decision.shadow_denials),
+        warned_by=_names(decision.warnings),
+        policy_us=policy_us,
+    )
+    if not decision.allowed:
+        record = replace(record, decision="deny", outcome=Outcome.DENIED)
+    maximum = decision.changes.max_output_tokens
+    if facts.max_output_tokens is None and plan.ask.policy.unbounded is Unbounded.SET_MAXIMUM:
+        maximum = plan.estimate.maximum.output_tokens // facts.choices
+    return Verdict(
+        decision, record, facts, max_output_tokens=maximum, expires_at_ms=tried.expires_at_ms, earlier=tried.earlier
+    )
+
+
+def _names(reports: Sequence[LimitReport]) -> tuple[str, ...]:
+    return tuple(report.limit.name for report in reports)
+
+
+def _pending_record(plan: Plan, *, now_ms: int) -> Record:
+    ask, estimate, changes = plan.ask, plan.estimate, plan.changes
     return Record(
         request_id=ask.request_id,
         at_ms=now_ms,
@@ -487,39 +647,14 @@ def _pending_record(ask: Ask, estimate: Estimate, *, now_ms: int) -> Record:
         provider=ask.provider,
         endpoint=ask.endpoint,
         model=ask.facts.model,
+        requested_model=plan.requested_model,
         attributes=dict(ask.identity),
+        switched_by=changes.switched_by,
+        clamped_by=changes.clamped_by,
         streamed=ask.facts.streamed,
         terms=dict(ask.facts.terms),
         expected=estimate.expected,
         maximum=estimate.maximum,
         estimated_cost_nanos=estimate.maximum_cost_nanos,
         confidence=estimate.confidence,
-    )
-
-
-def _repeated_decision(policy: Policy, reservation: Reservation, estimate: Estimate) -> Decision:
-    """The decision that a repeated request got the first time: it was granted, with these balances."""
-    limits = {limit.name: limit for limit in policy.limits}
-    reports = tuple(
-        LimitReport(
-            limit=limits[entry.account.limit],
-            scope=entry.account.scope,
-            spent=balance.spent + balance.carried,
-            reserved=balance.reserved,
-            requested=entry.amount,
-            resets_at_ms=entry.account.ends_at_ms,
-        )
-        for entry, balance in zip(reservation.entries, reservation.balances, strict=True)
-        if entry.account.limit in limits
-    )
-    shadow_denials = tuple(each for each in reports if each.refuses and each.limit.action is Action.SHADOW)
-    return Decision(estimate=estimate, reports=reports, denials=(), shadow_denials=shadow_denials)
-
-
-def _shadow_denied_by(reservation: Reservation) -> tuple[str, ...]:
-    """The shadow limits that had no room for the reservation."""
-    return tuple(
-        entry.account.limit
-        for entry, balance in zip(reservation.entries, reservation.balances, strict=True)
-        if not entry.enforce and not balance.fits(entry.amount, cap=entry.cap)
     )

@@ -9,27 +9,28 @@ from policyd.core.errors import EndpointUnknown
 from policyd.core.money import format_usd
 from policyd.core.policy import Policy
 from policyd.core.pricing import PriceBook
+from policyd.core.usage import Usage
 from policyd.estimator import Ask, Estimator
-from policyd.providers.base import Endpoint, RawRequest
-from policyd.providers.registry import resolve
+from policyd.providers.base import RawRequest
+from policyd.providers.registry import request_endpoint
 from policyd.tokens import TokenCounter
 
-_USUAL_PATHS = {"anthropic": "/v1/messages"}
-_OPENAI_PATH = "/v1/chat/completions"
 
-
-def estimate_body(body: bytes, *, provider: str, path: str, policy: Policy, prices: PriceBook) -> dict[str, str]:
+def estimate_body(
+    body: bytes, *, provider: str, path: str, content_type: str, policy: Policy, prices: PriceBook
+) -> dict[str, str]:
     """The estimate of a request body, as lines of name and value.
 
-    `path` may be empty: the provider's usual one. Raises `RequestError`s.
+    `path` may be empty: where the provider takes chats. Raises `RequestError`s.
     """
-    path = path or _USUAL_PATHS.get(provider, _OPENAI_PATH)
-    endpoint = resolve(provider=provider, host="", method="POST", path=path)
-    if not isinstance(endpoint, Endpoint):
-        raise EndpointUnknown(f"POST {path} of {provider} is not an endpoint that policyd can price")
+    endpoint = request_endpoint(provider=provider, path=path)
+    if endpoint is None:
+        where = f"POST {path} of {provider}" if path else f"a body for {provider} without its path"
+        raise EndpointUnknown(f"{where} is not a request that policyd can price")
     if endpoint.wire is None:
         return {"endpoint": endpoint.name, "cost_usd": "0.00 (free)"}
-    facts = endpoint.wire.read_request(RawRequest(body, path=endpoint.path), vendor=endpoint.vendor)
+    raw = RawRequest(body, path=endpoint.path, query=path.partition("?")[2], content_type=content_type)
+    facts = endpoint.wire.read_request(raw, vendor=endpoint.vendor)
     ask = Ask(
         request_id="",
         provider=endpoint.vendor.id,
@@ -46,8 +47,15 @@ def estimate_body(body: bytes, *, provider: str, path: str, policy: Policy, pric
         "priced_as": price,
         "input_tokens": f"{made.expected.input_tokens} (at most {made.maximum.input_tokens})",
         "output_tokens": f"{made.expected.output_tokens} (at most {made.maximum.output_tokens})",
+        **_pieces(made.expected, made.maximum),
         "expected_cost_usd": format_usd(made.expected_cost_nanos),
         "maximum_cost_usd": format_usd(made.maximum_cost_nanos),
         "confidence": made.confidence,
         "bounded": "yes" if made.bounded else "no: the reply may cost more than the maximum",
     }
+
+
+def _pieces(expected: Usage, maximum: Usage) -> dict[str, str]:
+    """What is charged by the piece."""
+    most = maximum.pieces.by_kind()
+    return {kind: f"{getattr(expected, kind)} (at most {units})" for kind, units in most.items()}

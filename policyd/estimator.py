@@ -7,8 +7,8 @@ bound. It knows of no limits and holds nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from policyd.core.attributes import REQUEST_ATTRIBUTES
 from policyd.core.errors import ConfigError, ModelUnpriced, OutputUnbounded
@@ -19,9 +19,9 @@ from policyd.core.own_prices import Tariff
 from policyd.core.policy import Metric, Policy, Unbounded, UnknownModel, UnknownModelAction
 from policyd.core.pricing import Price, PriceBook, PricedModel
 from policyd.core.record import Record
-from policyd.core.usage import Usage
+from policyd.core.usage import INPUT_TOKEN_KINDS, NO_USAGE, OUTPUT_TOKEN_KINDS, Usage
 from policyd.learning import Corrections
-from policyd.providers.base import CacheWrite, RequestFacts
+from policyd.providers.base import CacheWrite, RequestEdits, RequestFacts
 from policyd.providers.vendors import vendor_named
 from policyd.tokens import TokenCount, TokenCounter
 
@@ -51,8 +51,12 @@ class Ask:
     """The snapshot that the exchange began with."""
     input_tokens: int | None = None
     """As the caller counted them; `None`: the prompt in `facts` has to be counted."""
+    metrics: Collection[Metric] = tuple(Metric)
+    """What it is held for: a session and its responses share out the metrics among them."""
     by_bound: bool = False
     """Whether a bound on the input is enough, so that nothing has to be counted."""
+    reread: Callable[[RequestEdits], RequestFacts] | None = field(default=None, repr=False, compare=False)
+    """What the request says once it is edited, raising `BodyUnreadable` where it cannot be; `None`: it never can."""
 
     @property
     def is_long(self) -> bool:
@@ -95,7 +99,8 @@ class Estimator:
         tariff = self.tariff(policy)
         priced = _priced(ask, tariff, now_ms=now_ms)
         price = priced.price if priced is not None else None
-        counted = await self._count(ask)
+        meant = tariff.model_meant(provider=ask.provider, model=facts.model, at_ms=now_ms)
+        counted = await self._count(ask, meant)
         count = self._corrections.corrected(counted, provider=ask.provider, model=facts.model)
         learned_output = self._corrections.output_tokens(
             provider=ask.provider, model=facts.model, endpoint=ask.endpoint
@@ -114,7 +119,7 @@ class Estimator:
         return Estimate(
             price=price,
             tariff=tariff,
-            expected=Usage(input=count.tokens, output=expected_output * facts.choices),
+            expected=_expected(price, facts, input_tokens=count.tokens, output_tokens=expected_output * facts.choices),
             maximum=_maximum(price, facts, input_tokens=count.upper_bound, output_tokens=bound * facts.choices),
             confidence=confidence if count.exact else Confidence.LOW,
             bounded=facts.max_output_tokens is not None or policy.unbounded is Unbounded.SET_MAXIMUM,
@@ -148,10 +153,17 @@ class Estimator:
             bounded=False,
         )
 
-    async def _count(self, ask: Ask) -> TokenCount:
+    def is_priced(self, model: str, *, ask: Ask, now_ms: int) -> bool:
+        """Whether the provider of `ask` has `model`, as far as prices tell."""
+        tariff = self.tariff(ask.policy)
+        found = tariff.find(provider=ask.provider, model=model, at_ms=now_ms, terms=ask.facts.terms)
+        return found is not None
+
+    async def _count(self, ask: Ask, model: str) -> TokenCount:
+        """The input, as `model` counts it: the one that the name in the request stands for."""
         if ask.input_tokens is not None:
             return TokenCount(tokens=ask.input_tokens, upper_bound=ask.input_tokens, exact=True)
-        prompt, provider, model = ask.facts.prompt, ask.provider, ask.facts.model
+        prompt, provider = ask.facts.prompt, ask.provider
         if ask.by_bound:
             return self.counter.bound_prompt(prompt, provider=provider, model=model)
         if _characters(ask.facts) <= COUNT_INLINE_CHARACTERS_MAX:
@@ -190,22 +202,40 @@ def price_served(
     return named.price if named is not None else asked
 
 
-def check_guess(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
-    """Raises `ConfigError` if the policy prices unknown models as a model that has no price itself."""
-    guess = policy.unknown_model.model
-    if guess is not None and Tariff(prices, policy.prices).find_anywhere(model=guess, at_ms=now_ms) is None:
-        raise ConfigError(f'unknown_model.price_as: found "{guess}", expected a model with a known price')
+def check_models(policy: Policy, prices: PriceBook, *, now_ms: int) -> None:
+    """Raises `ConfigError` for models that stand in for others and have no price themselves."""
+    tariff = Tariff(prices, policy.prices)
+    named = [("unknown_model.price_as", policy.unknown_model.model)]
+    named += [(f"prices[{index}].price_as", own.price_as) for index, own in enumerate(policy.prices.entries)]
+    named += [(f"switch_to of the limit {limit.name}", limit.switch_to) for limit in policy.limits]
+    mistakes = [
+        f'{where}: found "{model}", expected a model with a known price'
+        for where, model in dict.fromkeys(named)
+        if model and tariff.find_anywhere(model=model, at_ms=now_ms) is None
+    ]
+    if mistakes:
+        raise ConfigError(*mistakes)
 
 
 def output_token_amounts(estimate: Estimate) -> Amounts:
     """What one more output token holds in every metric. Nano-USD are rounded up, so that a hold never falls short."""
-    cost = 0
-    if estimate.price is not None:
-        input_tokens = estimate.maximum.input_tokens
-        kind = estimate.price.dearest(("output", "reasoning"), input_tokens=input_tokens)
-        rate = estimate.price.rate(kind, input_tokens=input_tokens)
-        cost = divide_up(rate.nanos, rate.per)
+    spoken = tuple(kind for kind in OUTPUT_TOKEN_KINDS if getattr(estimate.maximum, kind))
+    cost = _token_cost_nanos(estimate, ("output", "reasoning", *spoken))
     return {Metric.COST: cost, Metric.TOKENS: 1, Metric.OUTPUT_TOKENS: 1}
+
+
+def input_token_amounts(estimate: Estimate) -> Amounts:
+    """What one more input token holds, of the dearest kind that the estimate has found the input can be."""
+    kinds = tuple(kind for kind in INPUT_TOKEN_KINDS if getattr(estimate.maximum, kind))
+    return {Metric.COST: _token_cost_nanos(estimate, ("input", *kinds)), Metric.TOKENS: 1, Metric.INPUT_TOKENS: 1}
+
+
+def _token_cost_nanos(estimate: Estimate, kinds: tuple[str, ...]) -> int:
+    if estimate.price is None:
+        return 0
+    input_tokens = estimate.maximum.input_tokens
+    rate = estimate.price.rate(estimate.price.dearest(kinds, input_tokens=input_tokens), input_tokens=input_tokens)
+    return divide_up(rate.nanos, rate.per)
 
 
 def _priced(ask: Ask, tariff: Tariff, *, now_ms: int) -> PricedModel | None:
@@ -247,6 +277,11 @@ def _default_output_bound(policy: Policy, priced: PricedModel | None, *, input_t
     return bound
 
 
+def _expected(price: Price | None, facts: RequestFacts, *, input_tokens: int, output_tokens: int) -> Usage:
+    tokens = Usage(input=input_tokens, output=output_tokens)
+    return with_request_fee(_sold(price, tokens) + facts.pieces.with_pieces_of(facts.pieces_min), price)
+
+
 def _maximum(price: Price | None, facts: RequestFacts, *, input_tokens: int, output_tokens: int) -> Usage:
     """The dearest usage that the request can lead to: all input as the dearest kind it can be, the output likewise."""
     input_kind, output_kind = facts.input_kinds[0], facts.output_kinds[0]
@@ -254,5 +289,18 @@ def _maximum(price: Price | None, facts: RequestFacts, *, input_tokens: int, out
         writes = () if facts.cache_write is CacheWrite.NONE else (facts.cache_write.value,)
         input_kind = price.dearest((*facts.input_kinds, *writes), input_tokens=input_tokens)
         output_kind = price.dearest(facts.output_kinds, input_tokens=input_tokens)
-    kinds = {input_kind: input_tokens, output_kind: output_tokens}
-    return Usage(**kinds, web_searches=facts.web_searches_max)
+    tokens = Usage(**{input_kind: input_tokens, output_kind: output_tokens})
+    pieces = facts.pieces_max.with_pieces_of(facts.pieces).with_pieces_of(facts.pieces_min)
+    return with_request_fee(_sold(price, tokens) + pieces, price)
+
+
+def _sold(price: Price | None, tokens: Usage) -> Usage:
+    """`tokens`, unless the model is not sold by tokens: then it reports none."""
+    return tokens if price is None or price.is_by_tokens else NO_USAGE
+
+
+def with_request_fee(usage: Usage, price: Price | None) -> Usage:
+    """`usage` with the one request that it is of, where that has a fee of its own."""
+    if price is None or usage.requests or not price.covers("requests"):
+        return usage
+    return replace(usage, requests=1)

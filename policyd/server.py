@@ -28,7 +28,7 @@ from policyd.core.errors import ConfigError, StoreError
 from policyd.core.policy import Policy
 from policyd.core.pricing import PriceBook
 from policyd.enforcer import Enforcer
-from policyd.estimator import check_guess
+from policyd.estimator import check_models
 from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.servicer import ExternalProcessor, add_external_processor
 from policyd.http import create_app, serving
@@ -38,6 +38,8 @@ from policyd.telemetry import LineWriter, Telemetry
 from policyd.tokens import TokenCounter
 
 FILE_POLL_SECONDS = 1.0
+STATE_REFRESH_SECONDS = 2.0
+"""A reservation finds out by itself that the state has changed; this keeps short what it has to catch up on."""
 SWEEP_SECONDS = 5.0
 LEARN_SECONDS = 30.0
 """How often replicas share what exchanges have taught."""
@@ -143,18 +145,18 @@ class Server:
         self._prices = FileSource(
             settings.prices_path,
             load=open_price_book,
-            check=lambda prices: self._check_guess(self.policy, prices),
+            check=lambda prices: self._check_models(self.policy, prices),
             on_change=self._prices_changed,
             on_problem=self._prices_rejected,
         )
         self._policy = PolicySource(
             settings.policy_path,
-            check=lambda policy: self._check_guess(policy, self._prices.current),
+            check=lambda policy: self._check_models(policy, self._prices.current),
             on_change=self._policy_changed,
             on_problem=self._policy_rejected,
         )
         prices = self._prices.current
-        self._check_guess(self.policy, prices)
+        self._check_models(self.policy, prices)
         telemetry.policy_in_force(self.policy.revision)
         telemetry.prices_in_force(source=prices.version, revision=prices.revision)
         counter = TokenCounter()
@@ -189,6 +191,7 @@ class Server:
             self._prices.watch(interval_seconds=FILE_POLL_SECONDS),
             self._policy.watch(interval_seconds=FILE_POLL_SECONDS),
             self._repeat(self._renew, lambda: self.policy.reservations.ttl_seconds / RENEWALS_PER_TTL),
+            self._repeat(enforcer.refresh_state, lambda: STATE_REFRESH_SECONDS),
             self._repeat(enforcer.sweep, lambda: SWEEP_SECONDS),
             self._repeat(enforcer.learn, lambda: LEARN_SECONDS),
         ):
@@ -257,8 +260,8 @@ class Server:
         self.reload_prices()
         self.reload_policy()
 
-    def _check_guess(self, policy: Policy, prices: PriceBook) -> None:
-        check_guess(policy, prices, now_ms=self._clock.now_ms())
+    def _check_models(self, policy: Policy, prices: PriceBook) -> None:
+        check_models(policy, prices, now_ms=self._clock.now_ms())
 
     def _policy_changed(self, policy: Policy) -> None:
         self._telemetry.policy_in_force(policy.revision)

@@ -31,7 +31,7 @@ from policyd.core.estimate import Estimate
 from policyd.core.money import NANOS_PER_USD, format_usd
 from policyd.core.record import Outcome, Record
 from policyd.core.times import iso_time
-from policyd.core.usage import Usage
+from policyd.core.usage import PIECE_KINDS, Usage
 from policyd.learning import Corrections
 from policyd.stores.base import Swept
 
@@ -84,12 +84,22 @@ class Telemetry:
         )
         self._denials = Counter(
             "policyd_denials",
-            "Requests that a limit refused, or would have refused in shadow.",
+            "Requests that a limit or a block refused, or a limit would have refused in shadow.",
             ("limit", "action", *who),
             registry=registry,
         )
-        self._tokens = Counter(
-            "policyd_tokens", "Tokens and fee-bearing calls by kind.", ("kind", "source", *who), registry=registry
+        self._changed = Counter(
+            "policyd_changed_requests",
+            "Requests that a limit let pass with a warning, clamped or with another model.",
+            ("limit", "action", *who),
+            registry=registry,
+        )
+        self._tokens = Counter("policyd_tokens", "Tokens by kind.", ("kind", "source", *who), registry=registry)
+        self._pieces = Counter(
+            "policyd_pieces",
+            "What is charged by the piece or by the time, by kind.",
+            ("kind", "source", *who),
+            registry=registry,
         )
         self._cost = UsdCounter("policyd_cost_usd", "Money charged, in US dollars.", ("outcome", *who))
         registry.register(self._cost)
@@ -171,10 +181,18 @@ class Telemetry:
         self._exchanges.labels(record.decision, record.outcome, *who).inc()
         for action, limits in (("deny", record.denied_by), ("shadow", record.shadow_denied_by)):
             for limit in limits:
-                self._denials.labels(limit, action, *who).inc()
+                self._denials.labels(self._bounded("limit", limit), action, *who).inc()
+        for action, limits in (
+            ("warn", record.warned_by),
+            ("clamp", record.clamped_by),
+            ("switch_model", record.switched_by),
+        ):
+            for limit in limits:
+                self._changed.labels(limit, action, *who).inc()
         if record.usage is not None:
             for kind, units in record.usage.by_kind().items():
-                self._tokens.labels(kind, record.usage_source, *who).inc(units)
+                counter = self._pieces if kind in PIECE_KINDS else self._tokens
+                counter.labels(kind, record.usage_source, *who).inc(units)
         if record.actual_cost_nanos:
             self._cost.add((record.outcome, *who), record.actual_cost_nanos)
         if record.outcome is Outcome.CUT:
@@ -292,11 +310,15 @@ def log_line(record: Record) -> bytes:
         "outcome": record.outcome,
         "denied_by": record.denied_by,
         "shadow_denied_by": record.shadow_denied_by,
+        "warned_by": record.warned_by,
+        "clamped_by": record.clamped_by,
+        "switched_by": record.switched_by,
         "status": record.status,
         "provider": record.provider,
         "endpoint": record.endpoint,
         "tier": record.attributes.get("tier"),
         "model": record.model,
+        "requested_model": record.requested_model,
         "response_model": record.response_model,
         "attributes": record.attributes,
         "streamed": record.streamed,

@@ -10,12 +10,12 @@ import pytest
 
 from policyd.config import parse_policy
 from policyd.core.errors import ConfigError, ModelUnpriced
-from policyd.core.policy import Policy
+from policyd.core.policy import Action, Policy
 from policyd.core.pricing import PriceBook
 from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
 from policyd.enforcer import Ending, Verdict, reported_ending
-from policyd.estimator import Ask, check_guess
+from policyd.estimator import Ask, check_models
 from policyd.prices.table import Model, Prices, Provider, Table, price_book
 from policyd.providers.base import Prompt, RequestFacts
 from tests.builders import NOW_MS, World, price_of, published_prices
@@ -214,8 +214,17 @@ async def test_a_usage_that_is_reported_afterwards() -> None:
 async def test_unknown_models_may_be_priced_as_one_with_an_own_price() -> None:
     prices = "[{provider: mine, model: dear, usd_per_million: {input: 2.00, output: 8.00}}]"
     guessing = policy(prices, unknown_model="{price_as: dear}")
-    check_guess(guessing, published_prices(), now_ms=NOW_MS)
+    check_models(guessing, published_prices(), now_ms=NOW_MS)
     world = World(guessing)
     assert await charged(world, await reserved(world, provider="theirs", model="unheard-of")) == OWN_NANOS
     with pytest.raises(ConfigError, match='price_as: found "dear"'):
-        check_guess(replace(guessing, prices=policy("[]").prices), published_prices(), now_ms=NOW_MS)
+        check_models(replace(guessing, prices=policy("[]").prices), published_prices(), now_ms=NOW_MS)
+
+
+def test_the_model_that_a_limit_switches_to_has_to_have_a_price() -> None:
+    prices = "[{provider: mine, model: cheap, usd_per_million: {input: 2.00, output: 8.00}}]"
+    (budget,) = policy(prices).limits
+    switching = replace(policy(prices), limits=(replace(budget, action=Action.SWITCH_MODEL, switch_to="cheap"),))
+    check_models(switching, published_prices(), now_ms=NOW_MS)
+    with pytest.raises(ConfigError, match='switch_to of the limit budget: found "cheap"'):
+        check_models(replace(switching, prices=policy("[]").prices), published_prices(), now_ms=NOW_MS)

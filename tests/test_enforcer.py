@@ -160,7 +160,9 @@ class TestEstimate:
         assert found.expected.input == INPUT
 
     async def test_searches_are_held_for(self) -> None:
-        found = await estimate(policy(), provider="anthropic", model="claude-sonnet-4-5", web_searches_max=5)
+        found = await estimate(
+            policy(), provider="anthropic", model="claude-sonnet-4-5", pieces_max=Usage(web_searches=5)
+        )
         assert found.maximum.web_searches == 5
         price = price_of("claude-sonnet-4-5", "anthropic")
         assert found.maximum_cost_nanos == price.cost_nanos(Usage(input=INPUT, output=OUTPUT, web_searches=5))

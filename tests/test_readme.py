@@ -17,22 +17,29 @@ import grpc
 import pytest
 import typer
 from google.protobuf import json_format
+from typer.core import TyperGroup
 
 from policyd.cli import app
 from policyd.config import Settings, parse_policy
+from policyd.config.limits_section import LIMIT_KEYS
+from policyd.config.policy_file import POLICY_KEYS
 from policyd.core.errors import ConfigError
-from policyd.core.policy import Metric, Policy
+from policyd.core.policy import Action, Metric, Policy
 from policyd.core.windows import CalendarUnit
 from policyd.envoy_config import EnvoySettings
+from policyd.estimator import check_models
 from policyd.telemetry import Telemetry
 from policyd.v1 import policy_service_pb2 as service
 from policyd.v1.policy_service_pb2_grpc import PolicyServiceStub
 from policyd.v1.usage_pb2 import OUTCOME_SERVED
 from policyd.v1.verdict_pb2 import DECISION_ALLOW
+from tests.builders import NOW_MS, published_prices
 from tests.e2e.mesh import ANSWER_SECONDS_MAX, ANY_PORT, Policyd, policyd_serve
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CHANGELOG.md", "envoy/README.md")
+POLICY_PAGE = "policyd/config/README.md"
+CONTROL_PAGE = "policyd/control/README.md"
+PAGES = ("README.md", "CHANGELOG.md", "envoy/README.md", POLICY_PAGE, CONTROL_PAGE)
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`([^`]+)`")
@@ -43,9 +50,9 @@ def text(page: str = "README.md") -> str:
     return (ROOT / page).read_text("utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    """The README's code blocks in a language."""
-    found = [content for name, content in _BLOCK.findall(text()) if name == language]
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    """A page's code blocks in a language."""
+    found = [content for name, content in _BLOCK.findall(text(page)) if name == language]
     assert found
     return found
 
@@ -56,8 +63,8 @@ def inline(page: str) -> list[str]:
 
 
 def shell_commands() -> Iterator[list[str]]:
-    """Every command in the README's shell blocks, as the shell would split it."""
-    for block in blocks("sh"):
+    """Every command in the pages' shell blocks, as the shell would split it."""
+    for block in (*blocks("sh"), *blocks("sh", CONTROL_PAGE)):
         # A quoted argument may span lines: a line ends where its quotes are closed.
         pending = ""
         for line in block.replace("\\\n", " ").splitlines():
@@ -78,10 +85,15 @@ def makes() -> str:
     return ran.stdout
 
 
-COMMANDS = {
-    name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    for name, command in typer.main.get_group(app).commands.items()
-}
+def commands(group: TyperGroup, *, within: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Every command by its whole name, with its options."""
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, within=f"{within}{name} ")
+        yield within + name, {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+
+
+COMMANDS = dict(commands(typer.main.get_group(app)))
 """The options of each command."""
 
 
@@ -141,9 +153,9 @@ def assert_made(targets: list[str]) -> None:
 
 
 def assert_command(arguments: list[str]) -> None:
-    command, *rest = arguments
-    assert command in COMMANDS
-    options = {word for word in rest if word.startswith("--")}
+    command = max((name for name in COMMANDS if arguments[: len(name.split())] == name.split()), key=len, default=None)
+    assert command is not None, arguments
+    options = {word for word in arguments if word.startswith("--")}
     assert options <= COMMANDS[command], arguments
 
 
@@ -167,6 +179,18 @@ def test_policies_are_good(policy: str, tmp_path: Path) -> None:
     checked = run_policyd("check-config", str(file))
     assert checked.returncode == 0, checked.stderr
     assert ": ok" in checked.stdout
+
+
+@pytest.mark.parametrize("part", blocks("yaml", POLICY_PAGE))
+def test_parts_of_policies_are_good(part: str) -> None:
+    limits = "" if re.search(r"^limits:", part, re.MULTILINE) else "limits: []\n"
+    policy = parse_policy(f"version: 1\n{part}{limits}", source=POLICY_PAGE)
+    check_models(policy, published_prices(), now_ms=NOW_MS)
+
+
+@pytest.mark.parametrize("key", sorted({*POLICY_KEYS, *LIMIT_KEYS, *Metric, *CalendarUnit, *Action, "lifetime"}))
+def test_the_policy_page_has_every_word(key: str) -> None:
+    assert re.search(rf"\b{key}\b", text(POLICY_PAGE))
 
 
 def defaults() -> list[tuple[str, bool]]:

@@ -106,8 +106,13 @@ RECORDS = {
 }
 """One record of every outcome."""
 
+CHANGED = replace(
+    SERVED, warned_by=("soft",), clamped_by=("daily", "monthly"), switched_by=("dear",), requested_model="o1"
+)
+
 COMMON = (
-    '"provider":"openai","endpoint":"chat.completions","tier":"free","model":"gpt-4o","response_model":{response_model},'
+    '"provider":"openai","endpoint":"chat.completions","tier":"free","model":"gpt-4o","requested_model":null,'
+    '"response_model":{response_model},'
     '"attributes":{{"project":"acme","user":"ann","tier":"free"}},"streamed":{streamed}'
 )
 A_SERVED_ONE = COMMON.format(response_model='"gpt-4o-2024-08-06"', streamed="true")
@@ -117,13 +122,15 @@ USAGE = '"usage":{"input":7,"output":50,"cached_input":3,"reasoning":10},"usage_
 NO_USAGE = '"usage":null,"usage_source":"none"'
 HELD = '"estimated_cost_usd":0.002025'
 TOOK = '"confidence":"high","duration_ms":1250,"policy_ms":1.007'
-NOBODY = '"denied_by":[],"shadow_denied_by":[]'
+PASSED = '"warned_by":[],"clamped_by":[],"switched_by":[]'
+NOBODY = f'"denied_by":[],"shadow_denied_by":[],{PASSED}'
 
 LINES = {
     Outcome.SERVED: f'{AT},"decision":"allow","outcome":"served",{NOBODY},"status":200,{A_SERVED_ONE},{USAGE},'
     f'{HELD},"actual_cost_usd":0.000521251,{TOOK},"error":null',
     Outcome.DENIED: f'{AT},"decision":"deny","outcome":"denied","denied_by":["project-monthly-spend","rate"],'
-    f'"shadow_denied_by":["trial"],"status":402,{ANOTHER},{NO_USAGE},{HELD},"actual_cost_usd":0.00,{TOOK},"error":null',
+    f'"shadow_denied_by":["trial"],{PASSED},"status":402,{ANOTHER},{NO_USAGE},{HELD},"actual_cost_usd":0.00,{TOOK},'
+    '"error":null',
     Outcome.CUT: f'{AT},"decision":"allow","outcome":"cut",{NOBODY},"status":200,{A_SERVED_ONE},'
     f'{USAGE.replace("reported", "counted")},{HELD},"actual_cost_usd":0.000521251,{TOOK},"error":"budget_exceeded"',
     Outcome.DISCONNECTED: f'{AT},"decision":"allow","outcome":"disconnected",{NOBODY},"status":null,{A_SERVED_ONE},'
@@ -131,7 +138,8 @@ LINES = {
     Outcome.PROVIDER_ERROR: f'{AT},"decision":"allow","outcome":"provider_error",{NOBODY},"status":529,{ANOTHER},'
     f'{NO_USAGE},{HELD},"actual_cost_usd":0.00,{TOOK},"error":"overloaded"',
     Outcome.REJECTED: f'{AT},"decision":"deny","outcome":"rejected",{NOBODY},"status":400,"provider":"openai",'
-    '"endpoint":"chat.completions","tier":null,"model":"","response_model":null,"attributes":{},"streamed":false,'
+    '"endpoint":"chat.completions","tier":null,"model":"","requested_model":null,"response_model":null,"attributes":{},'
+    '"streamed":false,'
     f'{NO_USAGE},"estimated_cost_usd":0.00,"actual_cost_usd":0.00,"confidence":null,"duration_ms":1250,'
     '"policy_ms":0.000,"error":"body_unreadable"',
     Outcome.UNMETERED: f'{AT},"decision":"allow","outcome":"unmetered",{NOBODY},"status":null,'
@@ -157,6 +165,11 @@ class TestTheLogLine:
     def test_a_line_is_a_line(self) -> None:
         line = log_line(replace(SERVED, model="a\nb\r\u2028", error="c\n"))
         assert line.splitlines() == [line]
+
+    def test_what_limits_changed(self) -> None:
+        line = json.loads(log_line(CHANGED))
+        assert (line["warned_by"], line["clamped_by"]) == (["soft"], ["daily", "monthly"])
+        assert (line["switched_by"], line["requested_model"], line["model"]) == (["dear"], "o1", "gpt-4o")
 
     def test_usage_shows_input_and_output_always(self) -> None:
         assert usage_fields(Usage()) == {"input": 0, "output": 0}
@@ -214,7 +227,7 @@ class TestMetrics:
     def test_every_name(self) -> None:
         """Dashboards and alerts are built on these."""
         observer, _ = telemetry()
-        for record in RECORDS.values():
+        for record in (*RECORDS.values(), CHANGED):
             observer.ended(record, ESTIMATE)
         observer.store_call("reserve", 0.001, failed=True)
         observer.swept(Swept((), 0))
@@ -232,6 +245,7 @@ class TestMetrics:
             "policyd_learned_input_ratio",
             "policyd_learned_output_tokens",
             "policyd_denials_total",
+            "policyd_changed_requests_total",
             "policyd_tokens_total",
             "policyd_cost_usd_total",
             "policyd_actual_to_expected_cost_ratio",
@@ -251,6 +265,14 @@ class TestMetrics:
             "policyd_prices_info",
             "policyd_build_info",
         }
+
+    def test_what_is_charged_by_the_piece_is_no_token(self) -> None:
+        observer, _ = telemetry()
+        observer.ended(replace(SERVED, usage=Usage(input=7, pages=3, audio_input_ms=6_000)), ESTIMATE)
+        for kind, tokens, pieces in (("input", 7, None), ("pages", None, 3), ("audio_input_ms", None, 6_000)):
+            labels = {"kind": kind, "source": "reported", **WHO}
+            assert value(observer, "policyd_tokens_total", **labels) == tokens
+            assert value(observer, "policyd_pieces_total", **labels) == pieces
 
     def test_a_served_exchange(self) -> None:
         observer, lines = telemetry()
@@ -281,6 +303,15 @@ class TestMetrics:
         assert value(observer, "policyd_denials_total", limit="trial", action="shadow", **WHO) == 1
         assert value(observer, "policyd_cost_usd_total", outcome="denied", **WHO) is None
         assert value(observer, "policyd_decision_seconds_count", decision="deny") == 1
+
+    def test_one_that_limits_changed(self) -> None:
+        observer, _ = telemetry()
+        observer.ended(CHANGED, ESTIMATE)
+        assert {
+            (limit, action): value(observer, "policyd_changed_requests_total", limit=limit, action=action, **WHO)
+            for limit, action in (("soft", "warn"), ("daily", "clamp"), ("monthly", "clamp"), ("dear", "switch_model"))
+        } == {("soft", "warn"): 1, ("daily", "clamp"): 1, ("monthly", "clamp"): 1, ("dear", "switch_model"): 1}
+        assert "policyd_denials_total" not in {name for name, _ in samples(observer)}
 
     def test_only_what_was_served_tells_how_good_the_estimate_was(self) -> None:
         observer, _ = telemetry()

@@ -24,6 +24,7 @@ from policyd.core.errors import (
     ReservationNotFound,
     StoreError,
     StoreUnavailable,
+    TierUnknown,
 )
 from policyd.core.reservation import State
 from policyd.v1 import error_reason_pb2 as reasons
@@ -56,6 +57,7 @@ _STATUSES: Mapping[type[PolicydError], tuple[int, ErrorReason.ValueType]] = {
     BodyUnreadable: (code_pb2.INVALID_ARGUMENT, reasons.ERROR_REASON_BODY_UNREADABLE),
     AttributeInvalid: (code_pb2.INVALID_ARGUMENT, reasons.ERROR_REASON_ATTRIBUTE_INVALID),
     AttributeMissing: (code_pb2.INVALID_ARGUMENT, reasons.ERROR_REASON_ATTRIBUTE_MISSING),
+    TierUnknown: (code_pb2.INVALID_ARGUMENT, reasons.ERROR_REASON_TIER_UNKNOWN),
     OutputUnbounded: (code_pb2.INVALID_ARGUMENT, reasons.ERROR_REASON_OUTPUT_UNBOUNDED),
     ModelUnpriced: (code_pb2.FAILED_PRECONDITION, reasons.ERROR_REASON_MODEL_UNPRICED),
     ReservationNotFound: (code_pb2.NOT_FOUND, reasons.ERROR_REASON_RESERVATION_NOT_FOUND),

@@ -6,7 +6,9 @@ A field with a value that it cannot have is a `FieldInvalid`, which names it and
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -14,10 +16,21 @@ from policyd.api.errors import FieldInvalid
 from policyd.core.attributes import ATTRIBUTE_LENGTH_MAX, REQUEST_ATTRIBUTES, check_value
 from policyd.core.money import divide_up
 from policyd.core.policy import Policy
+from policyd.core.pricing import units_priced
 from policyd.core.usage import KINDS, Usage
 from policyd.estimator import Ask
-from policyd.providers.base import OUTPUT_TOKENS_MAX, CacheWrite, Prompt, RawRequest, RequestFacts, WireFormat
-from policyd.providers.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT
+from policyd.providers.base import (
+    OUTPUT_TOKENS_MAX,
+    CacheWrite,
+    Prompt,
+    RawRequest,
+    RequestEdits,
+    RequestFacts,
+    Vendor,
+    WireFormat,
+)
+from policyd.providers.editing import reread as reread_request
+from policyd.providers.registry import request_endpoint
 from policyd.providers.vendors import vendor_named
 from policyd.stores.base import UsageFilter
 from policyd.v1 import model_request_pb2 as requests
@@ -25,6 +38,9 @@ from policyd.v1 import policy_service_pb2 as service
 
 UNITS_MAX = OUTPUT_TOKENS_MAX
 """The most of any kind of usage: more than any request has, and little enough for an account to hold its cost."""
+
+PIECES_MAX = 1_000_000
+"""The same of what is sold by the thousand: one of them can cost dollars."""
 
 CHOICES_MAX = 128
 ID_LENGTH_MAX = 128
@@ -35,8 +51,6 @@ PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
 
 _ATTRIBUTE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-
-_WIRE_FORMATS: Mapping[str, WireFormat] = {wire.name: wire for wire in (OPENAI_CHAT, ANTHROPIC_MESSAGES)}
 
 _CACHE_WRITES: Mapping[requests.CacheWrite.ValueType, CacheWrite] = {
     requests.CACHE_WRITE_UNSPECIFIED: CacheWrite.NONE,
@@ -53,14 +67,22 @@ _TIMESTAMP_SECONDS = range(-62_135_596_800, 253_402_300_800)
 
 def ask(request: requests.ModelRequest, policy: Policy, *, request_id: str = "") -> Ask:
     """A request that wants to run. Raises `FieldInvalid`, `BodyUnreadable`, `AttributeInvalid`."""
-    provider = text(request.provider, "model_request.provider")
-    endpoint = text(request.endpoint, "model_request.endpoint")
+    provider = vendor_named(text(request.provider, "model_request.provider")).id
     input_tokens = None
+    reread: Callable[[RequestEdits], RequestFacts]
     match request.WhichOneof("content"):
         case "body":
-            facts = _facts_of_body(request.body, policy, provider=provider)
+            found = _endpoint(request.body, provider=provider)
+            provider, endpoint = found.vendor.id, found.name
+            if request.endpoint:
+                endpoint = text(request.endpoint, "model_request.endpoint")
+            raw = _raw(request.body, found)
+            facts = _facts_of_body(raw, found, policy)
+            reread = partial(reread_request, found.wire, raw, vendor=found.vendor)
         case "counts":
+            endpoint = text(request.endpoint, "model_request.endpoint")
             facts = _facts_of_counts(request.counts)
+            reread = partial(_edited_counts, facts)
             input_tokens = request.counts.input_tokens
         case None:
             raise FieldInvalid("model_request", expected="a body or counts")
@@ -72,6 +94,7 @@ def ask(request: requests.ModelRequest, policy: Policy, *, request_id: str = "")
         identity=identity(request.attributes, "model_request.attributes", policy, body_fields=facts.fields),
         policy=policy,
         input_tokens=input_tokens,
+        reread=reread,
     )
 
 
@@ -79,7 +102,7 @@ def served_ask(request: service.RecordUsageRequest, policy: Policy) -> Ask:
     """A request that has run. Raises `FieldInvalid`, `AttributeInvalid`."""
     return Ask(
         request_id=identifier(request.request_id, "request_id"),
-        provider=text(request.provider, "provider"),
+        provider=vendor_named(text(request.provider, "provider")).id,
         endpoint=text(request.endpoint, "endpoint"),
         facts=RequestFacts(
             model=text(request.model, "model"),
@@ -93,14 +116,42 @@ def served_ask(request: service.RecordUsageRequest, policy: Policy) -> Ask:
     )
 
 
-def _facts_of_body(body: requests.RequestBody, policy: Policy, *, provider: str) -> RequestFacts:
-    wire = _WIRE_FORMATS.get(body.wire_format)
-    if wire is None:
-        raise FieldInvalid("model_request.body.wire_format", expected=f"one of {', '.join(_WIRE_FORMATS)}")
-    vendor = vendor_named(provider)
-    facts = wire.read_request(RawRequest(body.content), vendor=vendor, identity_fields=policy.identity.body_fields)
+@dataclass(frozen=True, slots=True)
+class _Charged:
+    """An endpoint that is charged for."""
+
+    vendor: Vendor
+    name: str
+    path: str
+    wire: WireFormat
+
+
+def _endpoint(body: requests.RequestBody, *, provider: str) -> _Charged:
+    endpoint = request_endpoint(provider=provider, path=body.path)
+    if endpoint is None or endpoint.wire is None:
+        raise FieldInvalid("model_request.body.path", expected=f"where {provider} takes requests that are charged for")
+    return _Charged(endpoint.vendor, endpoint.name, endpoint.path, endpoint.wire)
+
+
+def _raw(body: requests.RequestBody, endpoint: _Charged) -> RawRequest:
+    return RawRequest(
+        body.content,
+        path=endpoint.path,
+        query=body.path.partition("?")[2],
+        content_type=body.content_type or "application/json",
+    )
+
+
+def _facts_of_body(raw: RawRequest, endpoint: _Charged, policy: Policy) -> RequestFacts:
+    facts = endpoint.wire.read_request(raw, vendor=endpoint.vendor, identity_fields=policy.identity.body_fields)
     check_value("model", facts.model)
     return facts
+
+
+def _edited_counts(facts: RequestFacts, edits: RequestEdits) -> RequestFacts:
+    """The caller makes the edits, in a request that only the caller sees."""
+    maximum = facts.max_output_tokens if edits.max_output_tokens is None else edits.max_output_tokens
+    return replace(facts, model=edits.model or facts.model, max_output_tokens=maximum)
 
 
 def _facts_of_counts(counts: requests.TokenCounts) -> RequestFacts:
@@ -180,7 +231,12 @@ def within(value: int, field: str, least: int, most: int) -> int:
 def usage(request: service.SettleRequest | service.RecordUsageRequest) -> Usage:
     if not request.HasField("usage"):
         raise FieldInvalid("usage", expected="what the provider counted; one without any units is allowed")
-    return Usage(**{kind: within(getattr(request.usage, kind), f"usage.{kind}", 0, UNITS_MAX) for kind in KINDS})
+    given = request.usage
+    return Usage(**{kind: within(getattr(given, kind), f"usage.{kind}", 0, _units_max(kind)) for kind in KINDS})
+
+
+def _units_max(kind: str) -> int:
+    return PIECES_MAX if units_priced(kind) == 1_000 else UNITS_MAX
 
 
 def http_status(request: service.SettleRequest | service.RecordUsageRequest) -> int | None:

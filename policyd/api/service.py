@@ -12,9 +12,10 @@ from grpc_reflection.v1alpha import reflection
 from policyd.api import digest, reading, writing
 from policyd.api.calls import Calls, Context
 from policyd.core.reservation import State
+from policyd.core.runtime import Blocked
 from policyd.enforcer import RELEASED, Enforcer, reported_ending
 from policyd.v1 import policy_service_pb2 as service
-from policyd.v1 import policy_service_pb2_grpc
+from policyd.v1 import policy_service_pb2_grpc, verdict_pb2
 
 SERVICE = service.DESCRIPTOR.services_by_name["PolicyService"]
 
@@ -32,7 +33,11 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
         self._enforcer = enforcer
 
     async def CheckBudget(self, request: service.CheckBudgetRequest, context: Context) -> service.CheckBudgetResponse:
-        decision = await self._enforcer.check(reading.ask(request.model_request, self._enforcer.policy))
+        ask = reading.ask(request.model_request, self._enforcer.policy)
+        try:
+            decision = await self._enforcer.check(ask)
+        except Blocked as refused:
+            return service.CheckBudgetResponse(verdict=self._block_verdict(refused))
         return service.CheckBudgetResponse(verdict=writing.verdict(decision))
 
     async def EstimateCost(
@@ -45,7 +50,12 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
         request_id = reading.identifier(request.request_id, "request_id")
         ttl_seconds = reading.ttl_seconds(request)
         ask = reading.ask(request.model_request, self._enforcer.policy, request_id=request_id)
-        verdict = await self._enforcer.reserve(ask, fingerprint=digest.fingerprint(request), ttl_seconds=ttl_seconds)
+        fingerprint = digest.fingerprint(request)
+        try:
+            verdict = await self._enforcer.reserve(ask, fingerprint=fingerprint, ttl_seconds=ttl_seconds)
+        except Blocked as refused:
+            await self._enforcer.end_blocked(ask, refused.block)
+            return service.ReserveResponse(verdict=self._block_verdict(refused))
         if verdict.expires_at_ms is None:
             await self._enforcer.end_unheld(verdict.record)
             return service.ReserveResponse(verdict=writing.verdict(verdict.decision))
@@ -56,6 +66,7 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
             repeated=verdict.earlier is not None,
             state=writing.state(verdict.earlier or State.RESERVED),
             set_max_output_tokens=verdict.max_output_tokens,
+            set_model=verdict.decision.changes.model,
         )
 
     async def Extend(self, request: service.ExtendRequest, context: Context) -> service.ExtendResponse:
@@ -118,6 +129,9 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
             usage_records=map(writing.usage_record, page.records),
             next_page_token=digest.page_token(request, page.next_cursor),
         )
+
+    def _block_verdict(self, refused: Blocked) -> verdict_pb2.Verdict:
+        return writing.block_verdict(refused.block, now_ms=self._enforcer.now_ms())
 
 
 def add_policy_service(server: grpc.aio.Server, enforcer: Enforcer) -> Calls:

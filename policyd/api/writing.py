@@ -12,6 +12,8 @@ from policyd.core.money import NANOS_PER_USD
 from policyd.core.policy import Metric
 from policyd.core.record import Record
 from policyd.core.reservation import State
+from policyd.core.runtime import Block
+from policyd.core.scopes import shown
 from policyd.core.usage import Usage
 from policyd.v1 import reservation_pb2, usage_pb2, verdict_pb2
 
@@ -41,6 +43,25 @@ def verdict(decision: Decision) -> verdict_pb2.Verdict:
         estimate=estimate(decision.estimate),
         retry_after=duration(retry_after_seconds * 1_000_000) if retry_after_seconds is not None else None,
         remaining_budget=money(remaining) if remaining is not None else None,
+        warnings=map(limit_report, decision.warnings),
+        clamped_by=decision.changes.clamped_by,
+        switched_by=decision.changes.switched_by,
+        switched_model=decision.changes.model,
+    )
+
+
+def block_verdict(block: Block, *, now_ms: int) -> verdict_pb2.Verdict:
+    """The verdict on a request that `block` refuses."""
+    left = block.seconds_left(now_ms)
+    return verdict_pb2.Verdict(
+        decision=verdict_pb2.DECISION_DENY,
+        retry_after=duration(left * 1_000_000) if left is not None else None,
+        block=verdict_pb2.Block(
+            kind=verdict_pb2.BlockKind.Value(f"BLOCK_KIND_{block.kind.upper()}"),
+            scope=shown(block.scope),
+            reason=block.reason,
+            expires_at=timestamp(block.expires_at_ms) if block.expires_at_ms is not None else None,
+        ),
     )
 
 
@@ -122,4 +143,8 @@ def usage_record(record: Record) -> usage_pb2.UsageRecord:
         duration=duration(record.duration_ms * 1000),
         policy_duration=duration(record.policy_us),
         error=record.error,
+        warned_by=record.warned_by,
+        clamped_by=record.clamped_by,
+        switched_by=record.switched_by,
+        requested_model=record.requested_model,
     )

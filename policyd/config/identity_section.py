@@ -9,6 +9,7 @@ from policyd.config.values import expected, found
 from policyd.config.yaml_tree import MappingTree, Scalar, Tree
 from policyd.core.attributes import REQUEST_ATTRIBUTES, Identity, Place, Source, check_value
 from policyd.core.errors import AttributeInvalid
+from policyd.core.grouping import MODEL_GROUP
 
 _SOURCE_KEYS = (*Place, "strip")
 _EXAMPLE_SOURCE = "{header: x-policyd-user}"
@@ -36,7 +37,7 @@ def read_identity(tree: MappingTree, *, path: str, problems: Problems) -> Identi
 
 
 def _attribute_name(key: Scalar) -> str:
-    if key.text in REQUEST_ATTRIBUTES:
+    if key.text in (*REQUEST_ATTRIBUTES, MODEL_GROUP):
         raise Mistake(key.at, f"{found(key)} is set by the request itself and takes no sources")
     if not _ATTRIBUTE_NAME.fullmatch(key.text):
         raise expected(key, "a name that begins with a letter, of lower-case letters, digits and _, 64 at most")

@@ -5,7 +5,7 @@ Defaults are those of the policy's own types.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,13 +14,17 @@ from typing import Any
 from policyd.config import values
 from policyd.config.identity_section import read_identity
 from policyd.config.limits_section import read_limits
+from policyd.config.matching import Attributes
+from policyd.config.model_groups_section import read_model_groups
 from policyd.config.prices_section import read_prices
 from policyd.config.problems import Mistake, Position, Problems
 from policyd.config.section import Section
+from policyd.config.tiers_section import TierAmounts, check_source, read_default_tier, read_tiers
 from policyd.config.values import choice, duration_seconds, expected
 from policyd.config.yaml_tree import FILE_BYTES_MAX, Kind, ListTree, MappingTree, Scalar, Tree, parse_yaml
 from policyd.core.attributes import REQUEST_ATTRIBUTES, Identity
 from policyd.core.errors import ConfigError
+from policyd.core.grouping import MODEL_GROUP, TIER, Grouping, Tiers
 from policyd.core.own_prices import OwnPrices
 from policyd.core.policy import (
     FailureMode,
@@ -38,9 +42,12 @@ from policyd.core.policy import (
 
 VERSION = 1
 
-_POLICY_KEYS = (
+POLICY_KEYS = (
     "version",
     "identity",
+    "model_groups",
+    "tiers",
+    "default_tier",
     "strict",
     "prices",
     "unknown_model",
@@ -74,7 +81,7 @@ def parse_policy(content: str | bytes, *, source: str) -> Policy:
     problems = Problems(source)
     tree = problems.attempt("", _document, content, MappingTree(Position(1, 1), ()))
     problems.raise_if_any()
-    policy = _policy(Section(tree, path="", keys=_POLICY_KEYS, problems=problems))
+    policy = _policy(Section(tree, path="", keys=POLICY_KEYS, problems=problems))
     problems.raise_if_any()
     return replace(policy, revision=_revision(policy))
 
@@ -106,10 +113,14 @@ def _policy(section: Section) -> Policy:
     defaults = default_policy()
     section.require("version", _version, VERSION, expectation=f"version: {VERSION}")
     identity = _identity(section, defaults.identity)
-    attributes = None if identity is None else (*identity.sources, *REQUEST_ATTRIBUTES)
+    tiers = read_tiers(section)
+    grouping = Grouping(read_model_groups(section), Tiers(tiers.names, read_default_tier(section, tiers)))
+    if tiers.names and identity is not None:
+        check_source(section, identity, default_tier=grouping.tiers.default)
     return Policy(
         identity=defaults.identity if identity is None else identity,
-        limits=_limits(section, attributes),
+        grouping=grouping,
+        limits=_limits(section, _attributes(identity, grouping), tiers),
         strict=section.read("strict", values.boolean, defaults.strict),
         prices=_prices(section),
         unknown_model=_unknown_model(section, defaults.unknown_model),
@@ -140,11 +151,26 @@ def _identity(section: Section, default: Identity) -> Identity | None:
     return read_identity(tree, path=section.path_of("identity"), problems=section.problems)
 
 
-def _limits(section: Section, attributes: tuple[str, ...] | None) -> tuple[Limit, ...]:
+def _attributes(identity: Identity | None, grouping: Grouping) -> Attributes:
+    known: dict[str, Sequence[str]] = {}
+    if grouping.tiers.names:
+        known[TIER] = grouping.tiers.names
+    if grouping.models.groups:
+        known[MODEL_GROUP] = tuple(group.name for group in grouping.models.groups)
+    if identity is None:
+        return Attributes(None, known)
+    return Attributes(tuple(dict.fromkeys((*identity.sources, *REQUEST_ATTRIBUTES, *known))), known)
+
+
+def _limits(section: Section, attributes: Attributes, tiers: TierAmounts) -> tuple[Limit, ...]:
     tree = section.require("limits", _list_of_limits, None, expectation="a list of limits, or [] for none")
     if tree is None:
         return ()
-    return read_limits(tree, path=section.path_of("limits"), attributes=attributes, problems=section.problems)
+    limits = read_limits(
+        tree, path=section.path_of("limits"), attributes=attributes, tiers=tiers, problems=section.problems
+    )
+    tiers.report_unasked(section.problems)
+    return limits
 
 
 def _list_of_limits(tree: Tree) -> ListTree:
@@ -172,7 +198,7 @@ def _unknown_model(section: Section, default: UnknownModel) -> UnknownModel:
         return default
     tree = section["unknown_model"]
     if not isinstance(tree, MappingTree):
-        word = values.word((UnknownModelAction.DENY, UnknownModelAction.FREE), other=_PRICE_AS_EXAMPLE)
+        word = values.word((UnknownModelAction.DENY, UnknownModelAction.FREE), others=(_PRICE_AS_EXAMPLE,))
         return UnknownModel(UnknownModelAction(section.read("unknown_model", word, UnknownModelAction.DENY)), None)
     expectation = "the name of a model that has a price"
     within = section.within("unknown_model", tree, keys=(UnknownModelAction.PRICE_AS,))

@@ -11,21 +11,22 @@ from policyd.config.values import expected
 from policyd.config.yaml_tree import Kind, ListTree, Scalar, Tree
 from policyd.core.money import parse_decimal
 from policyd.core.own_prices import OwnPrice, OwnPrices
-from policyd.core.pricing import Rate, RateTier, exact_rate
+from policyd.core.pricing import Rate, RateTier, exact_rate, units_priced
 from policyd.core.times import parse_instant
-from policyd.core.usage import INPUT_TOKEN_KINDS, KINDS, OUTPUT_TOKEN_KINDS
+from policyd.core.usage import KINDS, TOKEN_KINDS
 
 USD_MAX = 1_000_000
-"""The highest price, for a million tokens or a thousand calls: a slip of the finger ends here."""
+"""The highest price, for a million tokens, an hour or a thousand calls: a slip of the finger ends here."""
 
-_TOKEN_KINDS = (*INPUT_TOKEN_KINDS, *OUTPUT_TOKEN_KINDS)
 _PRICE_KEYS = (
     "provider",
     "model",
     "from",
     "terms",
+    "price_as",
     "usd_per_million",
     "usd_per_thousand",
+    "usd_per_hour",
     "above",
     "context_tokens",
 )
@@ -35,6 +36,9 @@ _EXAMPLE = '{model: "my-llama*", usd_per_million: {input: 0.20, output: 0.60}}'
 _ABOVE_EXAMPLE = "{input_tokens: 200000, usd_per_million: {input: 4.00, output: 12.00}}"
 _RATE_EXPECTED = "a price in USD such as 2.50, or 0 if it is free"
 _INSTANT_EXPECTED = "a date such as 2026-12-01, or an instant with its offset such as 2026-12-01T09:00:00Z"
+
+_SOLD_TOGETHER = ("input", "output")
+"""A model that is sold by the token has both: what is forgotten would be free."""
 
 _PROVIDER_ID = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 
@@ -49,11 +53,17 @@ class _Unit:
     example: str
 
 
-_PER_MILLION = _Unit("usd_per_million", 1_000_000, _TOKEN_KINDS, "{input: 2.50, output: 10.00}")
-_PER_THOUSAND = _Unit(
-    "usd_per_thousand", 1_000, tuple(kind for kind in KINDS if kind not in _TOKEN_KINDS), "{web_searches: 10.00}"
+def _unit(key: str, per: int, example: str) -> _Unit:
+    return _Unit(key, per, tuple(kind for kind in KINDS if units_priced(kind) == per), example)
+
+
+_PER_MILLION = _unit("usd_per_million", 1_000_000, "{input: 2.50, output: 10.00}")
+_UNITS = (
+    _PER_MILLION,
+    _unit("usd_per_thousand", 1_000, "{web_searches: 10.00}"),
+    _unit("usd_per_hour", 3_600_000, "{audio_input_ms: 0.36}"),
 )
-_UNIT_BY_KIND = {kind: unit for unit in (_PER_MILLION, _PER_THOUSAND) for kind in unit.kinds}
+_UNIT_BY_KIND = {kind: unit for unit in _UNITS for kind in unit.kinds}
 
 
 def read_prices(tree: ListTree, *, path: str, problems: Problems) -> OwnPrices:
@@ -81,6 +91,11 @@ def _check_unique(section: Section, price: OwnPrice, at: Position, lines: dict[o
 
 
 def _price(section: Section) -> OwnPrice:
+    price_as = section.read("price_as", values.printable, "").lower()
+    if price_as:
+        for key in (*(unit.key for unit in _UNITS), "above", "terms"):
+            if key in section:
+                section.reject(key, f"the price is that of {price_as}, by price_as: expected one of the two")
     return OwnPrice(
         provider=section.read("provider", _provider_id, None),
         model=section.require(
@@ -88,7 +103,8 @@ def _price(section: Section) -> OwnPrice:
         ).lower(),
         terms=_terms(section),
         starts_at_ms=section.read("from", _instant_ms, None),
-        tiers=_tiers(section),
+        tiers=() if price_as else _tiers(section),
+        price_as=price_as,
         context_tokens_max=section.read("context_tokens", values.whole_number(1), None),
     )
 
@@ -122,11 +138,12 @@ def _terms(section: Section) -> Mapping[str, str]:
 
 def _tiers(section: Section) -> tuple[RateTier, ...]:
     """The base tier with what is charged by the token and by the call, and the tiers above it."""
-    if _PER_MILLION.key not in section and _PER_THOUSAND.key not in section:
+    if not any(unit.key in section for unit in _UNITS):
         section.report_missing(_PER_MILLION.key, f"prices such as {_PER_MILLION.example}")
-    # A model that is sold by the token has both: what is forgotten would be free.
-    rates = _rates(section, _PER_MILLION, required=("input", "output"))
-    tiers = [RateTier(0, {**rates, **_rates(section, _PER_THOUSAND)})]
+    rates: dict[str, Rate] = {}
+    for unit in _UNITS:
+        rates |= _rates(section, unit, complete=True)
+    tiers = [RateTier(0, rates)]
     if "above" in section and _PER_MILLION.key not in section:
         section.reject("above", f"there is no {_PER_MILLION.key} that these could follow")
     for index, tree in enumerate(section.read("above", values.items(f"[{_ABOVE_EXAMPLE}]"), ())):
@@ -153,17 +170,18 @@ def _merged(tiers: Sequence[RateTier]) -> Mapping[str, Rate]:
 
 
 def _rates(
-    section: Section, unit: _Unit, *, required: Sequence[str] = (), floor: Mapping[str, Rate] | None = None
+    section: Section, unit: _Unit, *, complete: bool = False, floor: Mapping[str, Rate] | None = None
 ) -> Mapping[str, Rate]:
-    """The rates by kind of usage; none is below that in `floor`."""
+    """The rates by kind of usage; none is below that in `floor`. `complete`: what goes together has to be there."""
     tree = section.read(unit.key, values.mapping(unit.example), None)
     if tree is None:
         return {}
     within = section.within(unit.key, tree, keys=KINDS)
+    required = _SOLD_TOGETHER if complete and unit is _PER_MILLION else ()
     if not tree.entries and not required:
         section.reject(unit.key, f"found an empty mapping, expected a mapping such as {unit.example}")
     for kind in required:
-        if kind not in within:
+        if kind not in within and (not tree.entries or any(token in within for token in TOKEN_KINDS)):
             within.report_missing(kind, _RATE_EXPECTED)
     for kind in KINDS:
         if kind in within and kind not in unit.kinds:

@@ -172,7 +172,7 @@ _SIZE_EXPECTED = "a size such as 1048576, 512KiB or 16MiB"
 _READERS: Mapping[str, _Reader] = {
     "config": _Reader("policy_path", _path, "the path of a policy file"),
     "prices": _Reader("prices_path", _path, "the path of a compiled price table"),
-    "store": _Reader("store_url", _url, "a URL such as sqlite:///policyd.db", secret=True),
+    "store": _Reader("store_url", _url, "a URL such as sqlite:///policyd.db or redis://host:6379/0", secret=True),
     "grpc": _Reader("grpc_address", parse_address, "HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH"),
     "http": _Reader("http_address", parse_host_port, "HOST:PORT such as 127.0.0.1:9464 or [::1]:9464"),
     "header_prefix": _Reader("header_prefix", _header_prefix, "words that end in a dash, such as x-policyd-"),

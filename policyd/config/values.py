@@ -28,6 +28,7 @@ _SECONDS_BY_UNIT = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d{1,10})([smhd]?)", re.ASCII)
 # No leading zero, which YAML takes for octal.
 _WHOLE_NUMBER = re.compile(r"0|[1-9]\d*", re.ASCII)
+_GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NUMBER_TEXT_MAX = 40
 _FOUND_TEXT_MAX = 60
 
@@ -92,20 +93,28 @@ def printable(tree: Tree) -> str:
     return value
 
 
+def group_name(tree: Tree) -> str:
+    """The name of a tier or of a group: it can stand in a pattern as itself."""
+    name = text(tree)
+    if not _GROUP_NAME.fullmatch(name):
+        raise expected(tree, "a name of letters, digits, dots, dashes and _, 64 at most")
+    return name
+
+
 def boolean(tree: Tree) -> bool:
     if isinstance(tree, Scalar) and tree.kind is Kind.BOOLEAN and tree.text in {"true", "false"}:
         return tree.text == "true"
     raise expected(tree, "true or false")
 
 
-def word(words: Sequence[str], *, other: str | None = None) -> Callable[[Tree], str]:
-    """A parser for one of `words`. `other` describes a form that the caller takes beside them."""
+def word(words: Sequence[str], *, others: Sequence[str] = ()) -> Callable[[Tree], str]:
+    """A parser for one of `words`. `others` describe forms that the caller takes beside them."""
 
     def parse(tree: Tree) -> str:
         written = tree.text if isinstance(tree, Scalar) else ""
         if written in words:
             return written
-        expectation = one_of((*words, other) if other else words)
+        expectation = one_of((*words, *others))
         raise expected(tree, expectation + did_you_mean(written, words))
 
     return parse

@@ -3,15 +3,17 @@
 What a hold becomes, by metric (`charges` below is this table):
 
     metric                reserve               settle   release   expire (default)
-    cost, tokens          maximum (or expected) actual   0         the hold
+    cost, tokens, images, maximum (or expected) actual   0         the hold
+    audio seconds
     requests              1                     1        0         1
     concurrent_requests   1                     0        0         0
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from policyd.core.estimate import Estimate, amounts
 from policyd.core.ledger import Amounts, Balance, Entry
@@ -37,7 +39,7 @@ def entries(applied: Sequence[AppliedLimit], estimate: Estimate, *, on_expiry: O
             metric=item.limit.metric,
             amount=by_hold[item.limit.hold][item.limit.metric],
             cap=item.limit.amount,
-            enforce=item.limit.action is Action.DENY,
+            enforce=item.limit.action.enforced,
             on_expiry=_expiry_amount(item.limit.metric, by_hold[Hold.EXPECTED], on_expiry),
             carry=item.carry,
         )
@@ -86,6 +88,21 @@ class LimitReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """What limits change in a request so that it fits, and which of them did."""
+
+    model: str | None = None
+    """Takes the place of the model that the client asked for."""
+    max_output_tokens: int | None = None
+    """Is set as the maximum output of one choice."""
+    switched_by: tuple[str, ...] = ()
+    clamped_by: tuple[str, ...] = ()
+
+
+NO_CHANGES = Changes()
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """ALLOW or DENY, with the numbers behind it."""
 
@@ -98,6 +115,10 @@ class Decision:
     """The shadow limits that would have refused."""
     retry_after_seconds: int | None = None
     """After which wait the request may fit, where waiting helps."""
+    warnings: tuple[LimitReport, ...] = ()
+    """The limits that let it pass with a warning."""
+    changes: Changes = NO_CHANGES
+    """What is changed in the request. The estimate and the reports are those of the changed one."""
 
     @property
     def allowed(self) -> bool:
@@ -116,7 +137,7 @@ class Decision:
         left = [
             max(0, report.remaining - held * report.requested)
             for report in self.reports
-            if report.limit.metric is Metric.COST and report.limit.action is Action.DENY
+            if report.limit.metric is Metric.COST and report.limit.action.enforced
         ]
         return min(left, default=None)
 
@@ -128,6 +149,7 @@ def decide(
     estimate: Estimate,
     *,
     now_ms: int,
+    changes: Changes = NO_CHANGES,
 ) -> Decision:
     """Explains a reservation's outcome.
 
@@ -145,7 +167,7 @@ def decide(
         for item, entry, balance in zip(applied, reserved_entries, balances, strict=True)
     )
     refusing = [(report, balance) for report, balance in zip(reports, balances, strict=True) if report.refuses]
-    enforced = [(report, balance) for report, balance in refusing if report.limit.action is Action.DENY]
+    enforced = [(report, balance) for report, balance in refusing if report.limit.action.enforced]
     waits = {id(report): _wait_seconds(report, balance, now_ms) for report, balance in enforced}
     # The binding limit is the one that stands in the way longest; one that no wait helps comes before all.
     denials = sorted((report for report, _ in enforced), key=lambda report: -_never_last(waits[id(report)]))
@@ -154,8 +176,31 @@ def decide(
         reports=reports,
         denials=tuple(denials),
         shadow_denials=tuple(report for report, _ in refusing if report.limit.action is Action.SHADOW),
+        warnings=tuple(report for report, _ in refusing if report.limit.action is Action.WARN),
+        changes=changes,
         retry_after_seconds=waits[id(denials[0])] if denials else None,
     )
+
+
+def highest_output_tokens(decision: Decision, *, choices: int, least: int) -> int | None:
+    """The highest maximum output for one choice at which none of the limits that refused would.
+
+    It is below what was held for, and `least` or more; `None`: there is none.
+    """
+    refused = decision.estimate.maximum.output_tokens // choices
+    candidates = range(least, refused)
+    fitting = bisect_left(candidates, True, key=lambda tokens: not _fits(decision, tokens * choices))
+    return least + fitting - 1 if fitting else None
+
+
+def _fits(decision: Decision, output_tokens: int) -> bool:
+    """Whether the limits that refused would have room for the request with this maximum output."""
+    estimate = decision.estimate.bounded_to(output_tokens)
+    reports = (
+        replace(report, requested=estimate.amounts(report.limit.hold)[report.limit.metric])
+        for report in decision.denials
+    )
+    return not any(report.refuses for report in reports)
 
 
 _NEVER = 2**63

@@ -2,12 +2,14 @@
 
     PolicydError
     ├── ConfigError              a policy file, flag or environment variable is wrong
-    ├── RequestError             the client's request cannot be priced; it never reaches the provider
+    ├── RequestError             the client's request is refused whatever its budgets; it never reaches the provider
     │   ├── BodyUnreadable       the body is not what the endpoint takes: no JSON object, a field of the wrong type
     │   ├── BodyTooLarge         the body is over the limit
     │   ├── BodyTooSlow          the body took too long to come
     │   ├── AttributeMissing     `strict` is on and a limit needs an attribute that the request lacks
     │   ├── AttributeInvalid     an attribute's value is too long or holds control characters
+    │   ├── TierUnknown          the request's tier is none of the policy's, and the policy has no default tier
+    │   ├── Blocked              somebody has blocked or frozen the request's scope (defined in policyd.core.runtime)
     │   ├── ModelUnpriced        the model has no price and the policy says `unknown_model: deny`
     │   ├── OutputUnbounded      the request gives no output maximum and the policy says `unbounded: deny`
     │   ├── RequestSigned        its client signed it, and policy would have to change what the signature covers
@@ -41,7 +43,7 @@ class ConfigError(PolicydError):
 
 
 class RequestError(PolicydError):
-    """The client's request cannot be priced; it never reaches the provider.
+    """The client's request is refused whatever its budgets; it never reaches the provider.
 
     `status` is the HTTP status and `reason` the stable code that the refusal carries.
     """
@@ -70,6 +72,11 @@ class AttributeMissing(RequestError):
 
 class AttributeInvalid(RequestError):
     reason = "attribute_invalid"
+
+
+class TierUnknown(RequestError):
+    status = 403
+    reason = "tier_unknown"
 
 
 class ModelUnpriced(RequestError):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from policyd.core.ledger import Amounts
+from policyd.core.money import divide_up
 from policyd.core.own_prices import Tariff
 from policyd.core.policy import Hold, Metric
 from policyd.core.pricing import Price
-from policyd.core.usage import Usage
+from policyd.core.usage import OUTPUT_TOKEN_KINDS, Usage
 
 
 class Confidence(StrEnum):
@@ -30,6 +31,8 @@ def amounts(usage: Usage, *, cost_nanos: int) -> Amounts:
         Metric.OUTPUT_TOKENS: usage.output_tokens,
         Metric.REQUESTS: 1,
         Metric.CONCURRENT_REQUESTS: 1,
+        Metric.IMAGES: usage.images_generated,
+        Metric.AUDIO_SECONDS: divide_up(usage.audio_input_ms + usage.audio_ms, 1000),
     }
 
 
@@ -59,10 +62,24 @@ class Estimate:
     def maximum_cost_nanos(self) -> int:
         return cost_nanos(self.price, self.maximum)
 
+    def bounded_to(self, output_tokens: int) -> Estimate:
+        """The estimate of the same request with `output_tokens` as its maximum, over all choices."""
+        expected, maximum = _at_most(self.expected, output_tokens), _at_most(self.maximum, output_tokens)
+        return replace(self, expected=expected, maximum=maximum, bounded=True)
+
     def amounts(self, hold: Hold) -> Amounts:
         """What is held of every metric."""
         usage = self.maximum if hold is Hold.MAXIMUM else self.expected
         return amounts(usage, cost_nanos=cost_nanos(self.price, usage))
+
+
+def _at_most(usage: Usage, output_tokens: int) -> Usage:
+    left = output_tokens
+    kept: dict[str, int] = {}
+    for kind in OUTPUT_TOKEN_KINDS:
+        kept[kind] = min(left, getattr(usage, kind))
+        left -= kept[kind]
+    return replace(usage, **kept)
 
 
 def cost_nanos(price: Price | None, usage: Usage) -> int:

@@ -2,20 +2,29 @@
 
 A limit counts apart for every combination of the attributes in its `per`. A request that lacks such an attribute is not
 let past the limit: with `strict` it is refused, else it shares one account with all others that lack it.
+
+Limits of one pool share an account. A request that several of them apply to is held there once, under the least of
+their amounts.
+
+A window that starts at first use is known to the store alone: `first_use_windows` says which ones a request asks for,
+and their beginnings come back into `applied_limits` as `begun`.
+
+The run-time state may give a limit another amount for a scope, or have it count from 0 again. A reset makes a fresh
+account: it starts at the instant of the reset and ends with the window, and the account from before stays as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from urllib.parse import quote
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from policyd.core.errors import AttributeMissing
 from policyd.core.ledger import Account, Carry
 from policyd.core.policy import Limit, Policy
-from policyd.core.windows import Bounds, SlidingWindow, bounds, overlap_weight
-
-DAY_MS = 86_400_000
+from policyd.core.runtime import NOTHING_SET, RuntimeState
+from policyd.core.scopes import scope_name
+from policyd.core.windows import DAY_MS, Bounds, FirstUseWindow, SlidingWindow, Window, bounds, overlap_weight
 
 ACCOUNT_KEPT_MS = 400 * DAY_MS
 """How long an account of a day or longer is kept after its window: a year's history and the month it is asked for
@@ -35,40 +44,110 @@ class AppliedLimit:
     carry: Carry | None
 
 
-def applied_limits(policy: Policy, attributes: Mapping[str, str], *, now_ms: int) -> tuple[AppliedLimit, ...]:
-    """The limits of `policy` whose match fits, in the policy's order.
+@dataclass(frozen=True, slots=True)
+class FirstUse:
+    """A window that starts at first use, by the name that the store keeps its beginning under."""
 
-    Raises `AttributeMissing` if the policy is strict and a limit that applies is `per` an attribute that is not there.
+    key: str
+    length_ms: int
+
+
+NONE_BEGUN: Mapping[str, int] = MappingProxyType({})
+
+
+def first_use_windows(policy: Policy, attributes: Mapping[str, str]) -> tuple[FirstUse, ...]:
+    """The windows that start at first use, of the limits that apply to a request. Raises `TierUnknown`."""
+    windows = [(limit, limit.window) for limit in policy.limits if isinstance(limit.window, FirstUseWindow)]
+    if not windows:
+        return ()
+    complete = policy.grouping.complete(attributes)
+    return tuple(
+        first_use(limit, _scope(limit, complete), window) for limit, window in windows if limit.match.fits(complete)
+    )
+
+
+def applied_limits(
+    policy: Policy,
+    attributes: Mapping[str, str],
+    *,
+    now_ms: int,
+    begun: Mapping[str, int] = NONE_BEGUN,
+    state: RuntimeState = NOTHING_SET,
+) -> tuple[AppliedLimit, ...]:
+    """The limits of `policy` whose match fits, in the policy's order; no two of them have the same account.
+
+    They have the amounts that `state` gives them. `begun` says when windows that start at first use began, by
+    `FirstUse.key`; one that is not there begins now.
+    Raises `TierUnknown`, and `AttributeMissing` if the policy is strict and a limit that applies is `per` an attribute
+    that is not there.
     """
-    return tuple(_apply(policy, limit, attributes, now_ms) for limit in policy.limits if limit.match.fits(attributes))
-
-
-def _apply(policy: Policy, limit: Limit, attributes: Mapping[str, str], now_ms: int) -> AppliedLimit:
+    complete = policy.grouping.complete(attributes)
+    limits = [limit for limit in policy.limits if limit.match.fits(complete)]
     if policy.strict:
+        _check_complete(limits, complete)
+    applied = [apply_limit(each, _scope(each, complete), now_ms=now_ms, begun=begun, state=state) for each in limits]
+    return tuple(_least_of_pools(applied))
+
+
+def _check_complete(limits: Sequence[Limit], attributes: Mapping[str, str]) -> None:
+    for limit in limits:
         for name in limit.per:
             if name not in attributes:
                 raise AttributeMissing(f"the request has no {name}, and the limit {limit.name!r} counts per {name}")
-    scope = scope_name({name: attributes.get(name, "") for name in limit.per})
+
+
+def _least_of_pools(applied: Sequence[AppliedLimit]) -> Iterator[AppliedLimit]:
+    least: dict[Account, AppliedLimit] = {}
+    for item in applied:
+        if item.limit.pool is not None:
+            least[item.account] = min(least.get(item.account, item), item, key=lambda each: each.limit.amount)
+    return (item for item in applied if item.limit.pool is None or least[item.account] is item)
+
+
+def apply_limit(
+    limit: Limit, scope: str, *, now_ms: int, begun: Mapping[str, int], state: RuntimeState
+) -> AppliedLimit:
+    """The limit as it applies to one scope now, with the account that it counts on."""
+    override = state.override(limit.name, scope, now_ms=now_ms)
+    if override is not None:
+        limit = replace(limit, amount=override.amount)
     if limit.window is None:
-        return AppliedLimit(limit, Account(limit.name, scope, 0, None, None), None)
-    within = bounds(limit.window, now_ms)
+        return AppliedLimit(limit, Account(limit.account_name, scope, 0, None, None), None)
+    reset_at_ms = state.reset_at_ms(limit.account_name, scope)
+    within = window_bounds(limit, scope, limit.window, now_ms=now_ms, begun=begun)
+    account = _account(limit.account_name, scope, within, reset_at_ms)
     carry = None
-    if isinstance(limit.window, SlidingWindow):
-        before = bounds(limit.window, within.starts_at_ms - 1)
-        carry = Carry(_account(limit.name, scope, before).key, overlap_weight(limit.window, now_ms))
-    return AppliedLimit(limit, _account(limit.name, scope, within), carry)
+    if isinstance(limit.window, SlidingWindow) and (reset_at_ms is None or reset_at_ms < within.starts_at_ms):
+        before = _account(limit.account_name, scope, bounds(limit.window, within.starts_at_ms - 1), reset_at_ms)
+        carry = Carry(before.key, overlap_weight(limit.window, now_ms))
+    return AppliedLimit(limit, account, carry)
 
 
-def _account(limit: str, scope: str, within: Bounds) -> Account:
+def window_bounds(limit: Limit, scope: str, window: Window, *, now_ms: int, begun: Mapping[str, int]) -> Bounds:
+    """The occurrence of the limit's `window` that `now_ms` falls in."""
+    if isinstance(window, FirstUseWindow):
+        return window.beginning(begun.get(first_use(limit, scope, window).key, now_ms))
+    return bounds(window, now_ms)
+
+
+def _scope(limit: Limit, attributes: Mapping[str, str]) -> str:
+    return scope_name({name: attributes.get(name, "") for name in limit.per})
+
+
+def first_use(limit: Limit, scope: str, window: FirstUseWindow) -> FirstUse:
+    """The limit's `window` for one scope. Its length is part of its name: a window under way keeps its end, and another
+    length is another window."""
+    return FirstUse(f"{limit.account_name}|{scope}|{window}", window.length_ms)
+
+
+def _account(name: str, scope: str, within: Bounds, reset_at_ms: int | None) -> Account:
     keep_until_ms = None
     if within.ends_at_ms is not None:
         length_ms = within.ends_at_ms - within.starts_at_ms
         # 23 hours: the shortest day that daylight saving makes.
         kept_ms = SHORT_ACCOUNT_KEPT_MS if length_ms < DAY_MS * 23 // 24 else ACCOUNT_KEPT_MS
         keep_until_ms = within.ends_at_ms + max(kept_ms, length_ms)
-    return Account(limit, scope, within.starts_at_ms, within.ends_at_ms, keep_until_ms)
-
-
-def scope_name(values: Mapping[str, str]) -> str:
-    """`project=acme,user=ann`, values percent-encoded so that no value can pass for another scope."""
-    return ",".join(f"{name}={quote(value, safe='@.:/')}" for name, value in values.items())
+    starts_at_ms = within.starts_at_ms
+    if reset_at_ms is not None and (within.ends_at_ms is None or reset_at_ms < within.ends_at_ms):
+        starts_at_ms = max(starts_at_ms, reset_at_ms)
+    return Account(name, scope, starts_at_ms, within.ends_at_ms, keep_until_ms)

@@ -2,7 +2,8 @@
 
 An own price is charged instead of a model's standard price. What it leaves unsaid, the book says: the fees and the
 kinds of usage that it has no rate for, the context window, and the rates on other terms (`service_tier: priority`)
-that the book lists apart and the operator has no price for.
+that the book lists apart and the operator has no price for. In place of rates it can name the model that is meant, as
+that of a deployment or of an alias: then the book says all of it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from functools import lru_cache
 from re import Pattern
 from re import compile as compile_pattern
 
-from policyd.core.pricing import MODEL_NAME_CHARS_MAX, NO_TERMS, Price, PriceBook, PricedModel, RateTier
+from policyd.core.model_names import MODEL_NAME_CHARS_MAX
+from policyd.core.pricing import NO_TERMS, Price, PriceBook, PricedModel, RateTier
 
 OWN = "policy"
 """What stands for the provider in whose table an own price was found."""
@@ -29,8 +31,10 @@ class OwnPrice:
 
     model: str
     """A shell-style pattern, in lower case, for the names that requests and replies give."""
-    tiers: tuple[RateTier, ...]
-    """From 0 upwards."""
+    tiers: tuple[RateTier, ...] = ()
+    """From 0 upwards; none where it is priced as another."""
+    price_as: str = ""
+    """The model that it is, or that it costs as much as: a deployment's, a profile's, an alias's."""
     provider: str | None = None
     """Whose models are meant; `None`: any provider's."""
     terms: Mapping[str, str] = field(default_factory=dict)
@@ -39,7 +43,7 @@ class OwnPrice:
     """When the price comes into effect; `None`: it always was."""
     context_tokens_max: int | None = None
     priced: PricedModel = field(init=False, repr=False, compare=False)
-    """The price by itself."""
+    """The price by itself; empty where it is that of another model."""
     _pattern: Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -90,7 +94,9 @@ class OwnPrices:
         applying = [
             entry
             for entry in self.fitting(provider=provider, model=model)
-            if entry.in_effect(at_ms) and entry.terms.items() <= terms.items() and (entry.terms or not sold_apart)
+            if entry.in_effect(at_ms)
+            and entry.terms.items() <= terms.items()
+            and (entry.terms or entry.price_as or not sold_apart)
         ]
         if not applying:
             return None
@@ -128,10 +134,33 @@ class Tariff:
         return dict.fromkeys((*_MAKERS, *self.book.providers, *own))
 
     def find(self, *, provider: str, model: str, at_ms: int, terms: Mapping[str, str] = NO_TERMS) -> PricedModel | None:
-        """The price of `model` at `provider` at a moment, on given terms; `None` if none is known."""
+        """The price of `model` at `provider` at a moment, on given terms; `None` if none is known.
+
+        A model that the operator says stands for another has that one's price, at the same provider or at its maker.
+        """
         listed = self.book.find(provider=provider, model=model, at_ms=at_ms, terms=terms)
         own = self.find_own(provider=provider, model=model, at_ms=at_ms, terms=terms)
-        return listed if own is None else own.before(listed)
+        if own is None:
+            return listed
+        if own.price_as:
+            return self._find_meant(provider=provider, model=own.price_as, at_ms=at_ms, terms=terms) or listed
+        return own.before(listed)
+
+    def _find_meant(self, *, provider: str, model: str, at_ms: int, terms: Mapping[str, str]) -> PricedModel | None:
+        """The price of a model by its own name: one that stands for a third is not followed any further."""
+        for each in dict.fromkeys((provider, *self.providers)):
+            listed = self.book.find(provider=each, model=model, at_ms=at_ms, terms=terms)
+            own = self.find_own(provider=each, model=model, at_ms=at_ms, terms=terms)
+            if own is not None and not own.price_as:
+                return own.before(listed)
+            if listed is not None:
+                return listed
+        return None
+
+    def model_meant(self, *, provider: str, model: str, at_ms: int) -> str:
+        """The model that a name stands for: another where the operator says so, else itself."""
+        own = self.find_own(provider=provider, model=model, at_ms=at_ms)
+        return own.price_as if own is not None and own.price_as else model
 
     def find_own(
         self, *, provider: str, model: str, at_ms: int, terms: Mapping[str, str] = NO_TERMS

@@ -14,6 +14,7 @@ from re import Pattern
 from re import compile as compile_pattern
 
 from policyd.core.attributes import Identity, Place, Source
+from policyd.core.grouping import Grouping
 from policyd.core.money import NANOS_PER_USD
 from policyd.core.own_prices import OwnPrices
 from policyd.core.windows import CalendarUnit, CalendarWindow, Window
@@ -28,6 +29,10 @@ class Metric(StrEnum):
     OUTPUT_TOKENS = "output_tokens"
     REQUESTS = "requests"
     CONCURRENT_REQUESTS = "concurrent_requests"
+    IMAGES = "images"
+    """Images that were made, where the provider's API counts them."""
+    AUDIO_SECONDS = "audio_seconds"
+    """Seconds of audio that was listened to, rounded up for each request."""
 
 
 class Hold(StrEnum):
@@ -38,10 +43,25 @@ class Hold(StrEnum):
 
 
 class Action(StrEnum):
-    """What happens when a limit lacks room. `SHADOW` counts and reports the refusal, and lets the request pass."""
+    """What happens when a limit lacks room. What cannot be done to a request ends in its refusal."""
 
     DENY = "deny"
+    CLAMP = "clamp"
+    """The request's maximum output is lowered to what is left."""
+    SWITCH_MODEL = "switch_model"
+    """The request goes to a cheaper model."""
+    WARN = "warn"
+    """The request passes, and its client is told."""
     SHADOW = "shadow"
+    """The request passes, and only the operator is told."""
+
+    @property
+    def enforced(self) -> bool:
+        """Whether spending never passes the limit."""
+        return self in _ENFORCED
+
+
+_ENFORCED = (Action.DENY, Action.CLAMP, Action.SWITCH_MODEL)
 
 
 class OnExpiry(StrEnum):
@@ -110,25 +130,39 @@ class Match:
     """
 
     patterns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    _compiled: Mapping[str, tuple[Pattern[str], ...]] = field(init=False, repr=False, compare=False)
+    _tests: tuple[_Test, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        compiled = {name: tuple(compile_pattern(translate(p)) for p in ps) for name, ps in self.patterns.items()}
-        object.__setattr__(self, "_compiled", compiled)
+        object.__setattr__(self, "_tests", tuple(_test(name, patterns) for name, patterns in self.patterns.items()))
 
     def fits(self, attributes: Mapping[str, str]) -> bool:
-        return all(
-            (value := attributes.get(name)) is not None and any(pattern.match(value) for pattern in patterns)
-            for name, patterns in self._compiled.items()
-        )
+        for name, words, pattern in self._tests:
+            value = attributes.get(name)
+            if value not in words and (value is None or pattern is None or not pattern.match(value)):
+                return False
+        return True
+
+
+_Test = tuple[str, frozenset[str], Pattern[str] | None]
+"""An attribute's name, the values that fit as they are, and what the others have to fit."""
+
+
+def _test(name: str, patterns: tuple[str, ...]) -> _Test:
+    globs = [pattern for pattern in patterns if _WILDCARDS.intersection(pattern)]
+    either = compile_pattern("|".join(map(translate, globs))) if globs else None
+    return name, frozenset(patterns) - frozenset(globs), either
+
+
+_WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
     """A cap: at most `amount` of `metric` in `window`, apart for every combination of the attributes in `per`.
 
-    `name` is stable: it names the accounts, so that a changed amount keeps what was spent. `window` is `None` for
-    `CONCURRENT_REQUESTS` only, which counts what is open now.
+    `name` is stable: it names the accounts, so that a changed amount keeps what was spent. Limits of one name differ in
+    the tier that they are for, and so never apply together. `window` is `None` for `CONCURRENT_REQUESTS` only, which
+    counts what is open now.
     """
 
     name: str
@@ -141,6 +175,18 @@ class Limit:
     action: Action = Action.DENY
     status: int = 402
     refusal: Refusal = field(default_factory=Refusal)
+    pool: str | None = None
+    """Limits with one pool count on the same accounts, each up to an amount of its own."""
+
+    min_output_tokens: int = 1
+    """The least that `CLAMP` may leave of the maximum output, for one choice."""
+    switch_to: str | None = None
+    """The model that `SWITCH_MODEL` switches to."""
+
+    @property
+    def account_name(self) -> str:
+        """What its accounts go by."""
+        return self.pool or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +210,7 @@ class Policy:
 
     identity: Identity
     limits: tuple[Limit, ...]
+    grouping: Grouping = field(default_factory=Grouping)
     strict: bool = False
     prices: OwnPrices = field(default_factory=OwnPrices)
     unknown_model: UnknownModel = field(default_factory=UnknownModel)

@@ -10,17 +10,16 @@ rates apply to every token of the exchange.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from decimal import Decimal
 from math import gcd, lcm
 from operator import attrgetter, mul
 from typing import NamedTuple
 
+from policyd.core.model_names import MODEL_NAME_CHARS_MAX, model_names
 from policyd.core.money import NANOS_PER_USD, divide_up
-from policyd.core.usage import KINDS, Usage
+from policyd.core.usage import KINDS, TOKEN_KINDS, Usage
 
 NO_TERMS: Mapping[str, str] = {}
 
@@ -34,11 +33,15 @@ _RATE_FALLBACKS: Mapping[str, tuple[str, ...]] = {
     "cache_write_1h": ("cache_write_5m", "input"),
     "audio_input": ("input",),
     "image_input": ("input",),
+    "video_input": ("input",),
     "output": (),
     "reasoning": ("output",),
     "audio_output": ("output",),
     "image_output": ("output",),
-    "web_searches": (),
+    "video_output": ("output",),
+    "citation": ("output",),
+    "annotated_pages": ("pages",),
+    "audio_input_ms": ("audio_ms",),
 }
 
 # The counts of a usage in the order of KINDS.
@@ -60,6 +63,13 @@ def exact_rate(usd: Decimal, *, per: int) -> Rate:
     nanos = numerator * NANOS_PER_USD
     divisor = gcd(nanos, denominator)
     return Rate(nanos // divisor, per * (denominator // divisor))
+
+
+def units_priced(kind: str) -> int:
+    """For how many units of a kind prices are published: a million tokens or characters, an hour, a thousand pieces."""
+    if kind in TOKEN_KINDS or kind == "characters":
+        return 1_000_000
+    return 3_600_000 if kind.endswith("_ms") else 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,7 @@ class Price:
         self._vectors = tuple(vectors)
 
     def _numerator(self, kind: str, rates: Mapping[str, Rate]) -> int:
-        for name in (kind, *_RATE_FALLBACKS[kind]):
+        for name in _rate_names(kind, rates):
             if (rate := rates.get(name)) is not None:
                 return rate.nanos * (self._denominator // rate.per)
         return 0
@@ -116,7 +126,12 @@ class Price:
 
     def covers(self, kind: str) -> bool:
         """Whether `kind` has a rate, or is a part of a kind that has one."""
-        return any(name in self.tiers[0].rates for name in (kind, *_RATE_FALLBACKS[kind]))
+        return any(name in self.tiers[0].rates for name in _rate_names(kind, self.tiers[0].rates))
+
+    @property
+    def is_by_tokens(self) -> bool:
+        """Whether any kind of token has a rate; else the model is sold by the piece alone, or by the time."""
+        return any(kind in self.tiers[0].rates for kind in TOKEN_KINDS)
 
     def completed_by(self, other: Price) -> Price:
         """This price, and that of `other` for the kinds that it does not cover."""
@@ -130,6 +145,18 @@ class Price:
             if input_tokens > threshold:
                 return vector
         return self._vectors[0]
+
+
+def _rate_names(kind: str, rates: Mapping[str, Rate]) -> tuple[str, ...]:
+    """Under which names among `rates` the rate of a kind is looked for, in turn."""
+    if kind in _AUDIO_TOKENS and not _AUDIO_TIMES.isdisjoint(rates):
+        # Where audio is sold by the time, its tokens are not sold again as if they were text.
+        return (kind,)
+    return kind, *_RATE_FALLBACKS.get(kind, ())
+
+
+_AUDIO_TOKENS = ("audio_input", "cached_audio_input", "audio_output")
+_AUDIO_TIMES = frozenset(("audio_input_ms", "audio_ms"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +193,31 @@ class RateVariant:
     rates: DatedRates
 
 
+@dataclass(frozen=True, slots=True)
+class Premium:
+    """A factor on all rates for tokens, for requests on some `terms` (`inference_geo: us`)."""
+
+    terms: Mapping[str, str]
+    percent: int
+    """Of the rates that are charged otherwise: 110 for a tenth more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fees:
+    """Rates that go with a model which is sold by tokens, where its own prices have none for the kind of usage."""
+
+    rates: Mapping[str, Rate]
+    terms: Mapping[str, str]
+    """The terms that they are for; none: any."""
+
+
 class Selection(NamedTuple):
-    """Indices into a model's `dated` rates and its `variants`."""
+    """Indices into a model's `dated` rates, its `variants`, its `premiums` and its `fees`."""
 
     dated: int
     variants: tuple[int, ...]
+    premiums: tuple[int, ...]
+    fees: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +230,8 @@ class ModelPrices:
     dated: tuple[DatedRates, ...]
     """At least one. The last one whose validity covers the moment applies; if none does, the first."""
     variants: tuple[RateVariant, ...] = ()
+    premiums: tuple[Premium, ...] = ()
+    fees: tuple[Fees, ...] = ()
     matches: Callable[[str], bool] | None = None
     """Whether a name in lower case that is not one of `names` means this model too."""
     context_tokens_max: int | None = None
@@ -197,16 +246,42 @@ class ModelPrices:
                 for index, variant in enumerate(self.variants)
                 if variant.rates.validity.covers(at_ms) and variant.terms.items() <= terms.items()
             )
-        return Selection(next(covering, 0), variants)
+        return Selection(
+            next(covering, 0),
+            variants,
+            tuple(index for index, premium in enumerate(self.premiums) if premium.terms.items() <= terms.items()),
+            tuple(index for index, fees in enumerate(self.fees) if fees.terms.items() <= terms.items()),
+        )
 
     def tiers(self, selection: Selection) -> tuple[RateTier, ...]:
-        """The rates of a selection. Where several variants change one kind's rate, the first one counts."""
+        """The rates of a selection; none if the model has no price of its own.
+
+        Where several variants, or several fees, have a rate for one kind, the first one counts.
+        """
         overrides: dict[str, tuple[RateTier, ...]] = {}
         for index in selection.variants:
             variant = self.variants[index].rates.tiers
             for kind in {kind for tier in variant for kind in tier.rates}:
                 overrides.setdefault(kind, variant)
-        return _replace_rates(self.dated[selection.dated].tiers, overrides)
+        tiers = _replace_rates(self.dated[selection.dated].tiers, overrides)
+        for index in selection.premiums:
+            tiers = tuple(_at_percent(tier, self.premiums[index].percent) for tier in tiers)
+        if not any(tier.rates for tier in tiers):
+            return ()
+        base, *above = tiers
+        if base.rates.keys().isdisjoint(TOKEN_KINDS):
+            return tiers
+        fees = {kind: rate for index in reversed(selection.fees) for kind, rate in self.fees[index].rates.items()}
+        return RateTier(base.above_input_tokens, {**fees, **base.rates}), *above
+
+
+def _at_percent(tier: RateTier, percent: int) -> RateTier:
+    """The tier with `percent` per cent of every rate for tokens."""
+    rates = {
+        kind: Rate(rate.nanos * percent, rate.per * 100) if kind in TOKEN_KINDS else rate
+        for kind, rate in tier.rates.items()
+    }
+    return RateTier(tier.above_input_tokens, rates)
 
 
 def _replace_rates(
@@ -244,9 +319,6 @@ class PricedModel:
     own: bool = False
     """Whether the operator said so, and not the book."""
 
-
-MODEL_NAME_CHARS_MAX = 512
-"""A longer name means no model."""
 
 _REMEMBERED_NAMES_MAX = 4096
 
@@ -301,7 +373,7 @@ class PriceBook:
 
     def _search(self, provider: str, model: str) -> tuple[str, ModelPrices] | None:
         owners = (provider, *self._catalogues[provider].fallbacks)
-        for name in model_names(model):
+        for name in model_names(model, provider=provider):
             for owner in owners:
                 if (catalogue := self._catalogues.get(owner)) and (prices := catalogue.find(name)):
                     return owner, prices
@@ -336,23 +408,6 @@ class _Catalogue:
 
 def _price(owner: str, prices: ModelPrices, selection: Selection) -> PricedModel | None:
     tiers = prices.tiers(selection)
-    if not any(tier.rates for tier in tiers):
+    if not tiers:
         return None
     return PricedModel(Price(provider=owner, model=prices.id, tiers=tiers), prices.context_tokens_max)
-
-
-_COMPACT_DATE = re.compile(r"-(20[0-9]{2})([0-9]{2})([0-9]{2})(?=[-:]|$)")
-
-
-def model_names(model: str) -> tuple[str, ...]:
-    """The names to look a model up by, in turn: as sent, and with a compact date (`-20260131`) written with dashes."""
-    name = model.lower()
-    dashed = _COMPACT_DATE.sub(_dashed_date, name)
-    return (name,) if dashed == name else (name, dashed)
-
-
-def _dashed_date(compact: re.Match[str]) -> str:
-    try:
-        return f"-{date(*map(int, compact.groups())).isoformat()}"
-    except ValueError:  # eight digits that are no date
-        return compact[0]

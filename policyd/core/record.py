@@ -38,7 +38,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     """policyd itself failed, and the request was refused."""
     RELEASED = "released"
-    """The hold of a reservation made over gRPC was returned unused."""
+    """A hold was returned unused: of a reservation made over gRPC, or for a session's response that never came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,14 @@ class Record:
     """The limits that refused, the binding one first."""
     shadow_denied_by: tuple[str, ...] = ()
     """The shadow limits that would have refused."""
+    warned_by: tuple[str, ...] = ()
+    """The limits that the request passed with a warning."""
+    clamped_by: tuple[str, ...] = ()
+    """The limits that lowered the request's maximum output."""
+    switched_by: tuple[str, ...] = ()
+    """The limits that switched the request to `model`."""
+    requested_model: str | None = None
+    """The model that the client asked for, where limits switched to another."""
     status: int | None = None
     """The HTTP status that the client got, as far as policyd saw it."""
     response_model: str | None = None

@@ -7,12 +7,16 @@ sent them. "Not reported" is `None` in place of a whole `Usage`, never zero.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens by kind, disjoint, and the units of per-call fees. All counts are non-negative integers."""
+    """Tokens by kind, disjoint, and what is charged by the piece. All counts are non-negative integers.
+
+    The pieces are counted beside the tokens, never among them. A price charges what it has a rate for: an image may be
+    reported as tokens and as one image, and its model is sold by either.
+    """
 
     input: int = 0
     """Input text tokens that were neither read from nor written to a cache."""
@@ -30,6 +34,8 @@ class Usage:
     """Audio tokens of the input, not cached."""
     image_input: int = 0
     """Image tokens of the input, not cached, where the provider reports them apart."""
+    video_input: int = 0
+    """Video tokens of the input, not cached, where the provider reports them apart."""
     output: int = 0
     """Output text tokens, without reasoning."""
     reasoning: int = 0
@@ -38,8 +44,42 @@ class Usage:
     """Audio tokens of the output."""
     image_output: int = 0
     """Image tokens of the output, where the provider reports them apart."""
+    video_output: int = 0
+    """Video tokens of the output, where the provider reports them apart."""
+    citation: int = 0
+    """Tokens of cited sources, where the provider reports them beside the output and charges for them."""
+    requests: int = 0
+    """One for a request whose model has a fee by the request, beside what it uses; policyd counts it."""
     web_searches: int = 0
     """Web searches that the provider ran and charges by the call."""
+    social_searches: int = 0
+    """Searches of a social network that the provider ran (xAI's of X)."""
+    map_searches: int = 0
+    """Prompts that the provider answered with the help of its maps (Google Maps)."""
+    file_searches: int = 0
+    """Searches of stored files that the provider ran."""
+    attachment_searches: int = 0
+    """Searches of the files that a request brought along, where they are charged apart (xAI)."""
+    code_sessions: int = 0
+    """Sessions of the provider's code interpreter: containers that were used (OpenAI), runs (xAI)."""
+    search_units: int = 0
+    """Rankings: one for a query with up to a hundred documents (Cohere)."""
+    pages: int = 0
+    """Pages of documents that were read, without annotations."""
+    annotated_pages: int = 0
+    """Pages of documents that were read and annotated."""
+    images_read: int = 0
+    """Images of the input, where they are counted by the piece."""
+    images_generated: int = 0
+    """Images of the output, by the piece."""
+    audio_input_ms: int = 0
+    """Milliseconds of audio that was listened to. Providers report whole seconds, or fractions of one."""
+    audio_ms: int = 0
+    """Milliseconds of a live conversation whose price does not ask who speaks."""
+    characters: int = 0
+    """Characters of a text that was spoken, or embedded by a model that is sold so."""
+    text_messages: int = 0
+    """Text messages that were given to a model which is otherwise sold by the time it is spoken with."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(**{kind: getattr(self, kind) + getattr(other, kind) for kind in KINDS})
@@ -56,12 +96,13 @@ class Usage:
             + self.cache_write_1h
             + self.audio_input
             + self.image_input
+            + self.video_input
         )
 
     @property
     def output_tokens(self) -> int:
         """Every output token, reasoning included: what headers and logs show."""
-        return self.output + self.reasoning + self.audio_output + self.image_output
+        return self.output + self.reasoning + self.audio_output + self.image_output + self.video_output + self.citation
 
     @property
     def tokens(self) -> int:
@@ -72,6 +113,17 @@ class Usage:
         """The kinds that are not zero, by name."""
         return {kind: units for kind in KINDS if (units := getattr(self, kind))}
 
+    @property
+    def pieces(self) -> Usage:
+        """The same without its tokens."""
+        return Usage(**{kind: getattr(self, kind) for kind in PIECE_KINDS})
+
+    def with_pieces_of(self, other: Usage) -> Usage:
+        """The same with as many pieces of every kind as `other` has, where that is more."""
+        return replace(self, **{kind: max(getattr(self, kind), getattr(other, kind)) for kind in PIECE_KINDS})
+
+
+NO_USAGE = Usage()
 
 KINDS: tuple[str, ...] = tuple(field.name for field in fields(Usage))
 """The names of all kinds, in the order in which they are shown."""
@@ -85,5 +137,9 @@ INPUT_TOKEN_KINDS = (
     "cache_write_1h",
     "audio_input",
     "image_input",
+    "video_input",
 )
-OUTPUT_TOKEN_KINDS = ("output", "reasoning", "audio_output", "image_output")
+OUTPUT_TOKEN_KINDS = ("output", "reasoning", "audio_output", "image_output", "video_output", "citation")
+TOKEN_KINDS = (*INPUT_TOKEN_KINDS, *OUTPUT_TOKEN_KINDS)
+PIECE_KINDS = tuple(kind for kind in KINDS if kind not in TOKEN_KINDS)
+"""What is not counted in tokens."""

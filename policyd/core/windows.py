@@ -7,6 +7,9 @@ hours are counted on the wall clock too, which matters in zones that are half an
 A sliding window of N seconds is two adjoining buckets of N seconds each: what counts is the current bucket plus the
 part of the one before that still overlaps the last N seconds, taken as evenly spread. At 12:00:45 a 60 s window counts
 the bucket 12:00:00-12:01:00 in full and a quarter of 11:59:00-12:00:00.
+
+A window of N days from first use starts at an instant that only the store knows: the first request of its scope. The
+next one starts with the first request after its end, not at its end.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from zoneinfo import ZoneInfo
+
+DAY_MS = 86_400_000
 
 WEIGHT_UNIT = 1_000_000
 """Overlap weights are integers in millionths."""
@@ -58,7 +63,28 @@ class Lifetime:
         return "lifetime"
 
 
-Window = CalendarWindow | SlidingWindow | Lifetime
+@dataclass(frozen=True, slots=True)
+class FirstUseWindow:
+    """`days` times 24 hours from the first request on. A request that is refused is a use too."""
+
+    days: int
+
+    def __str__(self) -> str:
+        return f"{self.days} days from first use"
+
+    @property
+    def length_ms(self) -> int:
+        return self.days * DAY_MS
+
+    def beginning(self, starts_at_ms: int) -> Bounds:
+        """The occurrence that began at `starts_at_ms`."""
+        return Bounds(starts_at_ms, starts_at_ms + self.length_ms)
+
+
+ClockWindow = CalendarWindow | SlidingWindow | Lifetime
+"""A window that the clock alone tells."""
+
+Window = ClockWindow | FirstUseWindow
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +95,7 @@ class Bounds:
     ends_at_ms: int | None
 
 
-def bounds(window: Window, now_ms: int) -> Bounds:
+def bounds(window: ClockWindow, now_ms: int) -> Bounds:
     """The occurrence of `window` that `now_ms` falls in."""
     match window:
         case Lifetime():

@@ -6,7 +6,7 @@ import yaml
 
 from policyd.config import Address
 from policyd.envoy_config.addresses import socket_address
-from policyd.envoy_config.clusters import policyd_cluster, provider_cluster
+from policyd.envoy_config.clusters import policyd_cluster, provider_clusters
 from policyd.envoy_config.listener import listener
 from policyd.envoy_config.settings import EnvoySettings
 from policyd.envoy_config.typed import Json, typed
@@ -29,8 +29,9 @@ def build_bootstrap(settings: EnvoySettings, *, policyd_address: Address) -> Jso
             "clusters": [
                 policyd_cluster(policyd_address),
                 *(
-                    provider_cluster(name, upstream, buffer_bytes_max=settings.buffer_bytes_max)
+                    cluster
                     for name, upstream in settings.upstreams.items()
+                    for cluster in provider_clusters(name, upstream, buffer_bytes_max=settings.buffer_bytes_max)
                 ),
             ],
         },

@@ -15,6 +15,9 @@ POLICYD_CLUSTER: Final = "policyd"
 OPEN_EXCHANGES_MAX: Final = 65_536
 """How many exchanges may be open at once, towards policyd and towards each provider."""
 
+SESSION_UPSTREAMS: Final = ("openai", "azure", "x-ai", "google")
+"""The providers with sessions over WebSocket that policyd can meter: nowhere else does Envoy allow the upgrade."""
+
 CA_PATHS: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine, Arch
     "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
@@ -37,15 +40,29 @@ def policyd_cluster(address: Address) -> Json:
     }
 
 
-def provider_cluster(name: str, upstream: Upstream, *, buffer_bytes_max: int) -> Json:
+def provider_clusters(name: str, upstream: Upstream, *, buffer_bytes_max: int) -> list[Json]:
     """Raises `ConfigError` where the upstream speaks TLS and this machine's CA certificates are not found."""
+    reaching = _provider_cluster(name, upstream, buffer_bytes_max=buffer_bytes_max)
+    sessions = websocket_cluster(name, upstream)
+    if sessions == name or name not in SESSION_UPSTREAMS:
+        return [reaching]
+    # Providers take WebSockets over HTTP/1.1 alone.
+    return [reaching, {**reaching, "name": sessions, **_over_tls(explicit_http_config={"http_protocol_options": {}})}]
+
+
+def websocket_cluster(name: str, upstream: Upstream) -> str:
+    """The cluster by which WebSockets reach a provider: its own where that one may speak HTTP/2."""
+    return f"{name}:websocket" if upstream.tls else name
+
+
+def _provider_cluster(name: str, upstream: Upstream, *, buffer_bytes_max: int) -> Json:
     return {
         "name": name,
         **_reaching(name, HostPort(upstream.host, upstream.port), dns="LOGICAL_DNS"),
         "connect_timeout": "5s",
         "per_connection_buffer_limit_bytes": buffer_bytes_max,
         "circuit_breakers": _circuit_breakers(),
-        **(_over_tls() if upstream.tls else _in_clear()),
+        **(_over_tls(auto_config={"http2_protocol_options": {}}) if upstream.tls else _in_clear()),
     }
 
 
@@ -89,7 +106,8 @@ def _circuit_breakers() -> Json:
     return {"thresholds": [dict.fromkeys(limits, OPEN_EXCHANGES_MAX)]}
 
 
-def _over_tls() -> Json:
+def _over_tls(**protocol: Json) -> Json:
+    """`protocol`: which HTTP is spoken."""
     return {
         "transport_socket": {
             "name": "envoy.transport_sockets.tls",
@@ -101,7 +119,7 @@ def _over_tls() -> Json:
         **_http_protocol_options(
             common_http_protocol_options={"idle_timeout": "60s"},
             upstream_http_protocol_options={"auto_sni": True, "auto_san_validation": True},
-            auto_config={"http2_protocol_options": {}},
+            **protocol,
         ),
     }
 

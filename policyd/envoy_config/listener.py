@@ -19,10 +19,14 @@ CREDENTIAL_HEADERS: Final = (
     "x-goog-api-key",
     "x-amz-security-token",
     "ocp-apim-subscription-key",
+    "sec-websocket-protocol",  # where browsers put OpenAI's key
     "cookie",
     "set-cookie",
 )
 """Headers that Envoy does not show to policyd, neither of requests nor of replies."""
+
+ENVOY_VERSION_ATTRIBUTE: Final = "xds.node.user_agent_build_version.version.minor_number"
+"""Which Envoy it is: WebSocket handshakes need another treatment before 1.40."""
 
 NETWORK_HEADERS: Final = ("x-forwarded-for", "x-forwarded-proto", "x-envoy-external-address")
 """Headers that would tell a provider about the network behind Envoy."""
@@ -83,6 +87,7 @@ def _ext_proc() -> Json:
         grpc_service={"envoy_grpc": {"cluster_name": POLICYD_CLUSTER}},
         failure_mode_allow=False,
         message_timeout="2s",
+        request_attributes=[ENVOY_VERSION_ATTRIBUTE],
         allow_mode_override=True,
         route_cache_action="RETAIN",
         processing_mode={

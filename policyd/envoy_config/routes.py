@@ -4,6 +4,8 @@
     bare paths    the providers whose SDKs use them, as `_BARE_PATHS` says
     all else      404
 
+At the paths of sessions (OpenAI Realtime, Gemini Live), and nowhere else, a connection may become a WebSocket.
+
 Every route to a provider tells policyd which one it is, as metadata of the gRPC stream: what a client sends in its
 headers does not get there. A path whose provider is not configured is answered by Envoy, so that a request for one
 provider never reaches another.
@@ -13,11 +15,17 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from policyd.envoy_config.clusters import SESSION_UPSTREAMS, websocket_cluster
 from policyd.envoy_config.typed import EXT_PROC, Json, typed
 from policyd.envoy_config.upstreams import Upstream
 
 PROVIDER_METADATA: Final = "x-policyd-provider"
 """The key of the gRPC stream's metadata that names the provider."""
+
+SESSION_PATH: Final = r"[^?]*(/realtime|/ws/google\.[A-Za-z0-9.]+[./]BidiGenerateContent(Constrained)?)(\?.*)?"
+"""The paths at which a connection may become a WebSocket: OpenAI Realtime's and Gemini Live's. policyd meters these."""
+
+_SESSION: Json = {"headers": [{"name": ":path", "string_match": {"safe_regex": {"regex": SESSION_PATH}}}]}
 
 _ANTHROPIC_SDK: Json = {"headers": [{"name": "anthropic-version", "present_match": True}]}
 _GOOGLE_KEY: Json = {"headers": [{"name": "x-goog-api-key", "present_match": True}]}
@@ -43,6 +51,11 @@ _BARE_PATHS: tuple[tuple[Json, str], ...] = (
     ({"prefix": "/model/"}, "aws"),
 )
 
+_BARE_SESSION_PATHS: tuple[tuple[Json, str], ...] = (
+    ({"prefix": "/v1/", **_SESSION}, "openai"),
+    ({"prefix": "/ws/", **_SESSION}, "google"),
+)
+
 
 def routes(upstreams: Mapping[str, Upstream]) -> list[Json]:
     """The route table, in order."""
@@ -51,11 +64,17 @@ def routes(upstreams: Mapping[str, Upstream]) -> list[Json]:
 
 def _named(upstreams: Mapping[str, Upstream]) -> Iterator[Json]:
     for name, upstream in upstreams.items():
-        rewrite = {"prefix_rewrite": f"{upstream.base_path}/"}
-        yield _to_provider({"prefix": f"/{name}/"}, name, upstream, rewrite=rewrite)
+        match, rewrite = {"prefix": f"/{name}/"}, {"prefix_rewrite": f"{upstream.base_path}/"}
+        if name in SESSION_UPSTREAMS:
+            yield _to_sessions(_to_provider({**match, **_SESSION}, name, upstream, rewrite=rewrite), upstream)
+        yield _to_provider(match, name, upstream, rewrite=rewrite)
 
 
 def _bare(upstreams: Mapping[str, Upstream]) -> Iterator[Json]:
+    for match, name in _BARE_SESSION_PATHS:
+        if upstream := upstreams.get(name):
+            rewrite = _put_before(upstream.base_path)
+            yield _to_sessions(_to_provider(match, name, upstream, rewrite=rewrite), upstream)
     for match, name in _BARE_PATHS:
         upstream = upstreams.get(name)
         if upstream is None:
@@ -86,6 +105,13 @@ def _to_provider(match: Json, name: str, upstream: Upstream, *, rewrite: Json) -
             )
         },
     }
+
+
+def _to_sessions(route: Json, upstream: Upstream) -> Json:
+    """`route` for connections that become WebSockets; they may be silent for as long as they are open."""
+    cluster = websocket_cluster(route["name"], upstream)
+    action = {**route["route"], "cluster": cluster, "upgrade_configs": [{"upgrade_type": "websocket"}]}
+    return {**route, "route": {**action, "idle_timeout": "0s"}}
 
 
 def _not_found(match: Json, message: str) -> Json:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from policyd.core.errors import ConfigError
 
-RESERVED_NAMES: Final = frozenset({"policyd", "v1", "v1beta", "v1beta1", "v1alpha", "upload", "model"})
+RESERVED_NAMES: Final = frozenset({"policyd", "v1", "v1beta", "v1beta1", "v1alpha", "upload", "model", "ws"})
 """policyd's own cluster, and what the providers' bare paths begin with."""
 
 _EXAMPLE = "openai=https://api.openai.com"

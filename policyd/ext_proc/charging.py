@@ -66,14 +66,15 @@ def disconnected(
 
 
 def charged_at_least(least: Usage, ending: Ending, meter: ReplyMeter | None) -> Ending:
-    """`ending`, with the output of `least` if less was seen of a reply whose usage is not complete."""
+    """`ending`, with the output and the pieces of `least` if less was seen of a reply whose usage is not complete."""
     if ending.usage is None or (meter is not None and meter.reader.usage_complete):
         return ending
-    if ending.usage.output_tokens >= least.output_tokens:
-        return ending
+    seen = ending.usage.with_pieces_of(least)
+    if seen.output_tokens >= least.output_tokens:
+        return replace(ending, usage=seen)
     if meter is not None and meter.reader.usage is not None and meter.reader.usage.input_tokens:
-        # What the input was, the provider has told: only the output is in question.
-        least = replace(ending.usage, output=least.output, reasoning=least.reasoning)
+        # What the input was, the provider has told: only the rest is in question.
+        least = replace(seen, output=least.output, reasoning=least.reasoning)
     return replace(ending, usage=least, source=UsageSource.NONE)
 
 
@@ -87,4 +88,4 @@ def _seen(head: ReplyHead, meter: ReplyMeter | None, estimate: Estimate) -> tupl
         return estimate.maximum, UsageSource.NONE
     if meter is not None:
         return meter.observed()
-    return Usage(input=estimate.expected.input), UsageSource.COUNTED
+    return replace(estimate.expected.pieces, input=estimate.expected.input), UsageSource.COUNTED

@@ -18,6 +18,9 @@ _BODY_MODES: Mapping[int, m.BodyMode] = {
     getattr(processing_mode_pb2.ProcessingMode, mode.value): mode for mode in m.BodyMode
 }
 _BODY_MODE_NUMBERS: Mapping[m.BodyMode, int] = {mode: number for number, mode in _BODY_MODES.items()}
+_ATTRIBUTES = "envoy.filters.http.ext_proc"
+_ENVOY_MINOR = "xds.node.user_agent_build_version.version.minor_number"
+"""The attribute by which Envoy's configuration may tell its version (`request_attributes`)."""
 _SEND = processing_mode_pb2.ProcessingMode.SEND
 _SKIP = processing_mode_pb2.ProcessingMode.SKIP
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -50,6 +53,7 @@ class Decoder:
                     request_body_mode=self._request_mode,
                     response_body_mode=self._response_mode,
                     provider=self._provider,
+                    envoy_minor=_envoy_minor(message),
                 )
             case "request_body":
                 return m.RequestBody(message.request_body.body, message.request_body.end_of_stream)
@@ -68,6 +72,13 @@ class Decoder:
                 return m.ResponseTrailers()
             case other:
                 raise ProtocolError(f"Envoy sent a message of an unknown kind ({other})")
+
+
+def _envoy_minor(message: pb.ProcessingRequest) -> int | None:
+    if _ATTRIBUTES not in message.attributes:
+        return None
+    fields = message.attributes[_ATTRIBUTES].fields
+    return int(fields[_ENVOY_MINOR].number_value) if _ENVOY_MINOR in fields else None
 
 
 def encode(reply: m.Reply) -> pb.ProcessingResponse:
@@ -123,7 +134,7 @@ def _mutate(mutation: pb.HeaderMutation, set_headers: Mapping[str, str], remove_
 def _override(modes: processing_mode_pb2.ProcessingMode, mode: m.ModeOverride) -> None:
     modes.request_header_mode = _SEND
     modes.request_body_mode = _BODY_MODE_NUMBERS[mode.request_body]
-    modes.request_trailer_mode = _SKIP
+    modes.request_trailer_mode = _SEND if mode.request_trailers else _SKIP
     modes.response_header_mode = _SEND if mode.response_headers else _SKIP
     modes.response_body_mode = _BODY_MODE_NUMBERS[mode.response_body]
     modes.response_trailer_mode = _SEND if mode.response_trailers else _SKIP

@@ -26,32 +26,32 @@ An event without a row is a `ProtocolError`. A failure has a row in every state:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 from policyd.core.errors import (
     BodyTooSlow,
     BodyUnreadable,
     EndpointUnknown,
-    ProtocolError,
     RequestError,
     RequestSigned,
 )
 from policyd.core.policy import FailureMode, OnDisconnect, Policy
 from policyd.core.policy import UnknownEndpoint as UnknownEndpointAction
 from policyd.core.record import Outcome, Record, UsageSource
+from policyd.core.runtime import Blocked
 from policyd.enforcer import Ending, Verdict
 from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.charging import charged_at_least, disconnected, ended
 from policyd.ext_proc.encoding import UndecodableReply
-from policyd.ext_proc.headers import cost_headers, decision_headers, request_id_header
+from policyd.ext_proc.headers import block_headers, cost_headers, decision_headers, request_id_header
 from policyd.ext_proc.meter import ReplyMeter
-from policyd.ext_proc.refusal import denial, error_info, immediate, worth_retrying
+from policyd.ext_proc.refusal import block_refusal, denial, error_info, immediate, worth_retrying
 from policyd.ext_proc.reply import NO_REPLY, ReplyHead, ReplySide
-from policyd.ext_proc.request import UNMETERED, RequestSide
+from policyd.ext_proc.request import NO_UPGRADE, UNMETERED, RequestSide
+from policyd.ext_proc.table import Table, row, step
 from policyd.providers.base import Endpoint, ErrorInfo, HeaderReader, RequestEdits, WireFormat
 from policyd.providers.registry import OPENAI_CHAT, might_be_priced, resolve
 
@@ -127,14 +127,12 @@ class Exchange:
 
     def receive(self, event: m.Event) -> list[m.Effect]:
         """Raises `ProtocolError` for an event that the state does not allow. Any other exception is a defect."""
-        row = TABLE.get((self.state, type(event)))
-        if row is None:
-            raise ProtocolError(f"{type(event).__name__} cannot come while {self.state}")
-        following, effects = row.handle(self, event)
-        if following not in row.following:
-            raise ProtocolError(f"{type(event).__name__} cannot lead from {self.state} to {following}")
-        self.state = following
+        self.state, effects = step(TABLE, self, self.state, event)
         return effects
+
+    def give_up(self) -> None:
+        """Ends without another word: what is held expires, and is charged."""
+        self.state = State.ENDED
 
     # --- the request ---
 
@@ -152,6 +150,8 @@ class Exchange:
         if not isinstance(endpoint, Endpoint):
             return self._meet_unknown_endpoint(event)
         self._unheld = replace(self._unheld, endpoint=endpoint.name)
+        if endpoint.realtime is not None:
+            return self._refuse(BodyUnreadable("this endpoint takes a WebSocket, and the request asks for none"))
         try:
             request.check_signature()
             if endpoint.wire is None:
@@ -203,10 +203,13 @@ class Exchange:
         if not verdict.decision.allowed:
             return self._deny(verdict)
         self._holding = True
-        self._usage_added = not self._ask.facts.usage_requested
+        # What it takes to change the request is not kept while the reply passes.
+        self._ask = replace(self._ask, facts=verdict.facts, reread=None)
+        self._usage_added = not verdict.facts.usage_requested
         edits = RequestEdits(
             request_usage=self._usage_added,
             max_output_tokens=verdict.max_output_tokens,
+            model=verdict.decision.changes.model,
             strip_fields=self._policy.identity.strip.body,
         )
         try:
@@ -227,7 +230,26 @@ class Exchange:
         return State.ENDED, [reply, m.Report(replace(verdict.record, status=error.status))]
 
     def _rejected(self, event: m.Rejected) -> Step:
+        if isinstance(event.error, Blocked):
+            return self._deny_blocked(event.error)
         return self._refuse(event.error)
+
+    def _deny_blocked(self, error: Blocked) -> Step:
+        reply = immediate(
+            self._wire,
+            block_refusal(error, request_id=self.request_id),
+            headers=block_headers(self.request_id, self._settings.header_prefix),
+            retry_after_seconds=error.block.seconds_left(self._unheld.at_ms),
+            retry=False,
+        )
+        record = replace(
+            self._unheld,
+            outcome=Outcome.DENIED,
+            decision="deny",
+            status=error.status,
+            denied_by=(error.block.name,),
+        )
+        return State.ENDED, [reply, m.Report(record)]
 
     def _abandon(self, _: m.Closed) -> Step:
         return State.ABANDONED, []
@@ -398,6 +420,8 @@ class Exchange:
         return error_info(status=status, reason=reason, message=message, request_id=self.request_id)
 
     def _pass_unmetered(self) -> Step:
+        if self._request.upgrades:
+            return self._refuse(BodyUnreadable(NO_UPGRADE))
         return State.PASSING, [self._request.pass_headers(), m.Report(self._unheld)]
 
     def _pass_request_body(self, event: m.RequestBody) -> Step:
@@ -437,69 +461,57 @@ class Exchange:
         return self.state, []
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What an event does in a state, and the states that it may lead to."""
-
-    handle: Callable[[Exchange, Any], Step]
-    following: frozenset[State]
-
-
-def _row(handle: Callable[[Exchange, Any], Step], *following: State) -> Row:
-    return Row(handle, frozenset(following))
-
-
 _S, _X = State, Exchange
 
 
-TABLE: Mapping[tuple[State, type[m.Event]], Row] = {
-    (_S.IDLE, m.RequestHeaders): _row(_X._begin, _S.READING_REQUEST, _S.PASSING, _S.ENDED),
-    (_S.IDLE, m.ResponseHeaders): _row(_X._pass_early_reply, _S.PASSING),
-    (_S.IDLE, m.Failed): _row(_X._fail_before, _S.PASSING, _S.ENDED),
-    (_S.IDLE, m.Closed): _row(_X._stop, _S.ENDED),
-    (_S.READING_REQUEST, m.RequestBody): _row(_X._read_request, _S.READING_REQUEST, _S.DECIDING, _S.ENDED),
-    (_S.READING_REQUEST, m.RequestTrailers): _row(_X._refuse_trailers, _S.ENDED),
-    (_S.READING_REQUEST, m.RequestTimedOut): _row(_X._refuse_slowness, _S.ENDED),
-    (_S.READING_REQUEST, m.ResponseHeaders): _row(_X._pass_early_reply, _S.PASSING),
-    (_S.READING_REQUEST, m.Failed): _row(_X._fail_before, _S.PASSING, _S.ENDED),
-    (_S.READING_REQUEST, m.Closed): _row(_X._stop, _S.ENDED),
-    (_S.DECIDING, m.Decided): _row(_X._decided, _S.FORWARDED, _S.ENDED),
-    (_S.DECIDING, m.Rejected): _row(_X._rejected, _S.ENDED),
-    (_S.DECIDING, m.Failed): _row(_X._fail_before, _S.PASSING, _S.ENDED),
-    (_S.DECIDING, m.Closed): _row(_X._abandon, _S.ABANDONED),
-    (_S.ABANDONED, m.Decided): _row(_X._return_hold, _S.SETTLING, _S.ENDED),
-    (_S.ABANDONED, m.Rejected): _row(_X._stop, _S.ENDED),
-    (_S.ABANDONED, m.Failed): _row(_X._stop, _S.ENDED),
-    (_S.ABANDONED, m.Closed): _row(_X._ignore, _S.ABANDONED),
-    (_S.FORWARDED, m.RequestTrailers): _row(_X._pass_trailers, _S.FORWARDED),
-    (_S.FORWARDED, m.ResponseHeaders): _row(_X._begin_reply, _S.METERING, _S.SETTLING),
-    (_S.FORWARDED, m.Failed): _row(_X._fail_after, _S.SETTLING),
-    (_S.FORWARDED, m.Closed): _row(_X._hang_up, _S.SETTLING),
-    (_S.METERING, m.ResponseBody): _row(_X._meter, _S.METERING, _S.TOPPING_UP, _S.SETTLING),
-    (_S.METERING, m.ResponseTrailers): _row(_X._end_with_trailers, _S.SETTLING),
-    (_S.METERING, m.Failed): _row(_X._fail_after, _S.SETTLING),
-    (_S.METERING, m.Closed): _row(_X._hang_up, _S.SETTLING),
-    (_S.TOPPING_UP, m.Extended): _row(_X._topped_up, _S.METERING, _S.TOPPING_UP, _S.SETTLING),
-    (_S.TOPPING_UP, m.Failed): _row(_X._fail_after, _S.SETTLING),
-    (_S.TOPPING_UP, m.Closed): _row(_X._hang_up, _S.SETTLING),
-    (_S.SETTLING, m.Ended): _row(_X._settled, _S.ENDED),
-    (_S.SETTLING, m.Failed): _row(_X._settling_failed, _S.ENDED),
-    (_S.SETTLING, m.Extended): _row(_X._ignore, _S.SETTLING),
-    (_S.SETTLING, m.Closed): _row(_X._ignore, _S.SETTLING),
-    (_S.PASSING, m.RequestBody): _row(_X._pass_request_body, _S.PASSING),
-    (_S.PASSING, m.RequestTrailers): _row(_X._pass_trailers, _S.PASSING),
-    (_S.PASSING, m.ResponseHeaders): _row(_X._pass_response_headers, _S.PASSING),
-    (_S.PASSING, m.ResponseBody): _row(_X._pass_response_body, _S.PASSING),
-    (_S.PASSING, m.ResponseTrailers): _row(_X._pass_trailers, _S.PASSING),
-    (_S.PASSING, m.Ended): _row(_X._ignore, _S.PASSING),
-    (_S.PASSING, m.Failed): _row(_X._ignore, _S.PASSING),
-    (_S.PASSING, m.Closed): _row(_X._stop, _S.ENDED),
-    (_S.ENDED, m.RequestBody): _row(_X._ignore, _S.ENDED),
-    (_S.ENDED, m.RequestTrailers): _row(_X._pass_trailers, _S.ENDED),
-    (_S.ENDED, m.ResponseHeaders): _row(_X._ignore, _S.ENDED),
-    (_S.ENDED, m.ResponseBody): _row(_X._pass_rest, _S.ENDED),
-    (_S.ENDED, m.ResponseTrailers): _row(_X._pass_trailers, _S.ENDED),
-    (_S.ENDED, m.Ended): _row(_X._ignore, _S.ENDED),
-    (_S.ENDED, m.Failed): _row(_X._ignore, _S.ENDED),
-    (_S.ENDED, m.Closed): _row(_X._ignore, _S.ENDED),
+TABLE: Table[State, Exchange] = {
+    (_S.IDLE, m.RequestHeaders): row(_X._begin, _S.READING_REQUEST, _S.PASSING, _S.ENDED),
+    (_S.IDLE, m.ResponseHeaders): row(_X._pass_early_reply, _S.PASSING),
+    (_S.IDLE, m.Failed): row(_X._fail_before, _S.PASSING, _S.ENDED),
+    (_S.IDLE, m.Closed): row(_X._stop, _S.ENDED),
+    (_S.READING_REQUEST, m.RequestBody): row(_X._read_request, _S.READING_REQUEST, _S.DECIDING, _S.ENDED),
+    (_S.READING_REQUEST, m.RequestTrailers): row(_X._refuse_trailers, _S.ENDED),
+    (_S.READING_REQUEST, m.RequestTimedOut): row(_X._refuse_slowness, _S.ENDED),
+    (_S.READING_REQUEST, m.ResponseHeaders): row(_X._pass_early_reply, _S.PASSING),
+    (_S.READING_REQUEST, m.Failed): row(_X._fail_before, _S.PASSING, _S.ENDED),
+    (_S.READING_REQUEST, m.Closed): row(_X._stop, _S.ENDED),
+    (_S.DECIDING, m.Decided): row(_X._decided, _S.FORWARDED, _S.ENDED),
+    (_S.DECIDING, m.Rejected): row(_X._rejected, _S.ENDED),
+    (_S.DECIDING, m.Failed): row(_X._fail_before, _S.PASSING, _S.ENDED),
+    (_S.DECIDING, m.Closed): row(_X._abandon, _S.ABANDONED),
+    (_S.ABANDONED, m.Decided): row(_X._return_hold, _S.SETTLING, _S.ENDED),
+    (_S.ABANDONED, m.Rejected): row(_X._stop, _S.ENDED),
+    (_S.ABANDONED, m.Failed): row(_X._stop, _S.ENDED),
+    (_S.ABANDONED, m.Closed): row(_X._ignore, _S.ABANDONED),
+    (_S.FORWARDED, m.RequestTrailers): row(_X._pass_trailers, _S.FORWARDED),
+    (_S.FORWARDED, m.ResponseHeaders): row(_X._begin_reply, _S.METERING, _S.SETTLING),
+    (_S.FORWARDED, m.Failed): row(_X._fail_after, _S.SETTLING),
+    (_S.FORWARDED, m.Closed): row(_X._hang_up, _S.SETTLING),
+    (_S.METERING, m.ResponseBody): row(_X._meter, _S.METERING, _S.TOPPING_UP, _S.SETTLING),
+    (_S.METERING, m.ResponseTrailers): row(_X._end_with_trailers, _S.SETTLING),
+    (_S.METERING, m.Failed): row(_X._fail_after, _S.SETTLING),
+    (_S.METERING, m.Closed): row(_X._hang_up, _S.SETTLING),
+    (_S.TOPPING_UP, m.Extended): row(_X._topped_up, _S.METERING, _S.TOPPING_UP, _S.SETTLING),
+    (_S.TOPPING_UP, m.Failed): row(_X._fail_after, _S.SETTLING),
+    (_S.TOPPING_UP, m.Closed): row(_X._hang_up, _S.SETTLING),
+    (_S.SETTLING, m.Ended): row(_X._settled, _S.ENDED),
+    (_S.SETTLING, m.Failed): row(_X._settling_failed, _S.ENDED),
+    (_S.SETTLING, m.Extended): row(_X._ignore, _S.SETTLING),
+    (_S.SETTLING, m.Closed): row(_X._ignore, _S.SETTLING),
+    (_S.PASSING, m.RequestBody): row(_X._pass_request_body, _S.PASSING),
+    (_S.PASSING, m.RequestTrailers): row(_X._pass_trailers, _S.PASSING),
+    (_S.PASSING, m.ResponseHeaders): row(_X._pass_response_headers, _S.PASSING),
+    (_S.PASSING, m.ResponseBody): row(_X._pass_response_body, _S.PASSING),
+    (_S.PASSING, m.ResponseTrailers): row(_X._pass_trailers, _S.PASSING),
+    (_S.PASSING, m.Ended): row(_X._ignore, _S.PASSING),
+    (_S.PASSING, m.Failed): row(_X._ignore, _S.PASSING),
+    (_S.PASSING, m.Closed): row(_X._stop, _S.ENDED),
+    (_S.ENDED, m.RequestBody): row(_X._ignore, _S.ENDED),
+    (_S.ENDED, m.RequestTrailers): row(_X._pass_trailers, _S.ENDED),
+    (_S.ENDED, m.ResponseHeaders): row(_X._ignore, _S.ENDED),
+    (_S.ENDED, m.ResponseBody): row(_X._pass_rest, _S.ENDED),
+    (_S.ENDED, m.ResponseTrailers): row(_X._pass_trailers, _S.ENDED),
+    (_S.ENDED, m.Ended): row(_X._ignore, _S.ENDED),
+    (_S.ENDED, m.Failed): row(_X._ignore, _S.ENDED),
+    (_S.ENDED, m.Closed): row(_X._ignore, _S.ENDED),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from policyd.core.decision import Decision
 from policyd.core.money import format_usd
 from policyd.core.record import Record
 from policyd.enforcer import Verdict
@@ -9,6 +10,11 @@ from policyd.enforcer import Verdict
 
 def request_id_header(request_id: str, prefix: str) -> dict[str, str]:
     return {f"{prefix}request-id": request_id}
+
+
+def block_headers(request_id: str, prefix: str) -> dict[str, str]:
+    """Of a request that was refused before anything was estimated."""
+    return {**request_id_header(request_id, prefix), f"{prefix}decision": "deny"}
 
 
 def decision_headers(verdict: Verdict, prefix: str) -> dict[str, str]:
@@ -24,7 +30,20 @@ def decision_headers(verdict: Verdict, prefix: str) -> dict[str, str]:
     }
     if decision.budget_remaining_nanos is not None:
         headers[f"{prefix}budget-remaining-usd"] = format_usd(decision.budget_remaining_nanos)
-    return headers
+    return {**headers, **_limit_headers(decision, prefix)}
+
+
+def _limit_headers(decision: Decision, prefix: str) -> dict[str, str]:
+    """What limits did to a request that passes."""
+    changes = decision.changes
+    said = {
+        "warned-by": ", ".join(report.limit.name for report in decision.warnings),
+        "clamped-by": ", ".join(changes.clamped_by),
+        "max-output-tokens": str(changes.max_output_tokens or ""),
+        "switched-by": ", ".join(changes.switched_by),
+        "model": changes.model or "",
+    }
+    return {f"{prefix}{name}": value for name, value in said.items() if value}
 
 
 def cost_headers(record: Record, prefix: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from enum import Enum
 
 from policyd.core.errors import RequestError
 from policyd.core.record import Record
+from policyd.core.usage import Usage
 from policyd.enforcer import Ending, Verdict
 from policyd.estimator import Ask
 
@@ -40,6 +41,8 @@ class RequestHeaders:
     response_body_mode: BodyMode = BodyMode.STREAMED
     provider: str | None = None
     """The provider that the route names; a client cannot set it."""
+    envoy_minor: int | None = None
+    """40 of Envoy 1.40; `None` where Envoy is not configured to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Extended:
-    """`tokens` more output tokens are held; 0: the budget is used up."""
+    """`tokens` more are held, of what was asked for; 0: the budget is used up."""
 
     tokens: int
 
@@ -148,6 +151,7 @@ class ModeOverride:
     response_trailers: bool = False
     response_headers: bool = True
     request_body: BodyMode = BodyMode.BUFFERED
+    request_trailers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +213,8 @@ class TopUp:
     verdict: Verdict
     wanted_tokens: int
     at_least_tokens: int
+    of_input: bool = False
+    """Whether it is the input that grows (of a session), and not the output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +223,14 @@ class Finish:
 
     verdict: Verdict
     ending: Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """Charge what nothing is held for. Answered by `Ended`, `Rejected` or `Failed`."""
+
+    ask: Ask
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,5 +248,5 @@ class Abort:
 
 
 Reply = HeadersReply | BodyReply | StreamedBody | TrailersReply | ImmediateReply
-Request = Decide | TopUp | Finish | Report
+Request = Decide | TopUp | Finish | Charge | Report
 Effect = Reply | Request | Abort

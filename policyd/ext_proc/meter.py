@@ -21,10 +21,10 @@ from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Amounts
 from policyd.core.policy import Metric
 from policyd.core.record import UsageSource
-from policyd.core.usage import Usage
+from policyd.core.usage import OUTPUT_TOKEN_KINDS, Usage
 from policyd.ext_proc.document import ReplyDocument
 from policyd.ext_proc.encoding import Decoder
-from policyd.providers.base import ReplyReader
+from policyd.providers.base import ErrorInfo, ReplyReader, WireFormat
 from policyd.providers.framing.frame import Frame, Framer
 from policyd.providers.framing.json_array import JsonArrayFramer
 from policyd.providers.framing.sse import SseFramer
@@ -86,10 +86,15 @@ class ReplyMeter:
         """Whether the reply consists of events, so that it can be ended with one."""
         return self._framing is Framing.EVENTS
 
-    @property
-    def array(self) -> JsonArrayFramer | None:
-        """The framer of events that are the elements of one JSON array."""
-        return self._events if isinstance(self._events, JsonArrayFramer) else None
+    def last_event(self, wire: WireFormat, error: ErrorInfo) -> bytes:
+        """What ends the stream with an error as the provider would, in the framing that it came in."""
+        if isinstance(self._events, JsonArrayFramer):
+            return self._events.end_with(wire.error_body(error))
+        event = wire.error_event(error)
+        if isinstance(self._events, SseFramer) and event.startswith(b"{"):
+            # Cohere v1 sends its JSON lines as server-sent events to a client that accepts these.
+            return b"data: " + event.rstrip() + b"\n\n"
+        return event
 
     def feed(self, chunk: bytes) -> bytes:
         """Reads a chunk; returns the bytes that the client may have now. Raises `UndecodableReply`."""
@@ -155,7 +160,8 @@ class ReplyMeter:
         if reported is None or not reported.input_tokens:
             reported = replace(reported or Usage(), input=self._estimate.expected.input)
         unreported = max(0, self._within_bound(self._counted_tokens) - reported.output_tokens)
-        return replace(reported, output=reported.output + unreported), UsageSource.COUNTED
+        seen = replace(reported, output=reported.output + unreported)
+        return seen.with_pieces_of(self._estimate.expected), UsageSource.COUNTED
 
     def shortfall_tokens(self) -> int:
         """How many output tokens more have to be held for the reply to go on.
@@ -196,7 +202,7 @@ class ReplyMeter:
         return self._room + self._granted_tokens
 
     def _room_beside(self, usage: Usage) -> int:
-        unanswered = replace(usage, output=0, reasoning=0, audio_output=0, image_output=0)
+        unanswered = replace(usage, **dict.fromkeys(OUTPUT_TOKEN_KINDS, 0))
         room = min(self._held.output_tokens, self._held.tokens - unanswered.tokens)
         if self._token_cost_nanos:
             left_nanos = self._held_cost_nanos - cost_nanos(self._estimate.price, unanswered)

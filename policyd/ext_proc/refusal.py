@@ -10,8 +10,10 @@ import msgspec
 from policyd.core.decision import RETRY_WORTHWHILE_SECONDS, Decision, LimitReport
 from policyd.core.money import format_usd
 from policyd.core.policy import Metric
+from policyd.core.runtime import Blocked
+from policyd.core.scopes import shown
 from policyd.core.times import iso_time
-from policyd.core.windows import CalendarWindow, SlidingWindow, Window
+from policyd.core.windows import CalendarWindow, FirstUseWindow, SlidingWindow, Window
 from policyd.ext_proc.messages import ImmediateReply
 from policyd.providers.base import ErrorInfo, WireFormat
 
@@ -22,6 +24,8 @@ REASON_BY_METRIC: Mapping[Metric, str] = {
     Metric.OUTPUT_TOKENS: "token_limit_exceeded",
     Metric.REQUESTS: "rate_limit_exceeded",
     Metric.CONCURRENT_REQUESTS: "concurrency_limit_exceeded",
+    Metric.IMAGES: "media_limit_exceeded",
+    Metric.AUDIO_SECONDS: "media_limit_exceeded",
 }
 
 
@@ -49,6 +53,21 @@ def denial(decision: Decision, *, request_id: str) -> ErrorInfo:
         message=binding.limit.refusal.message or _message(binding),
         policyd=policyd,
     )
+
+
+def block_refusal(error: Blocked, *, request_id: str) -> ErrorInfo:
+    """What a request is told that falls under a block or a freeze."""
+    block = error.block
+    policyd: dict[str, Any] = {
+        "reason": error.reason,
+        "request_id": request_id,
+        "block": {
+            "scope": shown(block.scope),
+            "reason": block.reason,
+            "expires_at": iso_time(block.expires_at_ms) if block.expires_at_ms is not None else None,
+        },
+    }
+    return ErrorInfo(status=error.status, reason=error.reason, message=str(error), policyd=policyd)
 
 
 def error_info(*, status: int, reason: str, message: str, request_id: str) -> ErrorInfo:
@@ -109,7 +128,7 @@ def _message(report: LimitReport) -> str:
     return f"Limit {limit.name} exceeded{where}: {left}, and the request {needs} {report.requested}."
 
 
-_EXACT_METRICS = (Metric.REQUESTS, Metric.CONCURRENT_REQUESTS)
+_EXACT_METRICS = (Metric.REQUESTS, Metric.CONCURRENT_REQUESTS, Metric.IMAGES)
 """The metrics of which it is known beforehand what a request needs."""
 
 
@@ -119,5 +138,7 @@ def _within(window: Window | None) -> str:
             return f" this {window}"
         case SlidingWindow(seconds):
             return f" in {seconds} seconds"
+        case FirstUseWindow(days):
+            return f" in {days} days"
         case _:
             return ""

@@ -181,8 +181,7 @@ class ReplySide:
 
     def last_words(self, passing: bytes, wire: WireFormat, error: ErrorInfo) -> bytes:
         """`passing`, and after it what ends the stream with an error as the provider would."""
-        array = self.meter.array if self.meter is not None else None
-        return passing + (wire.error_event(error) if array is None else array.end_with(wire.error_body(error)))
+        return passing + (wire.error_event(error) if self.meter is None else self.meter.last_event(wire, error))
 
     def withhold(self, passing: bytes) -> None:
         """Keeps what may go on once more is held."""

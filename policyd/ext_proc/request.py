@@ -13,7 +13,7 @@ A request that its client signed (AWS SigV4) goes on as it was signed, or not at
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from policyd.core.attributes import Strip, check_value, parse_query, strip_query
@@ -23,6 +23,13 @@ from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.signing import is_signed, refuse_edits, refuse_new_query
 from policyd.providers.base import Endpoint, RawRequest, RequestEdits, WireFormat
+from policyd.providers.editing import edited, reread
+
+NO_UPGRADE = "this endpoint does not take a connection upgrade"
+
+ENVOY_MINOR_WITHOUT_PIECE = 40
+"""Envoy 1.38.4 to 1.39 keep a handshake, and its answer, until a piece of body comes, which nobody sends who waits for
+them (envoy#47161). The versions before take an empty piece too; from 1.40 on it would be one too many."""
 
 STREAMED_PIECE_BYTES = 65_536
 """A body sent in full duplex goes out in pieces of this size."""
@@ -40,6 +47,7 @@ class RequestSide:
         self._headers = event.headers
         self._mode = event.request_body_mode
         self._has_body = not event.end_of_stream
+        self._envoy_minor = event.envoy_minor
         self._reply_mode = event.response_body_mode
         self._body = bytearray()
         self._whole = False
@@ -55,6 +63,11 @@ class RequestSide:
     def in_full_duplex(self) -> bool:
         return self._mode is m.BodyMode.FULL_DUPLEX_STREAMED
 
+    @property
+    def upgrades(self) -> bool:
+        """Whether the request asks for a connection that is no HTTP any more."""
+        return "upgrade" in self._headers
+
     def check_signature(self) -> None:
         """Refuses a signed request whose query has to be changed. Raises `RequestSigned`."""
         if self._signed and ":path" in self._headers_reply.set_headers:
@@ -62,8 +75,8 @@ class RequestSide:
 
     def check(self, *, body_bytes_max: int) -> None:
         """Refuses what the headers alone show cannot be metered. Raises `RequestError`s."""
-        if "upgrade" in self._headers:
-            raise BodyUnreadable("this endpoint does not take a connection upgrade")
+        if self.upgrades:
+            raise BodyUnreadable(NO_UPGRADE)
         if m.BodyMode.NONE in (self._mode, self._reply_mode):
             raise Misconfigured("Envoy's processing_mode shows policyd no bodies")
         if not self._has_body:
@@ -110,24 +123,44 @@ class RequestSide:
         )
         facts = wire.read_request(raw, vendor=endpoint.vendor, identity_fields=policy.identity.body_fields)
         check_value("model", facts.model)
-        identity = policy.identity.attributes(headers=self._headers, query=parse_query(self._query), body=facts.fields)
         return Ask(
             request_id=request_id,
             provider=endpoint.vendor.id,
             endpoint=endpoint.name,
             facts=facts,
-            identity=identity,
+            identity=self.identity(policy, body=facts.fields),
             policy=policy,
+            reread=None if self._signed else lambda edits: reread(wire, raw, edits, vendor=endpoint.vendor),
         )
+
+    def identity(self, policy: Policy, *, body: Mapping[str, str]) -> dict[str, str]:
+        """The attributes of the request; `body` by dotted path. Raises `RequestError`s."""
+        return policy.identity.attributes(headers=self._headers, query=parse_query(self._query), body=body)
+
+    def handshake(self, endpoint: Endpoint) -> RawRequest:
+        """The request as a session's handshake, which is all in its address."""
+        return RawRequest(b"", path=endpoint.path, query=self._query)
+
+    def open_session(self) -> list[m.Effect]:
+        """Lets a handshake go upstream; what then passes comes here first, uncompressed."""
+        removed = (*self._headers_reply.remove_headers, "sec-websocket-extensions")
+        reply = replace(self._headers_reply, remove_headers=removed, mode=IN_SESSION)
+        return [reply, *self.release_headers(response=False)]
+
+    def release_headers(self, *, response: bool) -> list[m.Effect]:
+        """What an Envoy that keeps the headers of a handshake, or of the answer to it, needs to let them go."""
+        if self._envoy_minor is None or self._envoy_minor >= ENVOY_MINOR_WITHOUT_PIECE:
+            return []
+        return [m.StreamedBody(response=response, body=b"", end_of_stream=False)]
 
     def forward(self, endpoint: Endpoint, wire: WireFormat, edits: RequestEdits) -> list[m.Effect]:
         """Lets the withheld request go upstream, with `edits`. Raises `RequestSigned`; then nothing has gone."""
 
         def edit(body: bytes) -> bytes:
-            edited = wire.edit_request(body, edits, vendor=endpoint.vendor)
-            if self._signed and edited != body:
+            changed = edited(wire, body, edits, vendor=endpoint.vendor)
+            if self._signed and changed != body:
                 refuse_edits(edits)
-            return edited
+            return changed
 
         return self._send(edit)
 
@@ -168,6 +201,14 @@ class RequestSide:
 UNMETERED = m.ModeOverride(
     request_body=m.BodyMode.NONE, response_body=m.BodyMode.NONE, response_headers=False, response_trailers=False
 )
+
+IN_SESSION = m.ModeOverride(
+    request_body=m.BodyMode.FULL_DUPLEX_STREAMED,
+    response_body=m.BodyMode.FULL_DUPLEX_STREAMED,
+    request_trailers=True,
+    response_trailers=True,
+)
+"""Both directions by themselves, so that policyd can answer either at any time."""
 
 
 def decimal(text: str, *, otherwise: int) -> int:

@@ -13,7 +13,8 @@ import traceback
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
@@ -23,6 +24,7 @@ from policyd.enforcer import Enforcer
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.codec import Decoder, encode
 from policyd.ext_proc.exchange import Exchange, ExchangeSettings, State
+from policyd.ext_proc.session import Session, session_wanted
 
 PROVIDER_METADATA = "x-policyd-provider"
 """gRPC metadata by which a route names its provider (`ExtProcPerRoute.overrides.grpc_initial_metadata`)."""
@@ -33,6 +35,7 @@ Context = grpc.aio.ServicerContext[pb.ProcessingRequest, pb.ProcessingResponse]
 _END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
 
 Send = Callable[[m.Reply], Awaitable[None]]
+L = TypeVar("L", Exchange, Session)
 
 
 class ExternalProcessor:
@@ -41,7 +44,7 @@ class ExternalProcessor:
     def __init__(self, enforcer: Enforcer, settings: ExchangeSettings) -> None:
         self._enforcer = enforcer
         self._settings = settings
-        self._open: set[Exchange] = set()
+        self._open: set[Exchange | Session] = set()
         self._endings: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
         """Set by each exchange that has ended."""
@@ -54,7 +57,9 @@ class ExternalProcessor:
         """One gRPC stream, one exchange."""
         provider = next((v for k, v in context.invocation_metadata() or () if k == PROVIDER_METADATA), None)
         decoder = Decoder(provider=provider if isinstance(provider, str) else None)
-        exchange = self._new_exchange()
+        body_due = asyncio.get_running_loop().time() + self._settings.request_body_seconds_max
+        event = await _next_event(context, decoder, due=None)
+        exchange = self._new_life(event)
         driver = Driver(exchange, self._enforcer)
         self._open.add(exchange)
 
@@ -62,11 +67,12 @@ class ExternalProcessor:
             await context.write(encode(reply))
 
         try:
-            body_due = asyncio.get_running_loop().time() + self._settings.request_body_seconds_max
-            while (event := await _next_event(context, decoder, exchange, body_due=body_due)) is not None:
+            while event is not None:
                 await driver.handle(event, send)
                 if driver.aborted is not None or isinstance(event, m.RequestTimedOut):
                     break
+                reads_body = exchange.state is State.READING_REQUEST
+                event = await _next_event(context, decoder, due=body_due if reads_body else None)
         finally:
             # Runs on cancellation too (Envoy reset the stream, or the server stops), when nothing can be awaited here.
             ending = asyncio.ensure_future(self._end(exchange, driver))
@@ -84,22 +90,30 @@ class ExternalProcessor:
             self._ended.clear()
             await self._ended.wait()
 
-    async def _end(self, exchange: Exchange, driver: Driver) -> None:
+    async def _end(self, exchange: Exchange | Session, driver: Driver) -> None:
         try:
             await driver.handle(m.Closed(), _nowhere)
         finally:
             self._open.discard(exchange)
             self._ended.set()
 
-    def _new_exchange(self) -> Exchange:
+    def _new_life(self, first: m.Event | None) -> Exchange | Session:
+        """What a stream that begins with this event carries."""
         enforcer = self._enforcer
-        return Exchange(
-            request_id=f"pd-{uuid.uuid4().hex}",
-            began_ms=enforcer.now_ms(),
-            policy=enforcer.policy,
-            settings=self._settings,
-            count_text=lambda text, provider, model: enforcer.counter.count_text(text, provider=provider, model=model),
-        )
+
+        def begun(life: Callable[..., L]) -> L:
+            return life(
+                request_id=f"pd-{uuid.uuid4().hex}",
+                began_ms=enforcer.now_ms(),
+                policy=enforcer.policy,
+                settings=self._settings,
+                count_text=lambda text, provider, model: enforcer.counter.count_text(
+                    text, provider=provider, model=model
+                ),
+            )
+
+        wanted = session_wanted(first) if isinstance(first, m.RequestHeaders) else None
+        return begun(Exchange) if wanted is None else begun(partial(Session, *wanted))
 
 
 class Driver:
@@ -108,7 +122,7 @@ class Driver:
     `handle` can be cancelled at any await: what is left to do stays here, and the next call goes on with it.
     """
 
-    def __init__(self, exchange: Exchange, enforcer: Enforcer) -> None:
+    def __init__(self, exchange: Exchange | Session, enforcer: Enforcer) -> None:
         self._exchange = exchange
         self._enforcer = enforcer
         self._effects: deque[m.Effect] = deque()
@@ -127,7 +141,7 @@ class Driver:
             effect = self._effects.popleft()
             if isinstance(effect, m.Abort):
                 self.aborted = effect.message
-            elif isinstance(effect, m.Decide | m.TopUp | m.Finish | m.Report):
+            elif isinstance(effect, m.Decide | m.TopUp | m.Finish | m.Charge | m.Report):
                 self._asked = asyncio.ensure_future(self._ask(effect))
                 await self._take_answer()
             else:
@@ -158,17 +172,20 @@ class Driver:
                 if verdict.decision.allowed:
                     enforcer.keep_alive(ask.request_id)
                 return m.Decided(verdict)
-            case m.TopUp(verdict, wanted_tokens, at_least_tokens):
+            case m.TopUp(verdict, wanted_tokens, at_least_tokens, of_input):
                 tokens = await enforcer.extend(
                     verdict.record.request_id,
                     verdict.decision.estimate,
                     wanted_tokens=wanted_tokens,
                     at_least_tokens=at_least_tokens,
+                    of_input=of_input,
                 )
                 return m.Extended(tokens)
             case m.Finish(verdict, ending):
                 enforcer.let_go(verdict.record.request_id)
                 return m.Ended(await enforcer.end(verdict.record, verdict.decision.estimate, ending))
+            case m.Charge(ask, usage):
+                return m.Ended((await enforcer.record_usage(ask, usage, fingerprint="")).record)
             case m.Report(record):
                 await enforcer.end_unheld(record)
                 return None
@@ -187,14 +204,14 @@ class Driver:
             # The failure row itself failed: what is held expires and is charged, and the stream must not end with OK.
             _log_failure(f"an exchange could not be ended while {self._exchange.state}", error)
             self._enforcer.let_go(self._exchange.request_id)
-            self._exchange.state = State.ENDED
+            self._exchange.give_up()
             return [m.Abort(name)]
 
 
-async def _next_event(context: Context, decoder: Decoder, exchange: Exchange, *, body_due: float) -> m.Event | None:
-    """What Envoy says next; `None` once it has closed the stream. `body_due`: when the request has to be whole."""
+async def _next_event(context: Context, decoder: Decoder, *, due: float | None) -> m.Event | None:
+    """What Envoy says next; `None` once it has closed the stream. `due`: when the request has to be whole."""
     try:
-        async with asyncio.timeout_at(body_due if exchange.state is State.READING_REQUEST else None):
+        async with asyncio.timeout_at(due):
             message = await context.read()
     except TimeoutError:
         return m.RequestTimedOut()

@@ -6,7 +6,6 @@ sellers.py      who sells a model
 listing.py      one line a model
 explaining.py   everything about one model's price
 differences.py  what changed between two tables
-columns.py      aligned text
 
 Each report is a dataclass that msgspec can encode, and text.
 """

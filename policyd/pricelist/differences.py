@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from policyd.pricelist.columns import aligned
-from policyd.pricelist.rates import ShownTier, rates_text, shown_tiers
-from policyd.prices.table import Model, Prices, Provider, Table, Variant, model_prices
+from policyd.columns import aligned
+from policyd.core.pricing import Rate
+from policyd.pricelist.rates import ShownTier, rates_text, shown_rate, shown_tiers
+from policyd.prices.table import ForModels, Model, Prices, Provider, Table, Variant, dated_rates
 
 NONE = "none"
 LISTED = "listed"
@@ -65,7 +66,7 @@ def differences(old: Table, new: Table) -> Differences:
             if id_ in providers_before
         ),
         *(
-            Changed(*key, _changes(dict(_said(before[key])), dict(_said(model))) or (_REORDERED,))
+            Changed(*key, _changes(_said(before[key]), _said(model)) or (_REORDERED,))
             for key, model in after.items()
             if key in before and before[key] != model
         ),
@@ -92,7 +93,7 @@ def _providers(table: Table) -> Mapping[str, Provider]:
 
 
 def _listed(key: Key, model: Model) -> ListedModel:
-    return ListedModel(*key, shown_tiers(model_prices(model).dated[-1].tiers))
+    return ListedModel(*key, shown_tiers(dated_rates(model.prices[-1]).tiers))
 
 
 def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[Change, ...]:
@@ -105,19 +106,34 @@ def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[Change, ..
 
 def _said_of_provider(provider: Provider) -> Mapping[str, str]:
     lists = {"urls": provider.urls, "fallbacks": provider.fallbacks}
-    return {what: ", ".join(listed) for what, listed in lists.items() if listed}
+    said = {what: ", ".join(listed) for what, listed in lists.items() if listed}
+    said |= {f"premium{_about(premium)}": f"{premium.percent} %" for premium in provider.premiums}
+    for fees in provider.fees:
+        said |= {f"fee {kind}{_about(fees)}": shown_rate(kind, Rate(*rate)).text for kind, rate in fees.rates.items()}
+    return said
 
 
-def _said(model: Model) -> Iterator[tuple[str, str]]:
+def _about(charged: ForModels) -> str:
+    """On which terms, and for which models."""
+    on = [f"{name}={value}" for name, value in charged.terms.items()]
+    of = [msgspec.json.encode(pattern).decode() for pattern in charged.models]
+    return "".join(f" {part}" for part in (*on, *of))
+
+
+def _said(model: Model) -> Mapping[str, str]:
     """Everything that a table says of a model, each under a name of its own."""
-    known = model_prices(model)
-    dated = (*known.dated, *(variant.rates for variant in known.variants))
-    for prices, each in zip((*model.prices, *model.variants), dated, strict=True):
+    return dict(_sayings(model))
+
+
+def _sayings(model: Model) -> Iterator[tuple[str, str]]:
+    for prices in (*model.prices, *model.variants):
         when = _when(prices)
-        for tier in shown_tiers(each.tiers):
+        for tier in shown_tiers(dated_rates(prices).tiers):
             above = f" above {tier.above_input_tokens}" if tier.above_input_tokens else ""
             for rate in tier.rates:
                 yield f"{rate.kind}{above}{when}", rate.text
+    if model.source:
+        yield "source", model.source
     if model.context_tokens_max is not None:
         yield "context_tokens_max", str(model.context_tokens_max)
     for name in model.names:

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import msgspec
 
+from policyd.columns import aligned
 from policyd.config.problems import did_you_mean, one_of
 from policyd.core.errors import ConfigError
+from policyd.core.model_names import model_names
 from policyd.core.own_prices import OwnPrice
-from policyd.core.pricing import DatedRates, ModelPrices, PricedModel, Validity, model_names
+from policyd.core.pricing import DatedRates, ModelPrices, PricedModel, Rate, RateTier, Validity
 from policyd.core.times import iso_time
-from policyd.pricelist.columns import aligned
 from policyd.pricelist.price_list import PriceList
-from policyd.pricelist.rates import ShownTier, rates_text, shown_tiers
+from policyd.pricelist.rates import ShownTier, rates_text, shown_rate, shown_tiers
 from policyd.pricelist.sellers import check_sells, has_price, sellers
 from policyd.prices.table import Model
 
@@ -22,6 +23,8 @@ IN_FORCE = "in force"
 TO_COME = "to come"
 PAST = "past"
 REPLACED = "replaced"
+
+TABLE = "table"
 
 _STANDARD_TIERS = ("auto", "default", "standard")
 
@@ -31,11 +34,11 @@ class OnePrice:
     """One of the prices that are known of a model."""
 
     source: str
-    """`table`, or the place in the policy file."""
+    """`table`, what published it where that is not the table's source, or the place in the policy file."""
     applies: str
     """When: `always`, `since ...`, or a time of day."""
     terms: Mapping[str, str]
-    tiers: tuple[ShownTier, ...]
+    rates: str
     state: str
     """At the moment that was asked about: in force, to come, past, replaced by the operator; or none of these."""
 
@@ -92,7 +95,11 @@ def explain(
         context_tokens_max=_context_tokens_max(priced, listed),
         tiers=shown_tiers(priced.price.tiers) if priced is not None else (),
         prices=(
-            *(_listed_prices(listed, provider, at_ms=at_ms, terms=terms, own=own) if listed is not None else ()),
+            *(
+                _listed_prices(prices, listed, provider, at_ms=at_ms, terms=terms, own=own)
+                if listed is not None
+                else ()
+            ),
             *_own_prices(prices, model, provider, at_ms=at_ms, in_force=own),
         ),
         also_at=others,
@@ -109,7 +116,14 @@ def _terms(
     """The terms that people mean by a service tier: providers call them by several names."""
     if service_tier is None or service_tier in _STANDARD_TIERS:
         return {}
-    sold = [variant.terms for variant in listed[1].variants] if listed is not None and listed[0] == provider else []
+    sold: list[Mapping[str, str]] = []
+    if listed is not None and listed[0] == provider:
+        known = listed[1]
+        sold = [
+            *(variant.terms for variant in known.variants),
+            *(premium.terms for premium in known.premiums),
+            *(fees.terms for fees in known.fees),
+        ]
     sold += [entry.terms for entry in prices.own.fitting(provider=provider, model=model)]
     values = tuple(dict.fromkeys(value for terms in sold for value in terms.values()))
     if service_tier not in values:
@@ -131,7 +145,8 @@ def _matched_by(prices: PriceList, model: str, listed: Found | None, own: OwnPri
     if listed is None:
         return ""
     entry = prices.entry(listed[0], listed[1].id)
-    return next((reason for name in model_names(model) if (reason := _reason(entry, name))), "another form of its name")
+    names = model_names(model, provider=listed[0])
+    return next((reason for name in names if (reason := _reason(entry, name))), "another form of its name")
 
 
 def _reason(entry: Model, name: str) -> str:
@@ -146,7 +161,7 @@ def _sources(prices: PriceList, listed: Found | None, own: OwnPrice | None) -> I
     if own is not None:
         yield prices.policy_name
     if listed is not None:
-        yield f"{prices.table.source}, {prices.table_name}"
+        yield f"{prices.entry(listed[0], listed[1].id).source or prices.table.source}, {prices.table_name}"
 
 
 def _place(prices: PriceList, own: OwnPrice) -> str:
@@ -164,20 +179,36 @@ def _context_tokens_max(priced: PricedModel | None, listed: Found | None) -> int
 
 
 def _listed_prices(
-    listed: Found, provider: str, *, at_ms: int, terms: Mapping[str, str], own: OwnPrice | None
+    prices: PriceList, listed: Found, provider: str, *, at_ms: int, terms: Mapping[str, str], own: OwnPrice | None
 ) -> Iterator[OnePrice]:
     owner, known = listed
+    entry, of = prices.entry(owner, known.id), prices.providers[owner]
     # A reseller takes over the maker's standard prices alone.
-    variants = known.variants if owner == provider else ()
-    selection = known.select(at_ms, terms if owner == provider else {})
+    own_terms = terms if owner == provider else {}
+    selection = known.select(at_ms, own_terms)
     chosen = IN_FORCE if own is None else REPLACED
     for index, dated in enumerate(known.dated):
         state = chosen if index == selection.dated else _dated_state(known.dated[index:], at_ms=at_ms)
-        yield OnePrice("table", _applies(dated.validity), {}, shown_tiers(dated.tiers), state)
-    for index, variant in enumerate(variants):
-        rates = variant.rates
-        state = chosen if index in selection.variants else _dated_state((rates,), at_ms=at_ms)
-        yield OnePrice("table", _applies(rates.validity), variant.terms, shown_tiers(rates.tiers), state)
+        yield OnePrice(entry.source or TABLE, _applies(dated.validity), {}, _text(dated.tiers), state)
+    if owner == provider:
+        for index, (variant, sold) in enumerate(zip(known.variants, entry.variants, strict=True)):
+            rates = variant.rates
+            state = chosen if index in selection.variants else _dated_state((rates,), at_ms=at_ms)
+            source = sold.source or entry.source or TABLE
+            yield OnePrice(source, _applies(rates.validity), variant.terms, _text(rates.tiers), state)
+    for premium in (each for each in of.premiums if each.is_for(entry)):
+        state = chosen if premium.terms.items() <= own_terms.items() else ""
+        rates_told = f"{premium.percent} % of the rates for tokens"
+        yield OnePrice(premium.source, _ALWAYS, premium.terms, rates_told, state)
+    for fees in (each for each in of.fees if each.is_for(entry)):
+        state = chosen if fees.terms.items() <= own_terms.items() else ""
+        shown = (shown_rate(kind, Rate(*rate)) for kind, rate in fees.rates.items())
+        rates_told = ", ".join(f"{rate.kind} {rate.text}" for rate in shown)
+        yield OnePrice(fees.source, _ALWAYS, fees.terms, rates_told, state)
+
+
+def _text(tiers: tuple[RateTier, ...]) -> str:
+    return rates_text(shown_tiers(tiers))
 
 
 def _dated_state(dated: tuple[DatedRates, ...], *, at_ms: int) -> str:
@@ -201,9 +232,11 @@ def _own_prices(
         else:
             state = ""
         applies = _applies(Validity(starts_at_ms=entry.starts_at_ms))
-        yield OnePrice(_place(prices, entry), applies, entry.terms, shown_tiers(entry.tiers), state)
+        rates_told = f"as {entry.price_as}" if entry.price_as else _text(entry.tiers)
+        yield OnePrice(_place(prices, entry), applies, entry.terms, rates_told, state)
 
 
+_ALWAYS = "always"
 _DAY_MS = 86_400_000
 
 
@@ -214,7 +247,7 @@ def _applies(validity: Validity) -> str:
     if validity.daily_ms is not None:
         start, end = (iso_time(at_ms)[11:16] for at_ms in validity.daily_ms)
         return f"{start} to {end} UTC"
-    return "always"
+    return _ALWAYS
 
 
 # --- text ---
@@ -235,10 +268,7 @@ def explanation_text(told: Explanation) -> str:
         facts.append(("also at", ", ".join(told.also_at)))
     blocks = [aligned(facts), _charged(told)]
     if told.prices:
-        rows = [
-            (each.source, _terms_text(each.terms), each.applies, each.state, rates_text(each.tiers))
-            for each in told.prices
-        ]
+        rows = [(each.source, _terms_text(each.terms), each.applies, each.state, each.rates) for each in told.prices]
         blocks.append(["every price of it", *aligned(rows, indent="  ")])
     return "\n\n".join("\n".join(block) for block in blocks)
 

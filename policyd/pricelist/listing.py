@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from policyd.columns import aligned
 from policyd.config.problems import did_you_mean
 from policyd.core.errors import ConfigError
 from policyd.core.own_prices import OWN, OwnPrice
 from policyd.core.pricing import NO_TERMS, ModelPrices, Price, PricedModel
 from policyd.core.times import iso_time
-from policyd.pricelist.columns import aligned
 from policyd.pricelist.price_list import PriceList
 from policyd.pricelist.rates import ShownTier, shown_tiers
 from policyd.pricelist.sellers import ANY_PROVIDER
@@ -65,22 +65,24 @@ def _own(entry: OwnPrice, *, at_ms: int) -> Listed:
     if not entry.in_effect(at_ms):
         notes.append("to come")
     notes += [f"{name}={value}" for name, value in entry.terms.items()]
+    if entry.price_as:
+        notes.append(f"as {entry.price_as}")
     return Listed(
         provider=entry.provider or ANY_PROVIDER,
         model=entry.model,
         source=OWN,
         tiers=shown_tiers(entry.tiers),
         context_tokens_max=entry.context_tokens_max,
-        notes=(OWN, *notes, *_tier_notes(entry.priced)),
+        notes=(OWN, *notes, *_price_notes(entry.priced)),
     )
 
 
 def _listed(prices: PriceList, provider: Provider, model: Model, *, at_ms: int) -> Listed:
-    known = model_prices(model)
+    known = model_prices(model, provider=provider)
     priced = _standard(provider.id, known, at_ms=at_ms)
     own = prices.tariff.find_own(provider=provider.id, model=model.id, at_ms=at_ms)
     if own is not None:
-        priced = own.before(priced)
+        priced = prices.tariff.find(provider=provider.id, model=model.id, at_ms=at_ms)
     return Listed(
         provider=provider.id,
         model=model.id,
@@ -89,7 +91,7 @@ def _listed(prices: PriceList, provider: Provider, model: Model, *, at_ms: int) 
         context_tokens_max=priced.context_tokens_max if priced is not None else model.context_tokens_max,
         notes=(
             *([OWN] if own is not None else ()),
-            *(_tier_notes(priced) if priced is not None else ["no price"]),
+            *(_price_notes(priced) if priced is not None else ["no price"]),
             *(["changes over time"] if len(known.dated) > 1 else ()),
             *dict.fromkeys(value for variant in known.variants for value in variant.terms.values()),
         ),
@@ -98,18 +100,22 @@ def _listed(prices: PriceList, provider: Provider, model: Model, *, at_ms: int) 
 
 def _standard(provider: str, known: ModelPrices, *, at_ms: int) -> PricedModel | None:
     tiers = known.tiers(known.select(at_ms, NO_TERMS))
-    if not any(tier.rates for tier in tiers):
+    if not tiers:
         return None
     return PricedModel(Price(provider=provider, model=known.id, tiers=tiers), known.context_tokens_max)
 
 
-def _tier_notes(priced: PricedModel) -> Iterator[str]:
+def _price_notes(priced: PricedModel) -> Iterator[str]:
+    """What of the price has no column."""
+    if priced.price.tiers and not priced.price.is_by_tokens:
+        (base,) = shown_tiers(priced.price.tiers[:1])
+        yield from (f"{rate.kind} {rate.text} {rate.unit}" for rate in base.rates)
     for tier in priced.price.tiers[1:]:
         yield f"dearer above {tier.above_input_tokens}"
 
 
 def listing_text(models: Sequence[Listed]) -> str:
-    """USD for a million tokens, a line a model."""
+    """USD for a million tokens, a line a model; what else is charged for stands in the notes."""
     if not models:
         return "no model has such a name"
     rows = [_HEADINGS, *map(_row, models)]

@@ -1,4 +1,4 @@
-"""Rates as people read them: exact dollars for a million tokens, for a thousand calls."""
+"""Rates as people read them: exact dollars for a million tokens, for an hour, for a thousand calls."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from decimal import Decimal, localcontext
 import msgspec
 
 from policyd.core.money import NANOS_PER_USD
-from policyd.core.pricing import Rate, RateTier
-from policyd.core.usage import INPUT_TOKEN_KINDS, KINDS, OUTPUT_TOKEN_KINDS
+from policyd.core.pricing import Rate, RateTier, units_priced
+from policyd.core.usage import KINDS
 
 _DIGITS = 60
 """More than any published price has; only an endless fraction is rounded."""
 
-_UNIT_NAMES: Mapping[int, str] = {1_000_000: "million", 1_000: "thousand"}
+_UNIT_NAMES: Mapping[int, str] = {1_000_000: "a million", 3_600_000: "an hour", 1_000: "a thousand"}
 _json = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -33,7 +33,7 @@ class ShownRate:
 
     @property
     def unit(self) -> str:
-        return f"a {_UNIT_NAMES[self.per]}"
+        return _UNIT_NAMES[self.per]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class ShownTier:
 
 
 def shown_rate(kind: str, rate: Rate) -> ShownRate:
-    per = 1_000_000 if kind in INPUT_TOKEN_KINDS or kind in OUTPUT_TOKEN_KINDS else 1_000
+    per = units_priced(kind)
     with localcontext(prec=_DIGITS):
         exact = Decimal(rate.nanos * per) / Decimal(rate.per * NANOS_PER_USD)
     whole, _, fraction = f"{exact:f}".partition(".")

@@ -1,4 +1,4 @@
-"""Compiles the price table from genai-prices.
+"""Compiles the price table from genai-prices, and from the little that it does not have (`published.py`).
 
     python -m policyd.prices.compile                  write the table that ships with the package
     python -m policyd.prices.compile --output FILE    write it elsewhere: for `POLICYD_PRICES`
@@ -23,6 +23,7 @@ from genai_prices.data import providers as genai_providers
 from genai_prices.data_units import unit_data
 
 from policyd.core.pricing import exact_rate
+from policyd.prices.published import PUBLISHED, Published
 from policyd.prices.table import (
     TABLE_PATH,
     AllOf,
@@ -54,38 +55,50 @@ KIND_BY_PRICE_KEY: Mapping[str, str] = {
     "output_reasoning_mtok": "reasoning",
     "output_audio_mtok": "audio_output",
     "output_image_mtok": "image_output",
+    "input_video_mtok": "video_input",
+    "output_video_mtok": "video_output",
+    "output_citation_mtok": "citation",
+    "requests_kcount": "requests",
     "web_searches_kcount": "web_searches",
+    "social_searches_kcount": "social_searches",
+    "storage_searches_kcount": "file_searches",
+    "code_executions_kcount": "code_sessions",
+    "rerank_searches_kcount": "search_units",
+    "input_document_kpages": "pages",
+    "input_annotated_document_kpages": "annotated_pages",
+    "input_audio_hours": "audio_input_ms",
+    "audio_hours": "audio_ms",
+    "input_mchars": "characters",
+    "input_text_messages_kcount": "text_messages",
 }
 """genai-prices' name of a price, and the kind of usage that it is charged for."""
-
-UNUSED_PRICE_KEYS = frozenset(
-    {
-        # Usage does not tell these apart; they are charged as the kind that they are a part of.
-        "input_video_mtok",
-        "output_citation_mtok",
-        "output_video_mtok",
-        # Fees beside the tokens that no reader of replies counts.
-        "requests_kcount",
-        "storage_searches_kcount",
-        # Units of endpoints without tokens. A model that is sold by these alone has no known price.
-        "audio_hours",
-        "input_annotated_document_kpages",
-        "input_audio_hours",
-        "input_document_kpages",
-        "input_mchars",
-        "input_text_messages_kcount",
-    }
-)
-"""Prices that are known and not charged. A price that is neither here nor above is an error until someone decides."""
 
 
 class CompileError(Exception):
     """genai-prices has something that the table has no form for. The message names the provider and the model."""
 
 
-def compile_table(providers: Iterable[genai.Provider], *, version: str) -> Table:
-    """The table of what `providers` charge. Raises `CompileError`."""
-    return Table(source=f"genai-prices {version}", providers=tuple(map(_provider, providers)))
+def compile_table(
+    providers: Iterable[genai.Provider], *, version: str, published: Mapping[str, Published] = {}
+) -> Table:
+    """The table of what `providers` charge, with what else they have `published`, by their ids.
+
+    Raises `CompileError`.
+    """
+    compiled = tuple(_completed(_provider(provider), published.get(provider.id)) for provider in providers)
+    if strangers := published.keys() - {provider.id for provider in compiled}:
+        raise CompileError(f"{min(strangers)}: there is no such provider in genai-prices")
+    return Table(source=f"genai-prices {version}", providers=compiled)
+
+
+def _completed(provider: Provider, published: Published | None) -> Provider:
+    """`provider` with what genai-prices does not have. The models of that come first: a name means one of them."""
+    if published is None:
+        return provider
+    if twice := {model.id for model in provider.models} & {model.id for model in published.models}:
+        raise CompileError(f"{provider.id} {min(twice)}: genai-prices has this model by now")
+    models = (*provider.models, *published.models)
+    return msgspec.structs.replace(provider, models=models, premiums=published.premiums, fees=published.fees)
 
 
 def render(table: Table) -> str:
@@ -102,7 +115,7 @@ def main(arguments: Sequence[str] | None = None, *, path: Path = TABLE_PATH) -> 
     options = parser.parse_args(arguments)
     output: Path = options.output
     try:
-        text = render(compile_table(genai_providers, version=genai_prices.__version__))
+        text = render(compile_table(genai_providers, version=genai_prices.__version__, published=PUBLISHED))
         if not options.check:
             _write(output, text)
         elif not output.exists() or output.read_text(encoding="utf-8") != text:
@@ -221,10 +234,10 @@ def _tiers(prices: genai.ModelPrice) -> tuple[Tier, ...]:
     """The rates that are charged, from 0 upwards; none if there are no such."""
     tiers: dict[int, dict[str, tuple[int, int]]] = {0: {}}
     for key, price in vars(prices).items():
-        if price is None or key in UNUSED_PRICE_KEYS:
+        if price is None:
             continue
         if (kind := KIND_BY_PRICE_KEY.get(key)) is None:
-            raise CompileError(f"the price {key!r} is neither mapped to a kind of usage nor listed as unused")
+            raise CompileError(f"the price {key!r} is not mapped to a kind of usage")
         if kind in tiers[0]:
             raise CompileError(f"two prices for one kind of usage, {kind!r}")
         for above, amount in _steps(price):
@@ -243,7 +256,13 @@ def _steps(price: Decimal | genai.TieredPrices) -> Iterator[tuple[int, Decimal]]
         yield tier.start, tier.price
 
 
-_UNITS_PER_PRICE: Mapping[str, int] = {unit["price_key"]: unit["per"] for unit in unit_data.values()}
+_MS_PER_SECOND = 1_000
+
+_UNITS_PER_PRICE: Mapping[str, int] = {
+    # What genai-prices counts in seconds, usage counts in milliseconds.
+    unit["price_key"]: unit["per"] * (_MS_PER_SECOND if unit["dimensions"]["family"] == "durations" else 1)
+    for unit in unit_data.values()
+}
 
 
 def rate(usd: Decimal, *, per: int) -> tuple[int, int]:

@@ -10,7 +10,8 @@ The table is JSON with one model a line, so that a change of prices reads well i
     ]}
 
 A rate is `[nanos, per]`: integer nano-USD for an integer number of units, so that every published price is exact. A
-tier is `[above_input_tokens, rates]`. The types below are the whole form, and reading holds the table against them.
+tier is `[above_input_tokens, rates]`. A provider can have `premiums` on the rates of its models, and `fees` that go
+with them. The types below are the whole form, and reading holds the table against them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from msgspec import Meta
 
 from policyd.core.pricing import (
     DatedRates,
+    Fees,
     ModelPrices,
+    Premium,
     PriceBook,
     ProviderPrices,
     Rate,
@@ -79,8 +82,11 @@ class AllOf(msgspec.Struct, frozen=True, array_like=True, tag="all_of"):
 Pattern = StartsWith | EndsWith | Contains | Regex | AllOf
 """A condition on a model's name in lower case."""
 
-Tier = tuple[Annotated[int, Meta(ge=0)], dict[str, tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(gt=0)]]]]
-"""Above how many input tokens, and the rates by kind."""
+Rates = dict[str, tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(gt=0)]]]
+"""Rates by kind of usage."""
+
+Tier = tuple[Annotated[int, Meta(ge=0)], Rates]
+"""Above how many input tokens, and the rates from there on."""
 
 TimeOfDay = Annotated[time, Meta(tz=False)]
 
@@ -97,6 +103,8 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
 class Variant(Prices, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Rates for requests on other terms than the standard ones."""
 
+    source: str = ""
+    """What published them, and when, if it is not what the table's `source` names."""
     terms: Annotated[dict[str, str], Meta(min_length=1)]
 
 
@@ -104,6 +112,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     """One model, meant by any of `names` and by every name that one of `patterns` matches, all in lower case."""
 
     id: str
+    source: str = ""
+    """What published its prices, and when, if it is not what the table's `source` names."""
     names: tuple[str, ...] = ()
     patterns: tuple[Pattern, ...] = ()
     context_tokens_max: Annotated[int, Meta(gt=0)] | None = None
@@ -113,6 +123,32 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     """For each kind of usage the first one counts that applies and has a rate for it."""
 
 
+class ForModels(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Something that a provider charges for several of its models, on any terms unless it names some."""
+
+    source: str
+    """What published it, and when."""
+    models: tuple[Pattern, ...] = ()
+    """By their ids; none: all of the provider's."""
+    terms: dict[str, str] = {}
+
+    def is_for(self, model: Model) -> bool:
+        return not self.models or any(pattern.matches(model.id.lower()) for pattern in self.models)
+
+
+class PremiumOn(ForModels, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A factor on all rates for tokens."""
+
+    percent: Annotated[int, Meta(gt=0)]
+
+
+class FeesOf(ForModels, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Rates of models that are sold by tokens, for what their own prices do not name; of several for one kind of usage
+    the first one counts."""
+
+    rates: Rates
+
+
 class Provider(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One provider; the order of its models is their precedence."""
 
@@ -120,6 +156,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     urls: tuple[str, ...] = ()
     """Where it publishes its prices."""
     fallbacks: tuple[str, ...] = ()
+    premiums: tuple[PremiumOn, ...] = ()
+    fees: tuple[FeesOf, ...] = ()
     models: tuple[Model, ...]
 
 
@@ -147,18 +185,21 @@ def price_book(table: Table) -> PriceBook:
 
 
 def _provider(provider: Provider) -> ProviderPrices:
-    return ProviderPrices(provider.id, tuple(map(model_prices, provider.models)), provider.fallbacks)
+    models = tuple(model_prices(model, provider=provider) for model in provider.models)
+    return ProviderPrices(provider.id, models, provider.fallbacks)
 
 
-def model_prices(model: Model) -> ModelPrices:
+def model_prices(model: Model, *, provider: Provider) -> ModelPrices:
     """What the table says of one model, as the price book takes it."""
     return ModelPrices(
         id=model.id,
         names=model.names,
         matches=_any_of(model.patterns),
         context_tokens_max=model.context_tokens_max,
-        dated=tuple(map(_dated, model.prices)),
-        variants=tuple(RateVariant(variant.terms, _dated(variant)) for variant in model.variants),
+        dated=tuple(map(dated_rates, model.prices)),
+        variants=tuple(RateVariant(variant.terms, dated_rates(variant)) for variant in model.variants),
+        premiums=tuple(Premium(each.terms, each.percent) for each in provider.premiums if each.is_for(model)),
+        fees=tuple(Fees(_rates(each.rates), each.terms) for each in provider.fees if each.is_for(model)),
     )
 
 
@@ -172,12 +213,13 @@ def _any_of(patterns: tuple[Pattern, ...]) -> Callable[[str], bool] | None:
             return lambda name: any(pattern.matches(name) for pattern in patterns)
 
 
-def _dated(prices: Prices) -> DatedRates:
-    tiers = tuple(
-        RateTier(above, {kind: Rate(nanos, per) for kind, (nanos, per) in rates.items()})
-        for above, rates in prices.tiers
-    )
-    return DatedRates(_validity(prices), tiers)
+def dated_rates(prices: Prices) -> DatedRates:
+    """Rates of the table, as the price book takes them."""
+    return DatedRates(_validity(prices), tuple(RateTier(above, _rates(rates)) for above, rates in prices.tiers))
+
+
+def _rates(rates: Rates) -> dict[str, Rate]:
+    return {kind: Rate(nanos, per) for kind, (nanos, per) in rates.items()}
 
 
 def _validity(prices: Prices) -> Validity:

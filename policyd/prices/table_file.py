@@ -16,7 +16,7 @@ import msgspec
 from policyd.core.errors import ConfigError
 from policyd.core.pricing import PriceBook
 from policyd.core.usage import KINDS
-from policyd.prices.table import AllOf, Model, Pattern, Prices, Regex, Table, price_book, read_table
+from policyd.prices.table import AllOf, Model, Pattern, Prices, Rates, Regex, Table, price_book, read_table
 
 FILE_BYTES_MAX = 32 * 2**20
 """The largest table; the package's own has a fiftieth of this."""
@@ -90,6 +90,11 @@ def _problems(table: Table) -> Iterator[str]:
         if provider.id in ids:
             yield f"{provider.id}: found this provider twice, expected each once"
         ids.add(provider.id)
+        for charged in (*provider.premiums, *provider.fees):
+            for pattern in charged.models:
+                yield from (f"{provider.id}: {problem}" for problem in _problems_of_pattern(pattern))
+        for fees in provider.fees:
+            yield from (f"{provider.id}: {problem}" for problem in _problems_of_rates(fees.rates))
         for model in provider.models:
             for problem in _problems_of_model(model):
                 yield f"{provider.id} {model.id}: {problem}"
@@ -125,5 +130,9 @@ def _problems_of_prices(prices: Prices) -> Iterator[str]:
     if starts and starts != sorted({0, *starts}):
         yield f"found tiers above {', '.join(map(str, starts))} tokens, expected them from 0 upwards"
     for _, rates in prices.tiers:
-        for kind in rates.keys() - set(KINDS):
-            yield f'found a rate for "{kind}", expected one of {", ".join(KINDS)}'
+        yield from _problems_of_rates(rates)
+
+
+def _problems_of_rates(rates: Rates) -> Iterator[str]:
+    for kind in rates.keys() - set(KINDS):
+        yield f'found a rate for "{kind}", expected one of {", ".join(KINDS)}'

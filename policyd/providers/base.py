@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from policyd.core.usage import Usage
+from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.framing.frame import Frame
+
+if TYPE_CHECKING:
+    from policyd.providers.realtime import RealtimeFormat
 
 OUTPUT_TOKENS_MAX = 100_000_000
 """More output than any provider serves: a larger maximum in a request is refused, so that no cost leaves 64 bits."""
@@ -90,8 +93,12 @@ class RequestFacts:
     """The kinds of usage that its output can be charged as."""
     outlives_client: bool = False
     """Whether the provider goes on with it, and charges for it, when the client hangs up."""
-    web_searches_max: int = 0
-    """The most web searches that the provider can run, and charge for, to answer it."""
+    pieces_min: Usage = NO_USAGE
+    """What is charged by the piece, beside the tokens or in their place, whatever the reply says of it."""
+    pieces: Usage = NO_USAGE
+    """What is expected to be, where that is more."""
+    pieces_max: Usage = NO_USAGE
+    """The most that it can be, where that is more: with the calls that tools of the provider's may make."""
     terms: Mapping[str, str] = field(default_factory=dict)
     """Terms that change the price (`service_tier`), as the price book names them."""
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -117,6 +124,8 @@ class RequestEdits:
     """Ask the provider to report usage in the stream."""
     max_output_tokens: int | None = None
     """Set as the request's own maximum."""
+    model: str | None = None
+    """Set in place of the model in the body."""
     strip_fields: tuple[str, ...] = ()
     """Identity body fields to take out, as dotted paths."""
 
@@ -209,7 +218,7 @@ class WireFormat(Protocol):
         ...
 
     def edit_request(self, body: bytes, edits: RequestEdits, *, vendor: Vendor) -> bytes:
-        """`body`, which `read_request` has read, with `edits` spliced in."""
+        """`body`, which `read_request` has read, with `edits` spliced in; the model is `providers.editing`'s to set."""
         ...
 
     def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> ReplyReader:
@@ -243,11 +252,15 @@ class Vendor:
 
     id: str
     """As genai-prices names it, where it does."""
+    names: tuple[str, ...] = ()
+    """What else it is called by those who route to it."""
     hosts: tuple[str, ...] = ()
     host_patterns: tuple[str, ...] = ()
     """Regular expressions of hosts that have a name of their own for each customer or region; in lower case."""
     bases: tuple[str, ...] = ()
     """Base paths of its endpoints, beside those that are common."""
+    base_patterns: tuple[str, ...] = ()
+    """Regular expressions of base paths that have a name of their own for each customer."""
     apis: tuple[Api, ...] = (Api.OPENAI,)
     """Whose APIs it serves, its own first: that one words refusals of paths that nothing else tells apart."""
     stream_options: bool = True
@@ -263,6 +276,8 @@ class Vendor:
     """Retired models that it goes on taking requests for, in lower case, and which dearer model serves them."""
     completion_maximum: int | None = None
     """What bounds the output of a legacy completion whose request does not; `None` where it is not known."""
+    transcript_ms_min: int = 0
+    """What a transcript is charged for at least, in milliseconds of audio."""
     exact_prompts: bool = False
     """Whether its models see a prompt as the wire format's maker documents it, so that it can be counted exactly."""
 
@@ -279,6 +294,8 @@ class Endpoint:
     wire: WireFormat | None
     error_wire: WireFormat
     """Who words a refusal on this endpoint."""
+    realtime: RealtimeFormat | None = None
+    """How the sessions of an endpoint that takes WebSockets are read; it takes nothing else."""
 
 
 @dataclass(frozen=True, slots=True)

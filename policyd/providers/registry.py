@@ -27,6 +27,7 @@ from policyd.providers.cohere.embed import CohereEmbed, CohereRerank
 from policyd.providers.gemini.embeddings import GeminiEmbeddings
 from policyd.providers.gemini.generate import GeminiGenerate
 from policyd.providers.gemini.interactions import GeminiInteractions
+from policyd.providers.gemini.live import GeminiLive
 from policyd.providers.mistral.chat import MistralChat, MistralFim
 from policyd.providers.mistral.embeddings import MistralEmbeddings
 from policyd.providers.mistral.ocr import MistralOcr
@@ -36,8 +37,10 @@ from policyd.providers.openai.chat import OpenAIChat
 from policyd.providers.openai.completions import OpenAICompletions
 from policyd.providers.openai.embeddings import OpenAIEmbeddings, OpenAIRerank
 from policyd.providers.openai.images import OpenAIImages
+from policyd.providers.openai.realtime import OpenAIRealtime
 from policyd.providers.openai.responses import OpenAIResponses
 from policyd.providers.path_reading import read_loosely
+from policyd.providers.realtime import RealtimeFormat
 from policyd.providers.vendors import ANTHROPIC, COMMON_BASES, GOOGLE, OPENAI, VENDORS, vendor_at, vendor_named
 
 OPENAI_CHAT = OpenAIChat()
@@ -49,6 +52,7 @@ OPENAI_RERANK = OpenAIRerank()
 OPENAI_IMAGES_GENERATIONS = OpenAIImages("openai-images-generations")
 OPENAI_IMAGES_EDITS = OpenAIImages("openai-images-edits")
 OPENAI_IMAGES_VARIATIONS = OpenAIImages("openai-images-variations", default_model="dall-e-2")
+OPENAI_REALTIME = OpenAIRealtime()
 OPENAI_SPEECH = OpenAISpeech()
 OPENAI_TRANSCRIPTIONS = OpenAITranscription("openai-audio-transcriptions")
 OPENAI_TRANSLATIONS = OpenAITranscription("openai-audio-translations")
@@ -61,6 +65,7 @@ BEDROCK_INVOKE_LLAMA = BedrockInvoke(prompt_maximum="max_gen_len")
 GEMINI_GENERATE = GeminiGenerate()
 GEMINI_EMBEDDINGS = GeminiEmbeddings()
 GEMINI_INTERACTIONS = GeminiInteractions()
+GEMINI_LIVE = GeminiLive()
 VERTEX_ANTHROPIC = VertexAnthropic()
 COHERE_CHAT = CohereChat()
 COHERE_CHAT_V1 = CohereChatV1()
@@ -90,17 +95,25 @@ ERROR_WIRES: Mapping[Api, WireFormat] = {
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """One row of the endpoint table: `tail` follows one of the vendor's base paths. Without `wire` it is free."""
+    """One row of the endpoint table: `tail` follows one of the vendor's base paths.
+
+    Without `wire` and `realtime` it is free.
+    """
 
     api: Api
     method: str
     tail: re.Pattern[str]
     name: str
     wire: WireFormat | None
+    realtime: RealtimeFormat | None = None
 
 
 def _route(api: Api, method: str, tail: str, name: str, wire: WireFormat | None = None) -> _Route:
     return _Route(api, method, re.compile(tail), name, wire)
+
+
+def _session(api: Api, tail: str, name: str, realtime: RealtimeFormat) -> _Route:
+    return _Route(api, "GET", re.compile(tail), name, wire=None, realtime=realtime)
 
 
 _NAME = "[A-Za-z0-9_][A-Za-z0-9_.@-]*"
@@ -118,11 +131,18 @@ _ID = "[A-Za-z0-9_-]+"
 _DEPLOYMENT = "(?:/deployments/[A-Za-z0-9_][A-Za-z0-9_.-]*)?"
 """Azure's way to name the model that an endpoint is for."""
 
+_LIVE_SERVICE = (
+    r"(?:google\.ai\.generativelanguage\.v1(?:alpha|beta)\.GenerativeService\.BidiGenerateContent(?:Constrained)?"
+    r"|google\.cloud\.aiplatform\.v1(?:beta1)?\.LlmBidiService/BidiGenerateContent)"
+)
+
 _BEDROCK_LLAMA = f"(?=/model/[^/]*meta[.]llama){BEDROCK_MODEL}"
 _INVOKE = "invoke(?:-with-response-stream)?"
 
 _ROUTES = (
     _route(Api.OPENAI, "POST", f"{_DEPLOYMENT}/chat/completions", "chat.completions", OPENAI_CHAT),
+    # As Writer has it.
+    _route(Api.OPENAI, "POST", "/chat", "chat.completions", OPENAI_CHAT),
     _route(Api.OPENAI, "POST", "/responses", "responses", OPENAI_RESPONSES),
     _route(Api.OPENAI, "POST", "/responses/compact", "responses.compact", OPENAI_RESPONSES_COMPACT),
     _route(Api.OPENAI, "POST", "/responses/input_tokens", "responses.input_tokens"),
@@ -141,6 +161,9 @@ _ROUTES = (
     _route(Api.OPENAI, "POST", f"{_DEPLOYMENT}/audio/translations", "audio.translations", OPENAI_TRANSLATIONS),
     _route(Api.OPENAI, "POST", "/moderations", "moderations"),
     _route(Api.OPENAI, "GET", _MODELS, "models"),
+    _session(Api.OPENAI, "/realtime", "realtime", OPENAI_REALTIME),
+    # What a key that they make is used for passes here only if its bearer comes here.
+    _route(Api.OPENAI, "POST", "/realtime/(?:sessions|transcription_sessions|client_secrets)", "realtime.keys"),
     _route(Api.ANTHROPIC, "POST", "/messages", "messages", ANTHROPIC_MESSAGES),
     _route(Api.ANTHROPIC, "POST", "/messages/count_tokens", "messages.count_tokens"),
     _route(Api.ANTHROPIC, "GET", _MODELS, "models"),
@@ -163,6 +186,7 @@ _ROUTES = (
     _route(Api.GOOGLE, "POST", f"{_GEMINI}:batchEmbedContents", "batchEmbedContents", GEMINI_EMBEDDINGS),
     _route(Api.GOOGLE, "POST", f"{_VERTEX_EMBEDDING}:predict", "predict", GEMINI_EMBEDDINGS),
     _route(Api.GOOGLE, "POST", f"{_VERTEX}/interactions", "interactions", GEMINI_INTERACTIONS),
+    _session(Api.GOOGLE, f"/ws/{_LIVE_SERVICE}", "live", GEMINI_LIVE),
     _route(Api.GOOGLE, "POST", f"{_CLAUDE}/count-tokens:rawPredict", "countTokens"),
     _route(Api.GOOGLE, "POST", f"{_CLAUDE}/{_NAME}:rawPredict", "rawPredict", VERTEX_ANTHROPIC),
     _route(Api.GOOGLE, "POST", f"{_CLAUDE}/{_NAME}:streamRawPredict", "streamRawPredict", VERTEX_ANTHROPIC),
@@ -199,6 +223,7 @@ _BARE_PATHS = (
     (
         re.compile(
             r"(?:/upload)?/v1(?:beta1?|alpha)(?:/.*)?"
+            r"|/ws/google[.].*"
             r"|/v1/(?:projects|publishers|tunedModels|interactions)(?:/.*)?"
             r"|/v1/models/[^/]+:[A-Za-z]+(?:Contents?|Tokens)"
         ),
@@ -221,11 +246,36 @@ def resolve(*, provider: str | None, host: str, method: str, path: str) -> Endpo
     if found is None:
         return None
     vendor, path = found
+    starts = _tail_starts(vendor, path)
     for api in vendor.apis:
         for route in _ROUTES:
-            if route.api is api and route.method == method and _follows_base(vendor, route, path):
-                return Endpoint(vendor, route.name, path, route.wire, route.wire or ERROR_WIRES[api])
+            if route.api is not api or route.method != method:
+                continue
+            if any(route.tail.fullmatch(path, start) for start in starts):
+                error_wire = route.wire or ERROR_WIRES[api]
+                return Endpoint(vendor, route.name, path, route.wire, error_wire, route.realtime)
     return UnknownEndpoint(vendor, _nearest_error_wire(vendor, path))
+
+
+_USUAL_PATHS: Mapping[Api, str] = {
+    Api.OPENAI: "/v1/chat/completions",
+    Api.ANTHROPIC: "/v1/messages",
+    Api.COHERE: "/v2/chat",
+    Api.MISTRAL: "/v1/chat/completions",
+    Api.OLLAMA: "/api/chat",
+}
+"""Where an API takes chats; the paths of the others name the model."""
+
+
+def request_endpoint(*, provider: str, path: str) -> Endpoint | None:
+    """Where `provider` takes a request that is not seen on its way: at `path`, or where it takes chats if that is
+    empty.
+
+    `None` if it takes none there.
+    """
+    path = path or _USUAL_PATHS.get(vendor_named(provider).apis[0], "")
+    endpoint = resolve(provider=provider, host="", method="POST", path=path)
+    return endpoint if isinstance(endpoint, Endpoint) else None
 
 
 def might_be_priced(*, provider: str | None, host: str, method: str, path: str) -> bool:
@@ -235,10 +285,13 @@ def might_be_priced(*, provider: str | None, host: str, method: str, path: str) 
         return False
     vendor, path = found
     return any(
-        route.wire is not None
+        (route.wire is not None or route.realtime is not None)
         and route.method == method
         and route.api in vendor.apis
-        and any(_in_any_case(base + route.tail.pattern).fullmatch(path) for base in (*COMMON_BASES, *vendor.bases))
+        and any(
+            _in_any_case(base + route.tail.pattern).fullmatch(path)
+            for base in (*COMMON_BASES, *vendor.bases, *vendor.base_patterns)
+        )
         for route in _ROUTES
     )
 
@@ -270,10 +323,11 @@ def _host_name(host: str) -> str:
     return host.partition(":")[0].lower().removesuffix(".")
 
 
-def _follows_base(vendor: Vendor, route: _Route, path: str) -> bool:
-    return any(
-        path.startswith(base) and route.tail.fullmatch(path, len(base)) for base in (*COMMON_BASES, *vendor.bases)
-    )
+def _tail_starts(vendor: Vendor, path: str) -> tuple[int, ...]:
+    """Where in the path an endpoint's own part may begin: behind each of the vendor's base paths."""
+    literal = (len(base) for base in (*COMMON_BASES, *vendor.bases) if path.startswith(base))
+    matched = (re.match(pattern, path) for pattern in vendor.base_patterns)
+    return *literal, *(base.end() for base in matched if base is not None)
 
 
 def _nearest_error_wire(vendor: Vendor, path: str) -> WireFormat:

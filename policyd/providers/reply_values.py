@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import ceil
 from types import MappingProxyType
 from typing import Any
 
@@ -53,6 +54,13 @@ def count(value: Any) -> int | None:
 def first_count(*values: Any) -> int:
     """The first of the values that is a count; zero if none is."""
     return next((number for value in values if (number := count(value)) is not None), 0)
+
+
+def milliseconds(seconds: Any) -> int | None:
+    """A length in seconds, whole or not, in milliseconds; a fraction of one counts as one. `None` for anything else."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= COUNT_MAX // 1_000:
+        return None
+    return ceil(seconds * 1_000)
 
 
 def text(value: Any) -> str:

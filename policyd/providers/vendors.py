@@ -34,12 +34,35 @@ GOOGLE = Vendor(
     host_patterns=(r"[a-z0-9-]+-aiplatform\.googleapis\.com",),
     bases=("/v1beta", "/v1alpha", "/v1beta1"),
     apis=(Api.GOOGLE,),
+    names=("gemini", "vertex", "vertex-ai"),
 )
 
+_ROUTED_BY_HUGGING_FACE = (
+    "cerebras",
+    "fireworks-ai",
+    "groq",
+    "hyperbolic",
+    "nebius",
+    "novita",
+    "nscale",
+    "ovhcloud",
+    "publicai",
+    "sambanova",
+    "together",
+)
+"""Those that Hugging Face sells at prices of their own: a route can name each as `huggingface_NAME`."""
+
 _OTHERS = (
+    Vendor(
+        "alibaba",
+        hosts=("dashscope.aliyuncs.com", "dashscope-intl.aliyuncs.com", "dashscope-us.aliyuncs.com"),
+        bases=("/compatible-mode/v1",),
+    ),
+    Vendor("arcee", hosts=("api.arcee.ai",)),
     Vendor("avian", hosts=("api.avian.io",)),
     Vendor(
         "azure",
+        names=("azure-openai",),
         host_patterns=(r"[a-z0-9-]+\.(?:openai|services\.ai|cognitiveservices)\.azure\.(?:com|us)",),
         bases=("/openai", "/models", "/anthropic", "/anthropic/v1"),
         apis=BOTH,
@@ -50,6 +73,7 @@ _OTHERS = (
     # Beside Bedrock's own API, hosts in OpenAI's and Anthropic's form.
     Vendor(
         "aws",
+        names=("bedrock", "amazon-bedrock"),
         host_patterns=(
             r"bedrock-runtime(?:-fips)?\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?",
             r"(?:vpce-[a-z0-9-]+\.)?bedrock-runtime(?:-fips)?\.[a-z0-9-]+\.vpce\.amazonaws\.com(?:\.cn)?",
@@ -60,14 +84,27 @@ _OTHERS = (
     ),
     Vendor("baseten", hosts=("inference.baseten.co",)),
     Vendor("cerebras", hosts=("api.cerebras.ai",)),
+    # The Codex of a ChatGPT subscription.
+    Vendor("chatgpt-codex", hosts=("chatgpt.com",), bases=("/backend-api/codex",)),
+    Vendor(
+        "cloudflare",
+        hosts=("api.cloudflare.com",),
+        base_patterns=(r"/client/v4/accounts/[A-Za-z0-9]+/ai/v1",),
+    ),
     Vendor(
         "cohere",
         hosts=("api.cohere.com", "api.cohere.ai"),
         bases=("/compatibility/v1",),
         apis=(Api.COHERE, Api.OPENAI),
     ),
+    Vendor("cursor", hosts=("api.cursor.com",)),
     # Reports usage unasked, in each of ten recorded streams.
-    Vendor("databricks", bases=("/serving-endpoints",), stream_options=False),
+    Vendor(
+        "databricks",
+        host_patterns=(r"[a-z0-9.-]+\.(?:(?:cloud|gcp)\.databricks\.com|azuredatabricks\.net)",),
+        bases=("/serving-endpoints", "/ai-gateway"),
+        stream_options=False,
+    ),
     Vendor(
         "deepseek",
         hosts=("api.deepseek.com",),
@@ -75,9 +112,17 @@ _OTHERS = (
         apis=BOTH,
     ),
     Vendor("doubleword", hosts=("api.doubleword.ai",)),
-    Vendor("fireworks", hosts=("api.fireworks.ai",), bases=("/inference/v1",)),
-    Vendor("github-copilot", hosts=("api.githubcopilot.com",)),
-    Vendor("groq", hosts=("api.groq.com",)),
+    Vendor("fireworks", names=("fireworks-ai",), hosts=("api.fireworks.ai",), bases=("/inference/v1",)),
+    Vendor("github-copilot", names=("copilot",), hosts=("api.githubcopilot.com",)),
+    # Each transcript is charged as ten seconds at least (Groq, Speech to Text, and genai-prices).
+    Vendor("groq", hosts=("api.groq.com",), transcript_ms_min=10_000),
+    Vendor("heroku", host_patterns=(r"[a-z]+\.inference\.heroku\.com",)),
+    Vendor(
+        "huggingface",
+        hosts=("router.huggingface.co",),
+        bases=tuple(f"/{name}/v1" for name in _ROUTED_BY_HUGGING_FACE),
+    ),
+    Vendor("meta", hosts=("api.meta.ai", "api.llama.com"), bases=("/compat/v1",)),
     Vendor(
         "minimax",
         hosts=("api.minimax.io", "api.minimaxi.com"),
@@ -88,12 +133,15 @@ _OTHERS = (
     # recorded requests for a stream carries stream_options, and each stream that was served reports usage.
     Vendor(
         "mistral",
+        names=("mistralai",),
         hosts=("api.mistral.ai", "codestral.mistral.ai"),
         apis=(Api.MISTRAL, Api.OPENAI),
         stream_options=False,
     ),
+    Vendor("modal", host_patterns=(r"[a-z0-9-]+\.modal\.(?:run|direct)",)),
     Vendor(
         "moonshotai",
+        names=("moonshot",),
         hosts=("api.moonshot.ai", "api.moonshot.cn"),
         bases=("/anthropic", "/anthropic/v1"),
         apis=BOTH,
@@ -109,15 +157,30 @@ _OTHERS = (
         stream_options=False,
         output_floor=16,
     ),
+    Vendor("ovhcloud", hosts=("oai.endpoints.kepler.ai.cloud.ovh.net",)),
     # Reports a running total in every chunk unasked, in each of the recorded streams.
     Vendor("perplexity", hosts=("api.perplexity.ai",), stream_options=False),
-    Vendor("together", hosts=("api.together.xyz", "api.together.ai")),
-    Vendor("voyageai", hosts=("api.voyageai.com",)),
+    Vendor("quicksilverpro", hosts=("api.quicksilverpro.io",)),
+    Vendor("snowflake", host_patterns=(r"[a-z0-9-]+\.snowflakecomputing\.com",), bases=("/api/v2/cortex/v1",)),
+    Vendor("together", names=("togetherai",), hosts=("api.together.xyz", "api.together.ai")),
+    Vendor("typesafe", hosts=("api.typesafe.ai",)),
+    Vendor("venice", hosts=("api.venice.ai",)),
+    Vendor("vercel-gateway", hosts=("ai-gateway.vercel.sh",)),
+    Vendor("voyageai", names=("voyage",), hosts=("api.voyageai.com",)),
+    Vendor("writer", hosts=("api.writer.com",)),
     # Grok's thoughts do not heed the maximum: of three replies to requests for 16 tokens each has 110 to 124 beside it.
     # Each of 32 recorded requests for grok-3-mini was served, and charged, as grok-4.3.
-    Vendor("x-ai", hosts=("api.x.ai",), apis=BOTH, output_floor=1024, served_as={"grok-3-mini": "grok-4.3"}),
+    Vendor(
+        "x-ai",
+        names=("xai",),
+        hosts=("api.x.ai",),
+        apis=BOTH,
+        output_floor=1024,
+        served_as={"grok-3-mini": "grok-4.3"},
+    ),
     Vendor(
         "zai",
+        names=("z-ai",),
         hosts=("api.z.ai",),
         bases=("/api/paas/v4", "/api/coding/paas/v4", "/api/anthropic", "/api/anthropic/v1"),
         apis=BOTH,
@@ -125,12 +188,16 @@ _OTHERS = (
     Vendor("zhipuai", hosts=("open.bigmodel.cn",), bases=("/api/paas/v4", "/api/coding/paas/v4")),
 )
 
-VENDORS: dict[str, Vendor] = {vendor.id: vendor for vendor in (OPENAI, ANTHROPIC, GOOGLE, *_OTHERS)}
-"""The rows by id."""
+_HUGGING_FACE = tuple(Vendor(f"huggingface_{name}", bases=(f"/{name}/v1",)) for name in _ROUTED_BY_HUGGING_FACE)
 
-VENDORS_BY_HOST: dict[str, Vendor] = {host: vendor for vendor in VENDORS.values() for host in vendor.hosts}
+_ALL = (OPENAI, ANTHROPIC, GOOGLE, *_OTHERS, *_HUGGING_FACE)
 
-_HOST_PATTERNS = tuple((re.compile(pattern), vendor) for vendor in VENDORS.values() for pattern in vendor.host_patterns)
+VENDORS: dict[str, Vendor] = {name: vendor for vendor in _ALL for name in (vendor.id, *vendor.names)}
+"""The rows by id, and by what else they are called."""
+
+VENDORS_BY_HOST: dict[str, Vendor] = {host: vendor for vendor in _ALL for host in vendor.hosts}
+
+_HOST_PATTERNS = tuple((re.compile(pattern), vendor) for vendor in _ALL for pattern in vendor.host_patterns)
 
 
 def vendor_at(host: str) -> Vendor | None:
@@ -140,5 +207,5 @@ def vendor_at(host: str) -> Vendor | None:
 
 
 def vendor_named(name: str) -> Vendor:
-    """The vendor of that id; a name without a row is a vendor whose API is OpenAI's, and whose prices are unknown."""
+    """The vendor that is so called; a name without a row is one whose API is OpenAI's, and whose prices are unknown."""
     return VENDORS.get(name) or Vendor(name)

@@ -4,8 +4,11 @@
     sqlite:///file.db               relative to the working directory
     sqlite:////var/lib/policyd.db   an absolute path has a fourth slash
     sqlite:///file.db?synchronous=full
+    redis://user:password@host:6379/0                   one server; rediss:// with TLS, here and below
+    redis+sentinel://host:26379,host:26379/master/0     the master that the sentinels name
+    redis+cluster://host:6379,host:6379                 a cluster, of which some nodes are named
 
-Paths are percent-decoded.
+Paths, users and passwords are percent-decoded. What Redis takes as options stands in `policyd.stores.redis`.
 """
 
 from __future__ import annotations
@@ -17,10 +20,14 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from policyd.core.errors import ConfigError
 from policyd.stores.base import Store
 from policyd.stores.memory import MemoryStore
+from policyd.stores.redis.options import FORMS as REDIS_FORMS
+from policyd.stores.redis.options import SCHEMES as REDIS_SCHEMES
+from policyd.stores.redis.options import RedisOptions
+from policyd.stores.redis.store import RedisStore
 from policyd.stores.sqlite.file import Synchronous
 from policyd.stores.sqlite.store import SqliteStore
 
-ALLOWED = "memory://, sqlite:///relative/file.db, sqlite:////absolute/file.db"
+ALLOWED = f"memory://, sqlite:///relative/file.db, sqlite:////absolute/file.db, {REDIS_FORMS}"
 
 
 def open_store(url: str) -> Store:
@@ -31,6 +38,16 @@ def open_store(url: str) -> Store:
         # Not the whole URL: that of another kind of store may hold a password.
         raise ConfigError(f"the store URL has an unknown scheme {parts.scheme!r}; allowed are {ALLOWED}")
     return opener(parts)
+
+
+def open_shared_store(url: str) -> Store:
+    """Opens the store of a server that runs in another process, or ran. Raises `ConfigError`."""
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
+        raise ConfigError("--store: memory:// is inside its server's process, where no other can reach it")
+    if parts.scheme == "sqlite" and not (path := Path(unquote(parts.path.removeprefix("/")))).exists():
+        raise ConfigError(f"--store: there is no file {path}; give the URL that the server has")
+    return open_store(url)
 
 
 def _open_memory(parts: SplitResult) -> Store:
@@ -60,4 +77,12 @@ def _synchronous(value: str) -> Synchronous:
         raise ConfigError(f"the store URL has synchronous={value}; allowed are {', '.join(Synchronous)}") from None
 
 
-_OPENERS: dict[str, Callable[[SplitResult], Store]] = {"memory": _open_memory, "sqlite": _open_sqlite}
+def _open_redis(parts: SplitResult) -> Store:
+    return RedisStore(RedisOptions.from_url(parts))
+
+
+_OPENERS: dict[str, Callable[[SplitResult], Store]] = {
+    "memory": _open_memory,
+    "sqlite": _open_sqlite,
+    **dict.fromkeys(REDIS_SCHEMES, _open_redis),
+}

@@ -121,6 +121,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: INTERNAL
         {"reason": "INTERNAL", "domain": "policyd"}
     """
+    ERROR_REASON_TIER_UNKNOWN: _ErrorReason.ValueType  # 16
+    """The request has no tier, or one that is none of the policy's, and the policy has no `default_tier`.
+
+    Example: INVALID_ARGUMENT
+        {"reason": "TIER_UNKNOWN", "domain": "policyd"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Says why a call failed. `google.rpc.ErrorInfo.reason` is the value's name without ERROR_REASON_, and its domain is `policyd`."""
@@ -223,5 +229,11 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 15
 
 Example: INTERNAL
     {"reason": "INTERNAL", "domain": "policyd"}
+"""
+ERROR_REASON_TIER_UNKNOWN: ErrorReason.ValueType  # 16
+"""The request has no tier, or one that is none of the policy's, and the policy has no `default_tier`.
+
+Example: INVALID_ARGUMENT
+    {"reason": "TIER_UNKNOWN", "domain": "policyd"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

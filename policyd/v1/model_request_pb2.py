@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epolicyd/v1/model_request.proto\x12\npolicyd.v1\"\x82\x02\n\x0cModelRequest\x12<\n\nattributes\x18\x01 \x03(\x0b\x32(.policyd.v1.ModelRequest.AttributesEntry\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\'\n\x04\x62ody\x18\x04 \x01(\x0b\x32\x17.policyd.v1.RequestBodyH\x00\x12)\n\x06\x63ounts\x18\x05 \x01(\x0b\x32\x17.policyd.v1.TokenCountsH\x00\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07\x63ontent\"3\n\x0bRequestBody\x12\x13\n\x0bwire_format\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"\x98\x02\n\x0bTokenCounts\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x1e\n\x11max_output_tokens\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07\x63hoices\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12+\n\x0b\x63\x61\x63he_write\x18\x05 \x01(\x0e\x32\x16.policyd.v1.CacheWrite\x12\x31\n\x05terms\x18\x06 \x03(\x0b\x32\".policyd.v1.TokenCounts.TermsEntry\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x14\n\x12_max_output_tokensB\n\n\x08_choices*Q\n\nCacheWrite\x12\x1b\n\x17\x43\x41\x43HE_WRITE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41\x43HE_WRITE_5M\x10\x01\x12\x12\n\x0e\x43\x41\x43HE_WRITE_1H\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epolicyd/v1/model_request.proto\x12\npolicyd.v1\"\x82\x02\n\x0cModelRequest\x12<\n\nattributes\x18\x01 \x03(\x0b\x32(.policyd.v1.ModelRequest.AttributesEntry\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\'\n\x04\x62ody\x18\x04 \x01(\x0b\x32\x17.policyd.v1.RequestBodyH\x00\x12)\n\x06\x63ounts\x18\x05 \x01(\x0b\x32\x17.policyd.v1.TokenCountsH\x00\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07\x63ontent\"B\n\x0bRequestBody\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\"\x98\x02\n\x0bTokenCounts\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x03\x12\x1e\n\x11max_output_tokens\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07\x63hoices\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12+\n\x0b\x63\x61\x63he_write\x18\x05 \x01(\x0e\x32\x16.policyd.v1.CacheWrite\x12\x31\n\x05terms\x18\x06 \x03(\x0b\x32\".policyd.v1.TokenCounts.TermsEntry\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x14\n\x12_max_output_tokensB\n\n\x08_choices*Q\n\nCacheWrite\x12\x1b\n\x17\x43\x41\x43HE_WRITE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41\x43HE_WRITE_5M\x10\x01\x12\x12\n\x0e\x43\x41\x43HE_WRITE_1H\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,16 +35,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_TOKENCOUNTS_TERMSENTRY']._loaded_options = None
   _globals['_TOKENCOUNTS_TERMSENTRY']._serialized_options = b'8\001'
-  _globals['_CACHEWRITE']._serialized_start=643
-  _globals['_CACHEWRITE']._serialized_end=724
+  _globals['_CACHEWRITE']._serialized_start=658
+  _globals['_CACHEWRITE']._serialized_end=739
   _globals['_MODELREQUEST']._serialized_start=47
   _globals['_MODELREQUEST']._serialized_end=305
   _globals['_MODELREQUEST_ATTRIBUTESENTRY']._serialized_start=245
   _globals['_MODELREQUEST_ATTRIBUTESENTRY']._serialized_end=294
   _globals['_REQUESTBODY']._serialized_start=307
-  _globals['_REQUESTBODY']._serialized_end=358
-  _globals['_TOKENCOUNTS']._serialized_start=361
-  _globals['_TOKENCOUNTS']._serialized_end=641
-  _globals['_TOKENCOUNTS_TERMSENTRY']._serialized_start=563
-  _globals['_TOKENCOUNTS_TERMSENTRY']._serialized_end=607
+  _globals['_REQUESTBODY']._serialized_end=373
+  _globals['_TOKENCOUNTS']._serialized_start=376
+  _globals['_TOKENCOUNTS']._serialized_end=656
+  _globals['_TOKENCOUNTS_TERMSENTRY']._serialized_start=578
+  _globals['_TOKENCOUNTS_TERMSENTRY']._serialized_end=622
 # @@protoc_insertion_point(module_scope)

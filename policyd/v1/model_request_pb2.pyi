@@ -79,7 +79,9 @@ class ModelRequest(_message.Message):
     characters. Required.
     """
     endpoint: _builtins.str
-    """The kind of call, such as `chat.completions` or `messages`: 1 to 256 printable characters. Required."""
+    """The kind of call, such as `chat.completions` or `messages`: 1 to 256 printable characters. Required, unless there is a
+    body: its path tells.
+    """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Who the request is for: identity attributes such as {"project": "acme", "user": "ann"}, at most 64. A name is a lower-case
@@ -121,23 +123,28 @@ class RequestBody(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    WIRE_FORMAT_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
-    wire_format: _builtins.str
-    """How the body is to be read, such as `openai-chat` or `anthropic-messages`. Required. An unknown one is answered with those
-    that there are.
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """The path that it will be sent to, such as `/v1/responses` or `/v1beta/models/gemini-2.5-flash:generateContent`, with its
+    query if it has one. With `provider` it tells how the body is read, as it does for a request through Envoy. Default: where
+    the provider takes chats, unless its paths name a model.
     """
     content: _builtins.bytes
-    """The JSON document. Required."""
+    """The body, usually a JSON document. Required."""
+    content_type: _builtins.str
+    """The media type of the body, such as `multipart/form-data; boundary=...`. Default: `application/json`."""
     def __init__(
         self,
         *,
-        wire_format: _builtins.str = ...,
+        path: _builtins.str = ...,
         content: _builtins.bytes = ...,
+        content_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "wire_format", b"wire_format"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "content_type", b"content_type", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -31,7 +31,7 @@ from policyd.v1 import usage_pb2 as policyd_dot_v1_dot_usage__pb2
 from policyd.v1 import verdict_pb2 as policyd_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpolicyd/v1/policy_service.proto\x12\npolicyd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x1epolicyd/v1/model_request.proto\x1a\x1cpolicyd/v1/reservation.proto\x1a\x16policyd/v1/usage.proto\x1a\x18policyd/v1/verdict.proto\"E\n\x12\x43heckBudgetRequest\x12/\n\rmodel_request\x18\x01 \x01(\x0b\x32\x18.policyd.v1.ModelRequest\";\n\x13\x43heckBudgetResponse\x12$\n\x07verdict\x18\x01 \x01(\x0b\x32\x13.policyd.v1.Verdict\"F\n\x13\x45stimateCostRequest\x12/\n\rmodel_request\x18\x01 \x01(\x0b\x32\x18.policyd.v1.ModelRequest\">\n\x14\x45stimateCostResponse\x12&\n\x08\x65stimate\x18\x01 \x01(\x0b\x32\x14.policyd.v1.Estimate\"\x8a\x01\n\x0eReserveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\rmodel_request\x18\x02 \x01(\x0b\x32\x18.policyd.v1.ModelRequest\x12+\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x06\n\x04_ttl\"\x90\x02\n\x0fReserveResponse\x12$\n\x07verdict\x18\x01 \x01(\x0b\x32\x13.policyd.v1.Verdict\x12\x16\n\x0ereservation_id\x18\x02 \x01(\t\x12\x33\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x10\n\x08repeated\x18\x04 \x01(\x08\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.policyd.v1.ReservationState\x12\"\n\x15set_max_output_tokens\x18\x06 \x01(\x03H\x01\x88\x01\x01\x42\r\n\x0b_expires_atB\x18\n\x16_set_max_output_tokens\"\xba\x01\n\rExtendRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x1c\n\x14wanted_output_tokens\x18\x02 \x01(\x03\x12#\n\x16\x61t_least_output_tokens\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12+\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x01\x88\x01\x01\x42\x19\n\x17_at_least_output_tokensB\x06\n\x04_ttl\"_\n\x0e\x45xtendResponse\x12\x1d\n\x15granted_output_tokens\x18\x01 \x01(\x03\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xea\x01\n\rSettleRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12 \n\x05usage\x18\x02 \x01(\x0b\x32\x11.policyd.v1.Usage\x12\x12\n\x05model\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x33\n\x05terms\x18\x04 \x03(\x0b\x32$.policyd.v1.SettleRequest.TermsEntry\x12\x13\n\x06status\x18\x05 \x01(\x05H\x01\x88\x01\x01\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_modelB\t\n\x07_status\"f\n\x0eSettleResponse\x12\x32\n\x0cstate_before\x18\x01 \x01(\x0e\x32\x1c.policyd.v1.ReservationState\x12 \n\x04\x63ost\x18\x02 \x01(\x0b\x32\x12.google.type.Money\"(\n\x0eReleaseRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"E\n\x0fReleaseResponse\x12\x32\n\x0cstate_before\x18\x01 \x01(\x0e\x32\x1c.policyd.v1.ReservationState\"\xfc\x02\n\x12RecordUsageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x42\n\nattributes\x18\x02 \x03(\x0b\x32..policyd.v1.RecordUsageRequest.AttributesEntry\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12 \n\x05usage\x18\x06 \x01(\x0b\x32\x11.policyd.v1.Usage\x12\x38\n\x05terms\x18\x07 \x03(\x0b\x32).policyd.v1.RecordUsageRequest.TermsEntry\x12\x13\n\x06status\x18\x08 \x01(\x05H\x00\x88\x01\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_status\"I\n\x13RecordUsageResponse\x12 \n\x04\x63ost\x18\x01 \x01(\x0b\x32\x12.google.type.Money\x12\x10\n\x08repeated\x18\x02 \x01(\x08\"\xed\x01\n\x10GetBudgetRequest\x12@\n\nattributes\x18\x01 \x03(\x0b\x32,.policyd.v1.GetBudgetRequest.AttributesEntry\x12\x15\n\x08provider\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05model\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08\x65ndpoint\x18\x04 \x01(\tH\x02\x88\x01\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_providerB\x08\n\x06_modelB\x0b\n\t_endpoint\"<\n\x11GetBudgetResponse\x12\'\n\x06limits\x18\x01 \x03(\x0b\x32\x17.policyd.v1.LimitReport\"\xb4\x02\n\x10ListUsageRequest\x12@\n\nattributes\x18\x01 \x03(\x0b\x32,.policyd.v1.ListUsageRequest.AttributesEntry\x12\x32\n\tfrom_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x33\n\nuntil_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_from_timeB\r\n\x0b_until_time\"\\\n\x11ListUsageResponse\x12.\n\rusage_records\x18\x01 \x03(\x0b\x32\x17.policyd.v1.UsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa0\x05\n\rPolicyService\x12N\n\x0b\x43heckBudget\x12\x1e.policyd.v1.CheckBudgetRequest\x1a\x1f.policyd.v1.CheckBudgetResponse\x12Q\n\x0c\x45stimateCost\x12\x1f.policyd.v1.EstimateCostRequest\x1a .policyd.v1.EstimateCostResponse\x12\x42\n\x07Reserve\x12\x1a.policyd.v1.ReserveRequest\x1a\x1b.policyd.v1.ReserveResponse\x12?\n\x06\x45xtend\x12\x19.policyd.v1.ExtendRequest\x1a\x1a.policyd.v1.ExtendResponse\x12?\n\x06Settle\x12\x19.policyd.v1.SettleRequest\x1a\x1a.policyd.v1.SettleResponse\x12\x42\n\x07Release\x12\x1a.policyd.v1.ReleaseRequest\x1a\x1b.policyd.v1.ReleaseResponse\x12N\n\x0bRecordUsage\x12\x1e.policyd.v1.RecordUsageRequest\x1a\x1f.policyd.v1.RecordUsageResponse\x12H\n\tGetBudget\x12\x1c.policyd.v1.GetBudgetRequest\x1a\x1d.policyd.v1.GetBudgetResponse\x12H\n\tListUsage\x12\x1c.policyd.v1.ListUsageRequest\x1a\x1d.policyd.v1.ListUsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpolicyd/v1/policy_service.proto\x12\npolicyd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x1epolicyd/v1/model_request.proto\x1a\x1cpolicyd/v1/reservation.proto\x1a\x16policyd/v1/usage.proto\x1a\x18policyd/v1/verdict.proto\"E\n\x12\x43heckBudgetRequest\x12/\n\rmodel_request\x18\x01 \x01(\x0b\x32\x18.policyd.v1.ModelRequest\";\n\x13\x43heckBudgetResponse\x12$\n\x07verdict\x18\x01 \x01(\x0b\x32\x13.policyd.v1.Verdict\"F\n\x13\x45stimateCostRequest\x12/\n\rmodel_request\x18\x01 \x01(\x0b\x32\x18.policyd.v1.ModelRequest\">\n\x14\x45stimateCostResponse\x12&\n\x08\x65stimate\x18\x01 \x01(\x0b\x32\x14.policyd.v1.Estimate\"\x8a\x01\n\x0eReserveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\rmodel_request\x18\x02 \x01(\x0b\x32\x18.policyd.v1.ModelRequest\x12+\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x06\n\x04_ttl\"\xb6\x02\n\x0fReserveResponse\x12$\n\x07verdict\x18\x01 \x01(\x0b\x32\x13.policyd.v1.Verdict\x12\x16\n\x0ereservation_id\x18\x02 \x01(\t\x12\x33\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x10\n\x08repeated\x18\x04 \x01(\x08\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.policyd.v1.ReservationState\x12\"\n\x15set_max_output_tokens\x18\x06 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\tset_model\x18\x07 \x01(\tH\x02\x88\x01\x01\x42\r\n\x0b_expires_atB\x18\n\x16_set_max_output_tokensB\x0c\n\n_set_model\"\xba\x01\n\rExtendRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12\x1c\n\x14wanted_output_tokens\x18\x02 \x01(\x03\x12#\n\x16\x61t_least_output_tokens\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12+\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x01\x88\x01\x01\x42\x19\n\x17_at_least_output_tokensB\x06\n\x04_ttl\"_\n\x0e\x45xtendResponse\x12\x1d\n\x15granted_output_tokens\x18\x01 \x01(\x03\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xea\x01\n\rSettleRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12 \n\x05usage\x18\x02 \x01(\x0b\x32\x11.policyd.v1.Usage\x12\x12\n\x05model\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x33\n\x05terms\x18\x04 \x03(\x0b\x32$.policyd.v1.SettleRequest.TermsEntry\x12\x13\n\x06status\x18\x05 \x01(\x05H\x01\x88\x01\x01\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_modelB\t\n\x07_status\"f\n\x0eSettleResponse\x12\x32\n\x0cstate_before\x18\x01 \x01(\x0e\x32\x1c.policyd.v1.ReservationState\x12 \n\x04\x63ost\x18\x02 \x01(\x0b\x32\x12.google.type.Money\"(\n\x0eReleaseRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\"E\n\x0fReleaseResponse\x12\x32\n\x0cstate_before\x18\x01 \x01(\x0e\x32\x1c.policyd.v1.ReservationState\"\xfc\x02\n\x12RecordUsageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x42\n\nattributes\x18\x02 \x03(\x0b\x32..policyd.v1.RecordUsageRequest.AttributesEntry\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12 \n\x05usage\x18\x06 \x01(\x0b\x32\x11.policyd.v1.Usage\x12\x38\n\x05terms\x18\x07 \x03(\x0b\x32).policyd.v1.RecordUsageRequest.TermsEntry\x12\x13\n\x06status\x18\x08 \x01(\x05H\x00\x88\x01\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_status\"I\n\x13RecordUsageResponse\x12 \n\x04\x63ost\x18\x01 \x01(\x0b\x32\x12.google.type.Money\x12\x10\n\x08repeated\x18\x02 \x01(\x08\"\xed\x01\n\x10GetBudgetRequest\x12@\n\nattributes\x18\x01 \x03(\x0b\x32,.policyd.v1.GetBudgetRequest.AttributesEntry\x12\x15\n\x08provider\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05model\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08\x65ndpoint\x18\x04 \x01(\tH\x02\x88\x01\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_providerB\x08\n\x06_modelB\x0b\n\t_endpoint\"<\n\x11GetBudgetResponse\x12\'\n\x06limits\x18\x01 \x03(\x0b\x32\x17.policyd.v1.LimitReport\"\xb4\x02\n\x10ListUsageRequest\x12@\n\nattributes\x18\x01 \x03(\x0b\x32,.policyd.v1.ListUsageRequest.AttributesEntry\x12\x32\n\tfrom_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x33\n\nuntil_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_from_timeB\r\n\x0b_until_time\"\\\n\x11ListUsageResponse\x12.\n\rusage_records\x18\x01 \x03(\x0b\x32\x17.policyd.v1.UsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa0\x05\n\rPolicyService\x12N\n\x0b\x43heckBudget\x12\x1e.policyd.v1.CheckBudgetRequest\x1a\x1f.policyd.v1.CheckBudgetResponse\x12Q\n\x0c\x45stimateCost\x12\x1f.policyd.v1.EstimateCostRequest\x1a .policyd.v1.EstimateCostResponse\x12\x42\n\x07Reserve\x12\x1a.policyd.v1.ReserveRequest\x1a\x1b.policyd.v1.ReserveResponse\x12?\n\x06\x45xtend\x12\x19.policyd.v1.ExtendRequest\x1a\x1a.policyd.v1.ExtendResponse\x12?\n\x06Settle\x12\x19.policyd.v1.SettleRequest\x1a\x1a.policyd.v1.SettleResponse\x12\x42\n\x07Release\x12\x1a.policyd.v1.ReleaseRequest\x1a\x1b.policyd.v1.ReleaseResponse\x12N\n\x0bRecordUsage\x12\x1e.policyd.v1.RecordUsageRequest\x1a\x1f.policyd.v1.RecordUsageResponse\x12H\n\tGetBudget\x12\x1c.policyd.v1.GetBudgetRequest\x1a\x1d.policyd.v1.GetBudgetResponse\x12H\n\tListUsage\x12\x1c.policyd.v1.ListUsageRequest\x1a\x1d.policyd.v1.ListUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,41 +59,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVEREQUEST']._serialized_start=518
   _globals['_RESERVEREQUEST']._serialized_end=656
   _globals['_RESERVERESPONSE']._serialized_start=659
-  _globals['_RESERVERESPONSE']._serialized_end=931
-  _globals['_EXTENDREQUEST']._serialized_start=934
-  _globals['_EXTENDREQUEST']._serialized_end=1120
-  _globals['_EXTENDRESPONSE']._serialized_start=1122
-  _globals['_EXTENDRESPONSE']._serialized_end=1217
-  _globals['_SETTLEREQUEST']._serialized_start=1220
-  _globals['_SETTLEREQUEST']._serialized_end=1454
-  _globals['_SETTLEREQUEST_TERMSENTRY']._serialized_start=1389
-  _globals['_SETTLEREQUEST_TERMSENTRY']._serialized_end=1433
-  _globals['_SETTLERESPONSE']._serialized_start=1456
-  _globals['_SETTLERESPONSE']._serialized_end=1558
-  _globals['_RELEASEREQUEST']._serialized_start=1560
-  _globals['_RELEASEREQUEST']._serialized_end=1600
-  _globals['_RELEASERESPONSE']._serialized_start=1602
-  _globals['_RELEASERESPONSE']._serialized_end=1671
-  _globals['_RECORDUSAGEREQUEST']._serialized_start=1674
-  _globals['_RECORDUSAGEREQUEST']._serialized_end=2054
-  _globals['_RECORDUSAGEREQUEST_ATTRIBUTESENTRY']._serialized_start=1948
-  _globals['_RECORDUSAGEREQUEST_ATTRIBUTESENTRY']._serialized_end=1997
-  _globals['_RECORDUSAGEREQUEST_TERMSENTRY']._serialized_start=1389
-  _globals['_RECORDUSAGEREQUEST_TERMSENTRY']._serialized_end=1433
-  _globals['_RECORDUSAGERESPONSE']._serialized_start=2056
-  _globals['_RECORDUSAGERESPONSE']._serialized_end=2129
-  _globals['_GETBUDGETREQUEST']._serialized_start=2132
-  _globals['_GETBUDGETREQUEST']._serialized_end=2369
-  _globals['_GETBUDGETREQUEST_ATTRIBUTESENTRY']._serialized_start=1948
-  _globals['_GETBUDGETREQUEST_ATTRIBUTESENTRY']._serialized_end=1997
-  _globals['_GETBUDGETRESPONSE']._serialized_start=2371
-  _globals['_GETBUDGETRESPONSE']._serialized_end=2431
-  _globals['_LISTUSAGEREQUEST']._serialized_start=2434
-  _globals['_LISTUSAGEREQUEST']._serialized_end=2742
-  _globals['_LISTUSAGEREQUEST_ATTRIBUTESENTRY']._serialized_start=1948
-  _globals['_LISTUSAGEREQUEST_ATTRIBUTESENTRY']._serialized_end=1997
-  _globals['_LISTUSAGERESPONSE']._serialized_start=2744
-  _globals['_LISTUSAGERESPONSE']._serialized_end=2836
-  _globals['_POLICYSERVICE']._serialized_start=2839
-  _globals['_POLICYSERVICE']._serialized_end=3511
+  _globals['_RESERVERESPONSE']._serialized_end=969
+  _globals['_EXTENDREQUEST']._serialized_start=972
+  _globals['_EXTENDREQUEST']._serialized_end=1158
+  _globals['_EXTENDRESPONSE']._serialized_start=1160
+  _globals['_EXTENDRESPONSE']._serialized_end=1255
+  _globals['_SETTLEREQUEST']._serialized_start=1258
+  _globals['_SETTLEREQUEST']._serialized_end=1492
+  _globals['_SETTLEREQUEST_TERMSENTRY']._serialized_start=1427
+  _globals['_SETTLEREQUEST_TERMSENTRY']._serialized_end=1471
+  _globals['_SETTLERESPONSE']._serialized_start=1494
+  _globals['_SETTLERESPONSE']._serialized_end=1596
+  _globals['_RELEASEREQUEST']._serialized_start=1598
+  _globals['_RELEASEREQUEST']._serialized_end=1638
+  _globals['_RELEASERESPONSE']._serialized_start=1640
+  _globals['_RELEASERESPONSE']._serialized_end=1709
+  _globals['_RECORDUSAGEREQUEST']._serialized_start=1712
+  _globals['_RECORDUSAGEREQUEST']._serialized_end=2092
+  _globals['_RECORDUSAGEREQUEST_ATTRIBUTESENTRY']._serialized_start=1986
+  _globals['_RECORDUSAGEREQUEST_ATTRIBUTESENTRY']._serialized_end=2035
+  _globals['_RECORDUSAGEREQUEST_TERMSENTRY']._serialized_start=1427
+  _globals['_RECORDUSAGEREQUEST_TERMSENTRY']._serialized_end=1471
+  _globals['_RECORDUSAGERESPONSE']._serialized_start=2094
+  _globals['_RECORDUSAGERESPONSE']._serialized_end=2167
+  _globals['_GETBUDGETREQUEST']._serialized_start=2170
+  _globals['_GETBUDGETREQUEST']._serialized_end=2407
+  _globals['_GETBUDGETREQUEST_ATTRIBUTESENTRY']._serialized_start=1986
+  _globals['_GETBUDGETREQUEST_ATTRIBUTESENTRY']._serialized_end=2035
+  _globals['_GETBUDGETRESPONSE']._serialized_start=2409
+  _globals['_GETBUDGETRESPONSE']._serialized_end=2469
+  _globals['_LISTUSAGEREQUEST']._serialized_start=2472
+  _globals['_LISTUSAGEREQUEST']._serialized_end=2780
+  _globals['_LISTUSAGEREQUEST_ATTRIBUTESENTRY']._serialized_start=1986
+  _globals['_LISTUSAGEREQUEST_ATTRIBUTESENTRY']._serialized_end=2035
+  _globals['_LISTUSAGERESPONSE']._serialized_start=2782
+  _globals['_LISTUSAGERESPONSE']._serialized_end=2874
+  _globals['_POLICYSERVICE']._serialized_start=2877
+  _globals['_POLICYSERVICE']._serialized_end=3549
 # @@protoc_insertion_point(module_scope)

@@ -174,6 +174,7 @@ class ReserveResponse(_message.Message):
     REPEATED_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     SET_MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    SET_MODEL_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """Names the reservation in `Extend`, `Settle` and `Release`. Empty if the request was refused."""
     repeated: _builtins.bool
@@ -181,9 +182,12 @@ class ReserveResponse(_message.Message):
     state: _reservation_pb2.ReservationState.ValueType
     """The reservation's state: RESERVED, or of a repeated call whatever has become of it. Unspecified if the request was refused."""
     set_max_output_tokens: _builtins.int
-    """The maximum of output tokens of one choice that the caller has to set in the request before sending it. Set only where
-    the request gave none and the policy says `unbounded: set_maximum`; without it the reply could outgrow its hold.
+    """The maximum of output tokens of one choice that the caller has to set in the request before sending it; without it the
+    reply could outgrow its hold. Set only where a limit clamped the request, or where it gave none and the policy says
+    `unbounded: set_maximum`.
     """
+    set_model: _builtins.str
+    """The model that the caller has to send the request to in place of its own. Set only where a limit switched it."""
     @_builtins.property
     def verdict(self) -> _verdict_pb2.Verdict:
         """Whether the request may run, and why not. Of a repeated call: as decided the first time."""
@@ -201,19 +205,24 @@ class ReserveResponse(_message.Message):
         repeated: _builtins.bool = ...,
         state: _reservation_pb2.ReservationState.ValueType = ...,
         set_max_output_tokens: _builtins.int | None = ...,
+        set_model: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "_set_max_output_tokens", b"_set_max_output_tokens", "expires_at", b"expires_at", "set_max_output_tokens", b"set_max_output_tokens", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "_set_max_output_tokens", b"_set_max_output_tokens", "_set_model", b"_set_model", "expires_at", b"expires_at", "set_max_output_tokens", b"set_max_output_tokens", "set_model", b"set_model", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "_set_max_output_tokens", b"_set_max_output_tokens", "expires_at", b"expires_at", "repeated", b"repeated", "reservation_id", b"reservation_id", "set_max_output_tokens", b"set_max_output_tokens", "state", b"state", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "_set_max_output_tokens", b"_set_max_output_tokens", "_set_model", b"_set_model", "expires_at", b"expires_at", "repeated", b"repeated", "reservation_id", b"reservation_id", "set_max_output_tokens", b"set_max_output_tokens", "set_model", b"set_model", "state", b"state", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expires_at: _TypeAlias = _typing.Literal["expires_at"]  # noqa: Y015
     _WhichOneofArgType__expires_at: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at"]  # noqa: Y015
     _WhichOneofReturnType__set_max_output_tokens: _TypeAlias = _typing.Literal["set_max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__set_max_output_tokens: _TypeAlias = _typing.Literal["_set_max_output_tokens", b"_set_max_output_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__set_model: _TypeAlias = _typing.Literal["set_model"]  # noqa: Y015
+    _WhichOneofArgType__set_model: _TypeAlias = _typing.Literal["_set_model", b"_set_model"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at) -> _WhichOneofReturnType__expires_at | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__set_max_output_tokens) -> _WhichOneofReturnType__set_max_output_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__set_model) -> _WhichOneofReturnType__set_model | None: ...
 
 Global___ReserveResponse: _TypeAlias = ReserveResponse  # noqa: Y015
 

@@ -110,8 +110,9 @@ Global___UsageSource: _TypeAlias = UsageSource  # noqa: Y015
 @_typing.final
 class Usage(_message.Message):
     """Holds what a provider counted, in kinds that never overlap: each token is in exactly one of them, and each kind has a price
-    of its own. Each is 0 to 100,000,000. A caller takes its provider's numbers apart: of OpenAI's `prompt_tokens`, the
-    `cached_tokens` are `cached_input`, and only the rest is `input`.
+    of its own. What is charged by the piece or by the time stands beside the tokens. Tokens, characters and milliseconds are 0
+    to 100,000,000 each, everything else 0 to 1,000,000. A caller takes its provider's numbers apart: of OpenAI's
+    `prompt_tokens`, the `cached_tokens` are `cached_input`, and only the rest is `input`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -124,11 +125,29 @@ class Usage(_message.Message):
     CACHE_WRITE_1H_FIELD_NUMBER: _builtins.int
     AUDIO_INPUT_FIELD_NUMBER: _builtins.int
     IMAGE_INPUT_FIELD_NUMBER: _builtins.int
+    VIDEO_INPUT_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     AUDIO_OUTPUT_FIELD_NUMBER: _builtins.int
     IMAGE_OUTPUT_FIELD_NUMBER: _builtins.int
+    VIDEO_OUTPUT_FIELD_NUMBER: _builtins.int
+    CITATION_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
     WEB_SEARCHES_FIELD_NUMBER: _builtins.int
+    SOCIAL_SEARCHES_FIELD_NUMBER: _builtins.int
+    MAP_SEARCHES_FIELD_NUMBER: _builtins.int
+    FILE_SEARCHES_FIELD_NUMBER: _builtins.int
+    ATTACHMENT_SEARCHES_FIELD_NUMBER: _builtins.int
+    CODE_SESSIONS_FIELD_NUMBER: _builtins.int
+    SEARCH_UNITS_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    ANNOTATED_PAGES_FIELD_NUMBER: _builtins.int
+    IMAGES_READ_FIELD_NUMBER: _builtins.int
+    IMAGES_GENERATED_FIELD_NUMBER: _builtins.int
+    AUDIO_INPUT_MS_FIELD_NUMBER: _builtins.int
+    AUDIO_MS_FIELD_NUMBER: _builtins.int
+    CHARACTERS_FIELD_NUMBER: _builtins.int
+    TEXT_MESSAGES_FIELD_NUMBER: _builtins.int
     input: _builtins.int
     """Input text tokens that were neither read from a cache nor written to one."""
     cached_input: _builtins.int
@@ -145,6 +164,8 @@ class Usage(_message.Message):
     """Audio tokens of the input that did not come from a cache."""
     image_input: _builtins.int
     """Image tokens of the input that did not come from a cache, where the provider reports them apart."""
+    video_input: _builtins.int
+    """Video tokens of the input that did not come from a cache, where the provider reports them apart."""
     output: _builtins.int
     """Output text tokens, without reasoning."""
     reasoning: _builtins.int
@@ -153,8 +174,42 @@ class Usage(_message.Message):
     """Audio tokens of the output."""
     image_output: _builtins.int
     """Image tokens of the output, where the provider reports them apart."""
+    video_output: _builtins.int
+    """Video tokens of the output, where the provider reports them apart."""
+    citation: _builtins.int
+    """Tokens of cited sources, where the provider reports them beside the output and charges for them."""
+    requests: _builtins.int
+    """Requests whose model has a fee by the request. Counted by policyd where it is left at zero."""
     web_searches: _builtins.int
     """Web searches that the provider ran and charges by the call."""
+    social_searches: _builtins.int
+    """Searches of a social network that the provider ran."""
+    map_searches: _builtins.int
+    """Prompts that the provider answered with the help of its maps."""
+    file_searches: _builtins.int
+    """Searches of stored files that the provider ran."""
+    attachment_searches: _builtins.int
+    """Searches of the files that a request brought along, where they are charged apart."""
+    code_sessions: _builtins.int
+    """Sessions of the provider's code interpreter: containers that were used, or runs."""
+    search_units: _builtins.int
+    """Rankings: one for a query with up to a hundred documents."""
+    pages: _builtins.int
+    """Pages of documents that were read, without annotations."""
+    annotated_pages: _builtins.int
+    """Pages of documents that were read and annotated."""
+    images_read: _builtins.int
+    """Images of the input, where they are counted by the piece."""
+    images_generated: _builtins.int
+    """Images of the output, by the piece."""
+    audio_input_ms: _builtins.int
+    """Milliseconds of audio that was listened to."""
+    audio_ms: _builtins.int
+    """Milliseconds of a live conversation whose price does not ask who speaks."""
+    characters: _builtins.int
+    """Characters of a text that was spoken, or embedded by a model that is sold so."""
+    text_messages: _builtins.int
+    """Text messages to a model that is otherwise sold by the time it is spoken with."""
     def __init__(
         self,
         *,
@@ -166,15 +221,33 @@ class Usage(_message.Message):
         cache_write_1h: _builtins.int = ...,
         audio_input: _builtins.int = ...,
         image_input: _builtins.int = ...,
+        video_input: _builtins.int = ...,
         output: _builtins.int = ...,
         reasoning: _builtins.int = ...,
         audio_output: _builtins.int = ...,
         image_output: _builtins.int = ...,
+        video_output: _builtins.int = ...,
+        citation: _builtins.int = ...,
+        requests: _builtins.int = ...,
         web_searches: _builtins.int = ...,
+        social_searches: _builtins.int = ...,
+        map_searches: _builtins.int = ...,
+        file_searches: _builtins.int = ...,
+        attachment_searches: _builtins.int = ...,
+        code_sessions: _builtins.int = ...,
+        search_units: _builtins.int = ...,
+        pages: _builtins.int = ...,
+        annotated_pages: _builtins.int = ...,
+        images_read: _builtins.int = ...,
+        images_generated: _builtins.int = ...,
+        audio_input_ms: _builtins.int = ...,
+        audio_ms: _builtins.int = ...,
+        characters: _builtins.int = ...,
+        text_messages: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_input", b"audio_input", "audio_output", b"audio_output", "cache_write_1h", b"cache_write_1h", "cache_write_5m", b"cache_write_5m", "cached_audio_input", b"cached_audio_input", "cached_image_input", b"cached_image_input", "cached_input", b"cached_input", "image_input", b"image_input", "image_output", b"image_output", "input", b"input", "output", b"output", "reasoning", b"reasoning", "web_searches", b"web_searches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotated_pages", b"annotated_pages", "attachment_searches", b"attachment_searches", "audio_input", b"audio_input", "audio_input_ms", b"audio_input_ms", "audio_ms", b"audio_ms", "audio_output", b"audio_output", "cache_write_1h", b"cache_write_1h", "cache_write_5m", b"cache_write_5m", "cached_audio_input", b"cached_audio_input", "cached_image_input", b"cached_image_input", "cached_input", b"cached_input", "characters", b"characters", "citation", b"citation", "code_sessions", b"code_sessions", "file_searches", b"file_searches", "image_input", b"image_input", "image_output", b"image_output", "images_generated", b"images_generated", "images_read", b"images_read", "input", b"input", "map_searches", b"map_searches", "output", b"output", "pages", b"pages", "reasoning", b"reasoning", "requests", b"requests", "search_units", b"search_units", "social_searches", b"social_searches", "text_messages", b"text_messages", "video_input", b"video_input", "video_output", b"video_output", "web_searches", b"web_searches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,6 +300,10 @@ class UsageRecord(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     POLICY_DURATION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    WARNED_BY_FIELD_NUMBER: _builtins.int
+    CLAMPED_BY_FIELD_NUMBER: _builtins.int
+    SWITCHED_BY_FIELD_NUMBER: _builtins.int
+    REQUESTED_MODEL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names the exchange, or is the `request_id` that the caller gave."""
     outcome: Global___Outcome.ValueType
@@ -238,7 +315,7 @@ class UsageRecord(_message.Message):
     endpoint: _builtins.str
     """The kind of call."""
     model: _builtins.str
-    """The model that was asked for."""
+    """The model that was asked for, or that limits switched to."""
     response_model: _builtins.str
     """The model that the reply names. Unset where none was seen."""
     status: _builtins.int
@@ -251,6 +328,8 @@ class UsageRecord(_message.Message):
     """How far the estimate could be trusted. Unspecified for a usage that was never estimated."""
     error: _builtins.str
     """What went wrong. Unset where nothing did."""
+    requested_model: _builtins.str
+    """The model that was asked for, where limits switched to another."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was decided; of a usage that was never reserved, when it was recorded."""
@@ -287,6 +366,18 @@ class UsageRecord(_message.Message):
     def policy_duration(self) -> _duration_pb2.Duration:
         """How much of the time before the decision was policyd's own."""
 
+    @_builtins.property
+    def warned_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the limits that let it pass with a warning."""
+
+    @_builtins.property
+    def clamped_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the limits that lowered its maximum output."""
+
+    @_builtins.property
+    def switched_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the limits that switched it to `model`."""
+
     def __init__(
         self,
         *,
@@ -311,13 +402,19 @@ class UsageRecord(_message.Message):
         duration: _duration_pb2.Duration | None = ...,
         policy_duration: _duration_pb2.Duration | None = ...,
         error: _builtins.str | None = ...,
+        warned_by: _abc.Iterable[_builtins.str] | None = ...,
+        clamped_by: _abc.Iterable[_builtins.str] | None = ...,
+        switched_by: _abc.Iterable[_builtins.str] | None = ...,
+        requested_model: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_response_model", b"_response_model", "_status", b"_status", "_usage", b"_usage", "actual_cost", b"actual_cost", "duration", b"duration", "error", b"error", "estimated_cost", b"estimated_cost", "policy_duration", b"policy_duration", "response_model", b"response_model", "status", b"status", "time", b"time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_requested_model", b"_requested_model", "_response_model", b"_response_model", "_status", b"_status", "_usage", b"_usage", "actual_cost", b"actual_cost", "duration", b"duration", "error", b"error", "estimated_cost", b"estimated_cost", "policy_duration", b"policy_duration", "requested_model", b"requested_model", "response_model", b"response_model", "status", b"status", "time", b"time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_response_model", b"_response_model", "_status", b"_status", "_usage", b"_usage", "actual_cost", b"actual_cost", "attributes", b"attributes", "confidence", b"confidence", "decision", b"decision", "denied_by", b"denied_by", "duration", b"duration", "endpoint", b"endpoint", "error", b"error", "estimated_cost", b"estimated_cost", "model", b"model", "outcome", b"outcome", "policy_duration", b"policy_duration", "provider", b"provider", "request_id", b"request_id", "response_model", b"response_model", "shadow_denied_by", b"shadow_denied_by", "status", b"status", "streamed", b"streamed", "time", b"time", "usage", b"usage", "usage_source", b"usage_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_requested_model", b"_requested_model", "_response_model", b"_response_model", "_status", b"_status", "_usage", b"_usage", "actual_cost", b"actual_cost", "attributes", b"attributes", "clamped_by", b"clamped_by", "confidence", b"confidence", "decision", b"decision", "denied_by", b"denied_by", "duration", b"duration", "endpoint", b"endpoint", "error", b"error", "estimated_cost", b"estimated_cost", "model", b"model", "outcome", b"outcome", "policy_duration", b"policy_duration", "provider", b"provider", "request_id", b"request_id", "requested_model", b"requested_model", "response_model", b"response_model", "shadow_denied_by", b"shadow_denied_by", "status", b"status", "streamed", b"streamed", "switched_by", b"switched_by", "time", b"time", "usage", b"usage", "usage_source", b"usage_source", "warned_by", b"warned_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
+    _WhichOneofReturnType__requested_model: _TypeAlias = _typing.Literal["requested_model"]  # noqa: Y015
+    _WhichOneofArgType__requested_model: _TypeAlias = _typing.Literal["_requested_model", b"_requested_model"]  # noqa: Y015
     _WhichOneofReturnType__response_model: _TypeAlias = _typing.Literal["response_model"]  # noqa: Y015
     _WhichOneofArgType__response_model: _TypeAlias = _typing.Literal["_response_model", b"_response_model"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
@@ -326,6 +423,8 @@ class UsageRecord(_message.Message):
     _WhichOneofArgType__usage: _TypeAlias = _typing.Literal["_usage", b"_usage"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requested_model) -> _WhichOneofReturnType__requested_model | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__response_model) -> _WhichOneofReturnType__response_model | None: ...
     @_typing.overload

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18policyd/v1/verdict.proto\x12\npolicyd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xc1\x02\n\x07Verdict\x12&\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x14.policyd.v1.Decision\x12(\n\x07\x64\x65nials\x18\x02 \x03(\x0b\x32\x17.policyd.v1.LimitReport\x12/\n\x0eshadow_denials\x18\x03 \x03(\x0b\x32\x17.policyd.v1.LimitReport\x12&\n\x08\x65stimate\x18\x04 \x01(\x0b\x32\x14.policyd.v1.Estimate\x12\x33\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x31\n\x10remaining_budget\x18\x06 \x01(\x0b\x32\x12.google.type.MoneyH\x01\x88\x01\x01\x42\x0e\n\x0c_retry_afterB\x13\n\x11_remaining_budget\"\xc4\x04\n\x0bLimitReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x06metric\x18\x02 \x01(\x0e\x32\x12.policyd.v1.Metric\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x0e\n\x06window\x18\x04 \x01(\t\x12\'\n\x06\x61\x63tion\x18\x05 \x01(\x0e\x32\x17.policyd.v1.LimitAction\x12!\n\x05limit\x18\x06 \x01(\x0b\x32\x12.policyd.v1.Amount\x12!\n\x05spent\x18\x07 \x01(\x0b\x32\x12.policyd.v1.Amount\x12$\n\x08reserved\x18\x08 \x01(\x0b\x32\x12.policyd.v1.Amount\x12%\n\trequested\x18\t \x01(\x0b\x32\x12.policyd.v1.Amount\x12%\n\tremaining\x18\n \x01(\x0b\x32\x12.policyd.v1.Amount\x12\x32\n\tresets_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x13\n\x0bhttp_status\x18\x0c \x01(\x05\x12\x1c\n\x0frefusal_message\x18\r \x01(\tH\x01\x88\x01\x01\x12\x42\n\x0erefusal_fields\x18\x0e \x03(\x0b\x32*.policyd.v1.LimitReport.RefusalFieldsEntry\x1a\x34\n\x12RefusalFieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_resets_atB\x12\n\x10_refusal_message\"G\n\x06\x41mount\x12#\n\x05money\x18\x01 \x01(\x0b\x32\x12.google.type.MoneyH\x00\x12\x0f\n\x05units\x18\x02 \x01(\x03H\x00\x42\x07\n\x05value\"\xb0\x02\n\x08\x45stimate\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x1e\n\x16\x65xpected_output_tokens\x18\x02 \x01(\x03\x12\x18\n\x10max_input_tokens\x18\x03 \x01(\x03\x12\x19\n\x11max_output_tokens\x18\x04 \x01(\x03\x12)\n\rexpected_cost\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12$\n\x08max_cost\x18\x06 \x01(\x0b\x32\x12.google.type.Money\x12*\n\nconfidence\x18\x07 \x01(\x0e\x32\x16.policyd.v1.Confidence\x12\x0f\n\x07\x62ounded\x18\x08 \x01(\x08\x12\x16\n\x0eprice_provider\x18\t \x01(\t\x12\x13\n\x0bprice_model\x18\n \x01(\t*K\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x45\x43ISION_ALLOW\x10\x01\x12\x11\n\rDECISION_DENY\x10\x02*\xb0\x01\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x13\n\x0fMETRIC_COST_USD\x10\x01\x12\x11\n\rMETRIC_TOKENS\x10\x02\x12\x17\n\x13METRIC_INPUT_TOKENS\x10\x03\x12\x18\n\x14METRIC_OUTPUT_TOKENS\x10\x04\x12\x13\n\x0fMETRIC_REQUESTS\x10\x05\x12\x1e\n\x1aMETRIC_CONCURRENT_REQUESTS\x10\x06*[\n\x0bLimitAction\x12\x1c\n\x18LIMIT_ACTION_UNSPECIFIED\x10\x00\x12\x15\n\x11LIMIT_ACTION_DENY\x10\x01\x12\x17\n\x13LIMIT_ACTION_SHADOW\x10\x02*h\n\nConfidence\x12\x1a\n\x16\x43ONFIDENCE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43ONFIDENCE_HIGH\x10\x01\x12\x15\n\x11\x43ONFIDENCE_MEDIUM\x10\x02\x12\x12\n\x0e\x43ONFIDENCE_LOW\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18policyd/v1/verdict.proto\x12\npolicyd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xf6\x03\n\x07Verdict\x12&\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x14.policyd.v1.Decision\x12(\n\x07\x64\x65nials\x18\x02 \x03(\x0b\x32\x17.policyd.v1.LimitReport\x12/\n\x0eshadow_denials\x18\x03 \x03(\x0b\x32\x17.policyd.v1.LimitReport\x12&\n\x08\x65stimate\x18\x04 \x01(\x0b\x32\x14.policyd.v1.Estimate\x12\x33\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x12\x31\n\x10remaining_budget\x18\x06 \x01(\x0b\x32\x12.google.type.MoneyH\x01\x88\x01\x01\x12)\n\x08warnings\x18\x07 \x03(\x0b\x32\x17.policyd.v1.LimitReport\x12\x12\n\nclamped_by\x18\x08 \x03(\t\x12\x13\n\x0bswitched_by\x18\t \x03(\t\x12\x1b\n\x0eswitched_model\x18\n \x01(\tH\x02\x88\x01\x01\x12%\n\x05\x62lock\x18\x0b \x01(\x0b\x32\x11.policyd.v1.BlockH\x03\x88\x01\x01\x42\x0e\n\x0c_retry_afterB\x13\n\x11_remaining_budgetB\x11\n\x0f_switched_modelB\x08\n\x06_block\"\x8f\x01\n\x05\x42lock\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.policyd.v1.BlockKind\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x33\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\r\n\x0b_expires_at\"\xc4\x04\n\x0bLimitReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x06metric\x18\x02 \x01(\x0e\x32\x12.policyd.v1.Metric\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x0e\n\x06window\x18\x04 \x01(\t\x12\'\n\x06\x61\x63tion\x18\x05 \x01(\x0e\x32\x17.policyd.v1.LimitAction\x12!\n\x05limit\x18\x06 \x01(\x0b\x32\x12.policyd.v1.Amount\x12!\n\x05spent\x18\x07 \x01(\x0b\x32\x12.policyd.v1.Amount\x12$\n\x08reserved\x18\x08 \x01(\x0b\x32\x12.policyd.v1.Amount\x12%\n\trequested\x18\t \x01(\x0b\x32\x12.policyd.v1.Amount\x12%\n\tremaining\x18\n \x01(\x0b\x32\x12.policyd.v1.Amount\x12\x32\n\tresets_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x13\n\x0bhttp_status\x18\x0c \x01(\x05\x12\x1c\n\x0frefusal_message\x18\r \x01(\tH\x01\x88\x01\x01\x12\x42\n\x0erefusal_fields\x18\x0e \x03(\x0b\x32*.policyd.v1.LimitReport.RefusalFieldsEntry\x1a\x34\n\x12RefusalFieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_resets_atB\x12\n\x10_refusal_message\"G\n\x06\x41mount\x12#\n\x05money\x18\x01 \x01(\x0b\x32\x12.google.type.MoneyH\x00\x12\x0f\n\x05units\x18\x02 \x01(\x03H\x00\x42\x07\n\x05value\"\xb0\x02\n\x08\x45stimate\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x1e\n\x16\x65xpected_output_tokens\x18\x02 \x01(\x03\x12\x18\n\x10max_input_tokens\x18\x03 \x01(\x03\x12\x19\n\x11max_output_tokens\x18\x04 \x01(\x03\x12)\n\rexpected_cost\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12$\n\x08max_cost\x18\x06 \x01(\x0b\x32\x12.google.type.Money\x12*\n\nconfidence\x18\x07 \x01(\x0e\x32\x16.policyd.v1.Confidence\x12\x0f\n\x07\x62ounded\x18\x08 \x01(\x08\x12\x16\n\x0eprice_provider\x18\t \x01(\t\x12\x13\n\x0bprice_model\x18\n \x01(\t*T\n\tBlockKind\x12\x1a\n\x16\x42LOCK_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42LOCK_KIND_BLOCK\x10\x01\x12\x15\n\x11\x42LOCK_KIND_FREEZE\x10\x02*K\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x45\x43ISION_ALLOW\x10\x01\x12\x11\n\rDECISION_DENY\x10\x02*\xdd\x01\n\x06Metric\x12\x16\n\x12METRIC_UNSPECIFIED\x10\x00\x12\x13\n\x0fMETRIC_COST_USD\x10\x01\x12\x11\n\rMETRIC_TOKENS\x10\x02\x12\x17\n\x13METRIC_INPUT_TOKENS\x10\x03\x12\x18\n\x14METRIC_OUTPUT_TOKENS\x10\x04\x12\x13\n\x0fMETRIC_REQUESTS\x10\x05\x12\x1e\n\x1aMETRIC_CONCURRENT_REQUESTS\x10\x06\x12\x11\n\rMETRIC_IMAGES\x10\x07\x12\x18\n\x14METRIC_AUDIO_SECONDS\x10\x08*\xa9\x01\n\x0bLimitAction\x12\x1c\n\x18LIMIT_ACTION_UNSPECIFIED\x10\x00\x12\x15\n\x11LIMIT_ACTION_DENY\x10\x01\x12\x17\n\x13LIMIT_ACTION_SHADOW\x10\x02\x12\x15\n\x11LIMIT_ACTION_WARN\x10\x03\x12\x16\n\x12LIMIT_ACTION_CLAMP\x10\x04\x12\x1d\n\x19LIMIT_ACTION_SWITCH_MODEL\x10\x05*h\n\nConfidence\x12\x1a\n\x16\x43ONFIDENCE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43ONFIDENCE_HIGH\x10\x01\x12\x15\n\x11\x43ONFIDENCE_MEDIUM\x10\x02\x12\x12\n\x0e\x43ONFIDENCE_LOW\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,22 +36,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LIMITREPORT_REFUSALFIELDSENTRY']._loaded_options = None
   _globals['_LIMITREPORT_REFUSALFIELDSENTRY']._serialized_options = b'8\001'
-  _globals['_DECISION']._serialized_start=1417
-  _globals['_DECISION']._serialized_end=1492
-  _globals['_METRIC']._serialized_start=1495
-  _globals['_METRIC']._serialized_end=1671
-  _globals['_LIMITACTION']._serialized_start=1673
-  _globals['_LIMITACTION']._serialized_end=1764
-  _globals['_CONFIDENCE']._serialized_start=1766
-  _globals['_CONFIDENCE']._serialized_end=1870
+  _globals['_BLOCKKIND']._serialized_start=1744
+  _globals['_BLOCKKIND']._serialized_end=1828
+  _globals['_DECISION']._serialized_start=1830
+  _globals['_DECISION']._serialized_end=1905
+  _globals['_METRIC']._serialized_start=1908
+  _globals['_METRIC']._serialized_end=2129
+  _globals['_LIMITACTION']._serialized_start=2132
+  _globals['_LIMITACTION']._serialized_end=2301
+  _globals['_CONFIDENCE']._serialized_start=2303
+  _globals['_CONFIDENCE']._serialized_end=2407
   _globals['_VERDICT']._serialized_start=131
-  _globals['_VERDICT']._serialized_end=452
-  _globals['_LIMITREPORT']._serialized_start=455
-  _globals['_LIMITREPORT']._serialized_end=1035
-  _globals['_LIMITREPORT_REFUSALFIELDSENTRY']._serialized_start=949
-  _globals['_LIMITREPORT_REFUSALFIELDSENTRY']._serialized_end=1001
-  _globals['_AMOUNT']._serialized_start=1037
-  _globals['_AMOUNT']._serialized_end=1108
-  _globals['_ESTIMATE']._serialized_start=1111
-  _globals['_ESTIMATE']._serialized_end=1415
+  _globals['_VERDICT']._serialized_end=633
+  _globals['_BLOCK']._serialized_start=636
+  _globals['_BLOCK']._serialized_end=779
+  _globals['_LIMITREPORT']._serialized_start=782
+  _globals['_LIMITREPORT']._serialized_end=1362
+  _globals['_LIMITREPORT_REFUSALFIELDSENTRY']._serialized_start=1276
+  _globals['_LIMITREPORT_REFUSALFIELDSENTRY']._serialized_end=1328
+  _globals['_AMOUNT']._serialized_start=1364
+  _globals['_AMOUNT']._serialized_end=1435
+  _globals['_ESTIMATE']._serialized_start=1438
+  _globals['_ESTIMATE']._serialized_end=1742
 # @@protoc_insertion_point(module_scope)

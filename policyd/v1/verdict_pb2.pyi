@@ -22,6 +22,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _BlockKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BlockKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BlockKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BLOCK_KIND_UNSPECIFIED: _BlockKind.ValueType  # 0
+    """Never sent."""
+    BLOCK_KIND_BLOCK: _BlockKind.ValueType  # 1
+    """An operator refuses these requests."""
+    BLOCK_KIND_FREEZE: _BlockKind.ValueType  # 2
+    """Spending was stopped because something looked wrong."""
+
+class BlockKind(_BlockKind, metaclass=_BlockKindEnumTypeWrapper):
+    """Says what kind of block it is."""
+
+BLOCK_KIND_UNSPECIFIED: BlockKind.ValueType  # 0
+"""Never sent."""
+BLOCK_KIND_BLOCK: BlockKind.ValueType  # 1
+"""An operator refuses these requests."""
+BLOCK_KIND_FREEZE: BlockKind.ValueType  # 2
+"""Spending was stopped because something looked wrong."""
+Global___BlockKind: _TypeAlias = BlockKind  # noqa: Y015
+
 class _Decision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -33,7 +57,7 @@ class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.Val
     DECISION_ALLOW: _Decision.ValueType  # 1
     """It may."""
     DECISION_DENY: _Decision.ValueType  # 2
-    """At least one limit has no room for it."""
+    """At least one limit has no room for it, or it is blocked."""
 
 class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
     """Says whether a request may run."""
@@ -43,7 +67,7 @@ DECISION_UNSPECIFIED: Decision.ValueType  # 0
 DECISION_ALLOW: Decision.ValueType  # 1
 """It may."""
 DECISION_DENY: Decision.ValueType  # 2
-"""At least one limit has no room for it."""
+"""At least one limit has no room for it, or it is blocked."""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 class _Metric:
@@ -66,6 +90,10 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     """Requests that were let through."""
     METRIC_CONCURRENT_REQUESTS: _Metric.ValueType  # 6
     """Requests that are open now."""
+    METRIC_IMAGES: _Metric.ValueType  # 7
+    """Images that were made, where the provider's API counts them."""
+    METRIC_AUDIO_SECONDS: _Metric.ValueType  # 8
+    """Seconds of audio that was listened to, rounded up for each request."""
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
     """Names what a limit counts."""
@@ -84,6 +112,10 @@ METRIC_REQUESTS: Metric.ValueType  # 5
 """Requests that were let through."""
 METRIC_CONCURRENT_REQUESTS: Metric.ValueType  # 6
 """Requests that are open now."""
+METRIC_IMAGES: Metric.ValueType  # 7
+"""Images that were made, where the provider's API counts them."""
+METRIC_AUDIO_SECONDS: Metric.ValueType  # 8
+"""Seconds of audio that was listened to, rounded up for each request."""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 class _LimitAction:
@@ -98,6 +130,12 @@ class _LimitActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LimitActi
     """The request is refused."""
     LIMIT_ACTION_SHADOW: _LimitAction.ValueType  # 2
     """The request passes; that it would have been refused is reported and counted."""
+    LIMIT_ACTION_WARN: _LimitAction.ValueType  # 3
+    """The request passes, and the caller is told."""
+    LIMIT_ACTION_CLAMP: _LimitAction.ValueType  # 4
+    """The request's maximum output is lowered to what is left. It is refused if too little is."""
+    LIMIT_ACTION_SWITCH_MODEL: _LimitAction.ValueType  # 5
+    """The request runs with a cheaper model. It is refused if that cannot be."""
 
 class LimitAction(_LimitAction, metaclass=_LimitActionEnumTypeWrapper):
     """Says what happens when a limit lacks room."""
@@ -108,6 +146,12 @@ LIMIT_ACTION_DENY: LimitAction.ValueType  # 1
 """The request is refused."""
 LIMIT_ACTION_SHADOW: LimitAction.ValueType  # 2
 """The request passes; that it would have been refused is reported and counted."""
+LIMIT_ACTION_WARN: LimitAction.ValueType  # 3
+"""The request passes, and the caller is told."""
+LIMIT_ACTION_CLAMP: LimitAction.ValueType  # 4
+"""The request's maximum output is lowered to what is left. It is refused if too little is."""
+LIMIT_ACTION_SWITCH_MODEL: LimitAction.ValueType  # 5
+"""The request runs with a cheaper model. It is refused if that cannot be."""
 Global___LimitAction: _TypeAlias = LimitAction  # noqa: Y015
 
 class _Confidence:
@@ -150,8 +194,15 @@ class Verdict(_message.Message):
     ESTIMATE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     REMAINING_BUDGET_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    CLAMPED_BY_FIELD_NUMBER: _builtins.int
+    SWITCHED_BY_FIELD_NUMBER: _builtins.int
+    SWITCHED_MODEL_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """Whether it may."""
+    switched_model: _builtins.str
+    """The cheaper model that the request may run with. Unset if it keeps its own."""
     @_builtins.property
     def denials(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitReport]:
         """Every limit that refused, the binding one first: the one that stands in the way longest. Empty if the request may run."""
@@ -172,6 +223,26 @@ class Verdict(_message.Message):
     def remaining_budget(self) -> _money_pb2.Money:
         """The least that any limit on cost has left, after this request's hold if it may run. Unset if no limit on cost applies."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitReport]:
+        """Every limit without room that lets the request pass with a warning."""
+
+    @_builtins.property
+    def clamped_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the limits that lowered the request's maximum output so that it fits. The numbers of this message are those of
+        the request as it is then.
+        """
+
+    @_builtins.property
+    def switched_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the limits that switched the request to `switched_model`."""
+
+    @_builtins.property
+    def block(self) -> Global___Block:
+        """What refuses the request whatever its budgets. Unset where nothing does; if it is set, `denials`, `estimate` and the
+        budget's numbers are not, for nothing else was looked at.
+        """
+
     def __init__(
         self,
         *,
@@ -181,21 +252,74 @@ class Verdict(_message.Message):
         estimate: Global___Estimate | None = ...,
         retry_after: _duration_pb2.Duration | None = ...,
         remaining_budget: _money_pb2.Money | None = ...,
+        warnings: _abc.Iterable[Global___LimitReport] | None = ...,
+        clamped_by: _abc.Iterable[_builtins.str] | None = ...,
+        switched_by: _abc.Iterable[_builtins.str] | None = ...,
+        switched_model: _builtins.str | None = ...,
+        block: Global___Block | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_budget", b"_remaining_budget", "_retry_after", b"_retry_after", "estimate", b"estimate", "remaining_budget", b"remaining_budget", "retry_after", b"retry_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_block", b"_block", "_remaining_budget", b"_remaining_budget", "_retry_after", b"_retry_after", "_switched_model", b"_switched_model", "block", b"block", "estimate", b"estimate", "remaining_budget", b"remaining_budget", "retry_after", b"retry_after", "switched_model", b"switched_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_budget", b"_remaining_budget", "_retry_after", b"_retry_after", "decision", b"decision", "denials", b"denials", "estimate", b"estimate", "remaining_budget", b"remaining_budget", "retry_after", b"retry_after", "shadow_denials", b"shadow_denials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_block", b"_block", "_remaining_budget", b"_remaining_budget", "_retry_after", b"_retry_after", "_switched_model", b"_switched_model", "block", b"block", "clamped_by", b"clamped_by", "decision", b"decision", "denials", b"denials", "estimate", b"estimate", "remaining_budget", b"remaining_budget", "retry_after", b"retry_after", "shadow_denials", b"shadow_denials", "switched_by", b"switched_by", "switched_model", b"switched_model", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__block: _TypeAlias = _typing.Literal["block"]  # noqa: Y015
+    _WhichOneofArgType__block: _TypeAlias = _typing.Literal["_block", b"_block"]  # noqa: Y015
     _WhichOneofReturnType__remaining_budget: _TypeAlias = _typing.Literal["remaining_budget"]  # noqa: Y015
     _WhichOneofArgType__remaining_budget: _TypeAlias = _typing.Literal["_remaining_budget", b"_remaining_budget"]  # noqa: Y015
     _WhichOneofReturnType__retry_after: _TypeAlias = _typing.Literal["retry_after"]  # noqa: Y015
     _WhichOneofArgType__retry_after: _TypeAlias = _typing.Literal["_retry_after", b"_retry_after"]  # noqa: Y015
+    _WhichOneofReturnType__switched_model: _TypeAlias = _typing.Literal["switched_model"]  # noqa: Y015
+    _WhichOneofArgType__switched_model: _TypeAlias = _typing.Literal["_switched_model", b"_switched_model"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__block) -> _WhichOneofReturnType__block | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining_budget) -> _WhichOneofReturnType__remaining_budget | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_after) -> _WhichOneofReturnType__retry_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__switched_model) -> _WhichOneofReturnType__switched_model | None: ...
 
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class Block(_message.Message):
+    """Tells that requests of a scope are refused, until it is lifted or expires."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    kind: Global___BlockKind.ValueType
+    """What kind of block it is."""
+    scope: _builtins.str
+    """The attributes that a request has to have for it, by exact values or shell-style patterns, such as
+    `project=acme,model=gpt-4o*` with values percent-encoded; `all` for every request.
+    """
+    reason: _builtins.str
+    """Why, in the words of whoever set it."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ends by itself. Unset if it does not."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___BlockKind.ValueType = ...,
+        scope: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at", "expires_at", b"expires_at", "kind", b"kind", "reason", b"reason", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expires_at: _TypeAlias = _typing.Literal["expires_at"]  # noqa: Y015
+    _WhichOneofArgType__expires_at: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at) -> _WhichOneofReturnType__expires_at | None: ...
+
+Global___Block: _TypeAlias = Block  # noqa: Y015
 
 @_typing.final
 class LimitReport(_message.Message):
@@ -246,7 +370,8 @@ class LimitReport(_message.Message):
     counts everything together.
     """
     window: _builtins.str
-    """The window that it counts in, such as `day`, `month (Europe/Berlin)`, `sliding 60s` or `lifetime`; empty for
+    """The window that it counts in, such as `day`, `month (Europe/Berlin)`, `sliding 60s`, `30 days from first use` or
+    `lifetime`; empty for
     METRIC_CONCURRENT_REQUESTS, which counts what is open now.
     """
     action: Global___LimitAction.ValueType
@@ -259,7 +384,7 @@ class LimitReport(_message.Message):
     """The operator's own words for a refusal. Unset where the policy gives none."""
     @_builtins.property
     def limit(self) -> Global___Amount:
-        """The most that may be spent and reserved together."""
+        """The most that may be spent and reserved together: what an operator set for this scope, or else the policy's amount."""
 
     @_builtins.property
     def spent(self) -> Global___Amount:
@@ -327,7 +452,7 @@ class Amount(_message.Message):
     MONEY_FIELD_NUMBER: _builtins.int
     UNITS_FIELD_NUMBER: _builtins.int
     units: _builtins.int
-    """Of every other metric: tokens or requests."""
+    """Of every other metric: tokens, requests, images or seconds."""
     @_builtins.property
     def money(self) -> _money_pb2.Money:
         """Of METRIC_COST_USD: money, in USD."""

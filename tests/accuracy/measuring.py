@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import localcontext
 from enum import StrEnum
 from random import Random
 
 from genai_prices.data import providers as genai_providers
-from genai_prices.types import ModelInfo
+from genai_prices.types import ModelInfo, ModelPrice
 from genai_prices.types import Provider as GenaiProvider
 
 from policyd.core.errors import RequestError
@@ -20,17 +20,18 @@ from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.policy import default_policy
 from policyd.core.pricing import Price, PriceBook
 from policyd.core.record import Outcome, Record
-from policyd.core.usage import Usage
-from policyd.estimator import Ask, Estimator, output_token_amounts, price_served
+from policyd.core.usage import PIECE_KINDS, Usage
+from policyd.estimator import Ask, Estimator, output_token_amounts, price_served, with_request_fee
 from policyd.ext_proc.charging import ended
 from policyd.ext_proc.meter import ReplyMeter
+from policyd.prices.compile import KIND_BY_PRICE_KEY
 from policyd.prices.table import load_price_book
 from policyd.providers.base import Endpoint, HeaderReader, Prompt, RequestFacts, WireFormat
 from policyd.providers.framing.choice import framer_for
 from policyd.tokens import TokenCounter
 from tests.accuracy.recorded import endpoint_of, headers, reply_body, reply_head, request_of
 from tests.accuracy.reported import disagreements, has_truth, reported_input_tokens
-from tests.prices.test_price_agreement import cost_of, is_priced
+from tests.prices.test_price_agreement import AUDIO_TOKENS, cost_of, is_priced
 from tests.providers.replay import random_chunks, single_bytes
 from tests.recordings import Recording
 
@@ -226,7 +227,8 @@ class _Exchange:
         elif has_truth(self._recording):
             wrong = disagreements(usages[0], self._recording)
             self._judge(measured, Number.USAGE, ", ".join(wrong))
-        elif usages[0] is not None and usages[0].by_kind() and self._recording["expected_usage"] is None:
+        elif usages[0] is not None and usages[0].tokens and self._recording["expected_usage"] is None:
+            # What is charged by the piece is not among the recorded numbers.
             measured.misses.append(Miss(Number.USAGE, f"none was reported, and {usages[0].by_kind()} read"))
         return meters[0]
 
@@ -238,6 +240,7 @@ class _Exchange:
         at = datetime.fromtimestamp(self._at_ms / 1000, UTC)
         if provider is None or known is None or not is_priced(known.get_prices(at, terms)):
             return
+        usage = with_request_fee(_priced_by_genai(usage, known.get_prices(at, terms)), served)
         with localcontext() as context:
             context.prec = 80
             theirs = cost_of(known, provider, usage, at, terms)
@@ -259,7 +262,7 @@ class _Exchange:
     def _check_hold(self, measured: Measured, usage: Usage, served: Price | None) -> None:
         if self._facts.max_output_tokens is None or self._recording["status"] >= 400:
             return
-        cost, held = cost_nanos(served, usage), self._estimate.maximum_cost_nanos
+        cost, held = cost_nanos(served, with_request_fee(usage, served)), self._estimate.maximum_cost_nanos
         maximum = self._estimate.maximum
         excuse = ""
         if usage.output_tokens > maximum.output_tokens:
@@ -323,3 +326,12 @@ _GENAI = {provider.id: provider for provider in genai_providers}
 
 def _genai_model(provider: GenaiProvider | None, name: str) -> ModelInfo | None:
     return provider.find_model(name, all_providers=genai_providers) if provider is not None and name else None
+
+
+def _priced_by_genai(usage: Usage, prices: ModelPrice) -> Usage:
+    """`usage` without what genai-prices has no price for: fees that it leaves out, audio that is sold by the time."""
+    priced = {KIND_BY_PRICE_KEY[key] for key, price in vars(prices).items() if price is not None}
+    left_out = {*PIECE_KINDS} - priced
+    if prices.audio_hours is not None:
+        left_out |= {*AUDIO_TOKENS}
+    return replace(usage, **dict.fromkeys(left_out, 0))

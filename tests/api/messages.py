@@ -55,7 +55,7 @@ def with_body(content: bytes, *, attributes: Mapping[str, str] = ACME) -> reques
         attributes=attributes,
         provider="openai",
         endpoint="chat.completions",
-        body=requests.RequestBody(wire_format="openai-chat", content=content),
+        body=requests.RequestBody(content=content),
     )
 
 

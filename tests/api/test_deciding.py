@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import grpc
@@ -26,6 +28,8 @@ from policyd.v1.verdict_pb2 import DECISION_ALLOW, DECISION_DENY
 from tests.api.messages import HELD_NANOS, at_ms, chat, check, counted, nanos, record, reserve, settle
 from tests.api.prices import INPUT_NANOS, OUTPUT_NANOS
 from tests.api.serving import NOW_MS, Api, balance, failure, limit
+
+GPT_4O = Match({"model": ("gpt-4o",)})
 
 
 class TestEstimateCost:
@@ -53,12 +57,31 @@ class TestEstimateCost:
         request = ModelRequest(
             provider="anthropic",
             endpoint="messages",
-            body=RequestBody(wire_format="anthropic-messages", content=body),
+            body=RequestBody(path="/v1/messages", content=body),
         )
         estimate = (await api.stub.EstimateCost(service.EstimateCostRequest(model_request=request))).estimate
         assert estimate.max_output_tokens == 64
         assert estimate.max_input_tokens > estimate.input_tokens > 0
         assert estimate.confidence == verdict_pb2.CONFIDENCE_LOW
+
+    @pytest.mark.parametrize(
+        ("provider", "path", "body"),
+        [
+            ("openai", "/v1/responses", {"input": "Hi", "max_output_tokens": 9}),
+            ("azure", "/openai/deployments/gpt-4o/chat/completions?api-version=1", {"max_tokens": 9}),
+            ("google", "/v1beta/models/gpt-4o:generateContent", {"generationConfig": {"maxOutputTokens": 9}}),
+            ("bedrock", "/model/gpt-4o/converse", {"inferenceConfig": {"maxTokens": 9}}),
+            ("cohere", "", {"max_tokens": 9}),
+            ("ollama", "", {"options": {"num_predict": 9}}),
+        ],
+    )
+    async def test_reads_a_body_of_any_format_by_its_path(
+        self, api: Api, provider: str, path: str, body: dict[str, Any]
+    ) -> None:
+        content = json.dumps({"model": "gpt-4o", "messages": [], "contents": [], **body}).encode()
+        request = ModelRequest(provider=provider, body=RequestBody(path=path, content=content))
+        estimate = (await api.stub.EstimateCost(service.EstimateCostRequest(model_request=request))).estimate
+        assert (estimate.max_output_tokens, estimate.bounded) == (9, True)
 
     async def test_unset_maximum_is_not_a_maximum_of_zero(self, api: Api) -> None:
         unset = await api.stub.EstimateCost(service.EstimateCostRequest(model_request=counted(1_000, None)))
@@ -210,6 +233,41 @@ class TestReserve:
         first = await api.stub.Reserve(reserve())
         assert [report.name for report in first.verdict.shadow_denials] == ["budget"]
         assert (await api.stub.Reserve(reserve())).verdict == first.verdict
+
+    @pytest.mark.parametrize(
+        "limits",
+        [
+            (
+                limit(amount=0, name="soft", action=Action.WARN),
+                limit(
+                    Metric.REQUESTS, 0, name="dear", match=GPT_4O, action=Action.SWITCH_MODEL, switch_to="gpt-4o-mini"
+                ),
+                limit(Metric.OUTPUT_TOKENS, 100, name="short", action=Action.CLAMP),
+            )
+        ],
+    )
+    async def test_what_limits_change_is_told_and_repeated(self, api: Api) -> None:
+        checked = (await api.stub.CheckBudget(check(counted()))).verdict
+        answer = await api.stub.Reserve(reserve())
+        assert (answer.set_model, answer.set_max_output_tokens) == ("gpt-4o-mini", 100)
+        verdict = answer.verdict
+        assert verdict == checked
+        assert verdict.decision == DECISION_ALLOW
+        assert (verdict.switched_model, list(verdict.switched_by)) == ("gpt-4o-mini", ["dear"])
+        assert list(verdict.clamped_by) == ["short"]
+        assert [report.name for report in verdict.warnings] == ["soft"]
+        assert verdict.estimate.max_output_tokens == 100
+        again = await api.stub.Reserve(reserve())
+        assert again.verdict == verdict
+        assert (again.set_model, again.set_max_output_tokens) == ("gpt-4o-mini", 100)
+        await api.stub.Settle(settle())
+        (record,) = (await api.stub.ListUsage(service.ListUsageRequest())).usage_records
+        assert (record.model, record.requested_model) == ("gpt-4o-mini", "gpt-4o")
+        assert [list(record.warned_by), list(record.clamped_by), list(record.switched_by)] == [
+            ["soft"],
+            ["short"],
+            ["dear"],
+        ]
 
     @pytest.mark.parametrize("limits", [(limit(amount=HELD_NANOS),)])
     async def test_a_refused_request_may_come_again(self, api: Api) -> None:

@@ -18,13 +18,14 @@ from google.rpc import code_pb2, error_details_pb2
 
 from policyd.api.errors import status_of
 from policyd.core import errors
+from policyd.core.grouping import Grouping, Tiers
 from policyd.core.policy import Unbounded, UnknownModel, UnknownModelAction
 from policyd.core.reservation import TRANSITIONS, Event, State
 from policyd.v1 import model_request_pb2 as requests
 from policyd.v1 import policy_service_pb2 as service
 from policyd.v1 import usage_pb2
 from policyd.v1.error_reason_pb2 import ErrorReason
-from tests.api.messages import ACME, chat, check, counted, extend, record, release, reserve, seconds, settle, with_body
+from tests.api.messages import chat, check, counted, extend, record, release, reserve, seconds, settle, with_body
 from tests.api.serving import Api, failure, limit, raising, raw_call
 
 INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
@@ -79,6 +80,12 @@ async def invalid_attribute(api: Api) -> Awaitable[object]:
 async def missing_attribute(api: Api) -> Awaitable[object]:
     api.policy = replace(api.policy, strict=True, limits=(limit(per=("user",)),))
     return api.stub.CheckBudget(check(counted()))
+
+
+@case("TIER_UNKNOWN", INVALID_ARGUMENT)
+async def unknown_tier(api: Api) -> Awaitable[object]:
+    api.policy = replace(api.policy, grouping=Grouping(tiers=Tiers(("free", "pro"))))
+    return api.stub.CheckBudget(check(counted(attributes={"tier": "gold"})))
 
 
 @case("OUTPUT_UNBOUNDED", INVALID_ARGUMENT)
@@ -229,9 +236,13 @@ def test_every_end_that_stands_in_the_way_has_a_reason() -> None:
         assert str(state).upper() in info.reason
 
 
-NO_BODY = requests.RequestBody()
+A_BODY = requests.RequestBody(content=b'{"model": "gpt-4o", "messages": []}')
 LONG = "x" * 300
 MANY = {f"a{number}": "x" for number in range(65)}
+
+
+def at_path(path: str) -> requests.RequestBody:
+    return requests.RequestBody(path=path, content=A_BODY.content)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +256,8 @@ MANY = {f"a{number}": "x" for number in range(65)}
         ("ttl", reserve(ttl_seconds=-5)),
         ("model_request.provider", check(requests.ModelRequest())),
         ("model_request.provider", check(requests.ModelRequest(provider=LONG))),
-        ("model_request.endpoint", check(requests.ModelRequest(provider="openai"))),
+        ("model_request.endpoint", check(requests.ModelRequest(provider="openai", counts=requests.TokenCounts()))),
+        ("model_request.endpoint", check(requests.ModelRequest(provider="openai", endpoint=LONG, body=A_BODY))),
         ("model_request", check(requests.ModelRequest(provider="openai", endpoint="messages"))),
         ("model_request.attributes", check(counted(attributes=MANY))),
         ("model_request.attributes", check(counted(attributes={"Project": "acme"}))),
@@ -261,13 +273,16 @@ MANY = {f"a{number}": "x" for number in range(65)}
         ("model_request.counts.cache_write", check(counted(cache_write=9))),
         ("model_request.counts.terms", check(counted(terms={"": "x"}))),
         ("model_request.counts.terms", check(counted(terms={str(number): "x" for number in range(17)}))),
-        ("model_request.body.wire_format", check(requests.ModelRequest(provider="p", endpoint="e", body=NO_BODY))),
+        ("model_request.body.path", check(requests.ModelRequest(provider="google", body=A_BODY))),
+        ("model_request.body.path", check(requests.ModelRequest(provider="openai", body=at_path("/v1/pictures")))),
+        ("model_request.body.path", check(requests.ModelRequest(provider="openai", body=at_path("/v1/moderations")))),
         ("reservation_id", settle("")),
         ("reservation_id", release("")),
         ("reservation_id", extend("")),
         ("usage", service.SettleRequest(reservation_id="r1")),
         ("usage.output", settle(usage={"output": -1})),
-        ("usage.web_searches", settle(usage={"web_searches": 100_000_001})),
+        ("usage.web_searches", settle(usage={"web_searches": 1_000_001})),
+        ("usage.characters", settle(usage={"characters": 100_000_001})),
         ("model", settle(model="")),
         ("terms", settle(terms={"x": ""})),
         ("status", settle(status=99)),
@@ -317,13 +332,6 @@ async def test_no_input_however_long_breaks_the_answer(api: Api) -> None:
         api.stub.ListUsage(service.ListUsageRequest(page_token=long)),
     ):
         assert (await failure(call)).code == INVALID_ARGUMENT
-
-
-async def test_a_body_in_an_unknown_format_is_told_which_there_are(api: Api) -> None:
-    request = requests.ModelRequest(attributes=ACME, provider="openai", endpoint="chat.completions", body=NO_BODY)
-    failed = await failure(api.stub.CheckBudget(check(request)))
-    assert "openai-chat" in failed.metadata["expected"]
-    assert "anthropic-messages" in failed.metadata["expected"]
 
 
 async def test_what_is_refused_holds_and_records_nothing(api: Api) -> None:

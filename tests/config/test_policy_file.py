@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from policyd.config import load_policy, parse_policy
 from policyd.core.attributes import Identity, Place, Source
 from policyd.core.errors import ConfigError
+from policyd.core.grouping import Grouping, ModelGroup, ModelGroups, Tiers
 from policyd.core.money import ACCOUNT_NANOS_MAX
 from policyd.core.own_prices import OwnPrice, OwnPrices
 from policyd.core.policy import (
@@ -37,7 +38,7 @@ from policyd.core.policy import (
     default_policy,
 )
 from policyd.core.pricing import Rate, RateTier
-from policyd.core.windows import CalendarUnit, CalendarWindow, Lifetime, SlidingWindow
+from policyd.core.windows import CalendarUnit, CalendarWindow, FirstUseWindow, Lifetime, SlidingWindow
 
 DECEMBER_MS = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp()) * 1000
 
@@ -150,6 +151,15 @@ def test_every_key() -> None:
                     tiers=(RateTier(0, {"input": Rate(0, 10**6), "output": Rate(0, 10**6)}),),
                 ),
                 OwnPrice(model="rerank", tiers=(RateTier(0, {"web_searches": Rate(2 * 10**9, 1_000)}),)),
+                OwnPrice(
+                    model="my-tts",
+                    tiers=(
+                        RateTier(
+                            0, {"characters": Rate(15 * 10**9, 10**6), "audio_input_ms": Rate(36 * 10**7, 3_600_000)}
+                        ),
+                    ),
+                ),
+                OwnPrice(provider="azure", model="my-deployment", price_as="gpt-4o"),
             )
         ),
         unknown_model=UnknownModel(UnknownModelAction.DENY, None),
@@ -189,6 +199,39 @@ def test_every_key() -> None:
         ),
         revision=policy.revision,
     )
+
+
+def test_limits_of_tiers_windows_and_pools() -> None:
+    policy = load_policy(HERE / "good/limits.yaml")
+    assert policy.grouping == Grouping(
+        ModelGroups((ModelGroup("small", ("*-mini", "claude-haiku-4-5")), ModelGroup("frontier", ("gpt-5*",)))),
+        Tiers(("free", "pro"), default="free"),
+    )
+    minute, sliding = CalendarWindow(CalendarUnit.MINUTE, "Asia/Kolkata"), SlidingWindow(60)
+    free, pro = Match({"tier": ("free",)}), Match({"tier": ("pro",)})
+    dear = Limit("daily", Metric.COST, 10**9, CalendarWindow(CalendarUnit.DAY), per=("user",))
+    pooled = Limit("red", Metric.COST, 10**9, FirstUseWindow(30), action=Action.WARN, pool="shared")
+    short = Limit("short", Metric.COST, 10**9, CalendarWindow(CalendarUnit.DAY))
+    assert policy.limits == (
+        replace(dear, match=Match({"model_group": ("frontier",), "tier": ("free",)})),
+        replace(dear, amount=20 * 10**9, match=Match({"model_group": ("frontier",), "tier": ("pro",)})),
+        Limit("paced/minute", Metric.REQUESTS, 10, minute, match=free, status=429),
+        Limit("paced/minute", Metric.REQUESTS, 100, minute, match=pro, status=429),
+        Limit("paced/60s", Metric.REQUESTS, 2, sliding, match=free, status=429),
+        Limit("paced/60s", Metric.REQUESTS, 20, sliding, match=pro, status=429),
+        Limit("paced/7d", Metric.TOKENS, 1000, FirstUseWindow(7), status=429),
+        Limit("tried", Metric.REQUESTS, 5, Lifetime(), match=free, status=429),
+        replace(pooled, match=Match({"team": ("red",)})),
+        replace(pooled, name="blue", amount=2 * 10**9, match=Match({"team": ("blue",)})),
+        replace(short, action=Action.CLAMP, min_output_tokens=100),
+        replace(short, name="cheap", action=Action.SWITCH_MODEL, switch_to="gpt-4o-mini"),
+    )
+
+
+def test_the_order_of_model_groups_is_part_of_the_revision() -> None:
+    one, other = ("{small: [a], large: [b]}", "{large: [b], small: [a]}")
+    written = "version: 1\nlimits: []\nmodel_groups: "
+    assert parse(written + one).revision != parse(written + other).revision
 
 
 def test_what_is_left_out_is_as_without_a_file() -> None:

@@ -157,5 +157,5 @@ def test_all_mistakes_are_told_at_once_each_with_its_flag_or_variable() -> None:
 def test_the_stores_password_is_never_shown() -> None:
     with pytest.raises(ConfigError) as caught:
         Settings.from_environment({"POLICYD_STORE": "redis:secret@host"})
-    assert str(caught.value) == "POLICYD_STORE: expected a URL such as sqlite:///policyd.db"
+    assert str(caught.value) == "POLICYD_STORE: expected a URL such as sqlite:///policyd.db or redis://host:6379/0"
     assert "secret" not in repr(SETTINGS)

@@ -5,10 +5,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from policyd.core.decision import Decision, charges, decide, entries
+from policyd.core.decision import Decision, charges, decide, entries, highest_output_tokens
 from policyd.core.estimate import Confidence, Estimate
 from policyd.core.ledger import ZERO_BALANCE, Account, Balance, Carry, Entry, carried
 from policyd.core.limits import AppliedLimit, applied_limits
@@ -26,8 +26,8 @@ PRICE = Price(provider="p", model="m", tiers=[RateTier(0, {"input": Rate(2, 1), 
 ESTIMATE = Estimate(
     price=PRICE,
     tariff=Tariff(PriceBook((), version="")),
-    expected=Usage(input=100, output=30, reasoning=20),
-    maximum=Usage(input=100, output=200),
+    expected=Usage(input=100, output=30, reasoning=20, images_generated=2, audio_input_ms=1000),
+    maximum=Usage(input=100, output=200, images_generated=4, audio_input_ms=4001),
     confidence=Confidence.MEDIUM,
     bounded=True,
 )
@@ -67,6 +67,8 @@ HOLDS = [
     (Metric.OUTPUT_TOKENS, 200, 50),
     (Metric.REQUESTS, 1, 1),
     (Metric.CONCURRENT_REQUESTS, 1, 1),
+    (Metric.IMAGES, 4, 2),
+    (Metric.AUDIO_SECONDS, 5, 1),
 ]
 
 
@@ -117,13 +119,18 @@ def test_a_free_model_holds_no_money_but_its_tokens() -> None:
 
 
 def test_what_settling_charges() -> None:
-    assert charges(Usage(input=70, cached_input=20, output=30, reasoning=10, web_searches=2), cost_nanos=777) == {
+    used = Usage(
+        input=70, cached_input=20, output=30, reasoning=10, web_searches=2, images_generated=3, audio_ms=61_001
+    )
+    assert charges(used, cost_nanos=777) == {
         Metric.COST: 777,
         Metric.TOKENS: 130,
         Metric.INPUT_TOKENS: 90,
         Metric.OUTPUT_TOKENS: 40,
         Metric.REQUESTS: 1,
         Metric.CONCURRENT_REQUESTS: 0,
+        Metric.IMAGES: 3,
+        Metric.AUDIO_SECONDS: 62,
     }
 
 
@@ -330,3 +337,60 @@ def test_a_shadow_limit_is_never_the_binding_one() -> None:
 )
 def test_budget_remaining(found: list[tuple[Limit, Balance]], remaining: int | None) -> None:
     assert decided(*found).budget_remaining_nanos == remaining
+
+
+def test_a_limit_that_warns_reports_and_lets_pass() -> None:
+    soft = limit("soft", Metric.COST, 5000, action=Action.WARN)
+    decision = decided((soft, FULL), (SPEND, ZERO_BALANCE))
+    assert decision.allowed
+    assert [report.limit for report in decision.warnings] == [soft]
+    assert decision.budget_remaining_nanos == 3200
+    assert decision.retry_after_seconds is None
+
+
+@pytest.mark.parametrize("action", Action)
+def test_what_is_enforced(action: Action) -> None:
+    (only,) = entries(apply([limit("a", Metric.COST, 1, action=action)]), ESTIMATE, on_expiry=OnExpiry.HOLD)
+    assert only.enforce is (action not in {Action.WARN, Action.SHADOW})
+
+
+def test_a_maximum_for_the_output_bounds_every_kind_of_it() -> None:
+    estimate = replace(
+        ESTIMATE, maximum=Usage(input=100, output=10, audio_output=200), expected=Usage(input=90, output=5, reasoning=4)
+    )
+    bounded = estimate.bounded_to(7)
+    assert bounded.maximum == Usage(input=100, output=7)
+    assert bounded.expected == Usage(input=90, output=5, reasoning=2)
+    assert estimate.bounded_to(1000) == estimate
+
+
+@settings(deadline=None)
+@given(
+    found=st.lists(
+        st.tuples(
+            st.sampled_from([Metric.COST, Metric.TOKENS, Metric.OUTPUT_TOKENS]),
+            st.sampled_from(Hold),
+            st.integers(0, 2000),
+            st.integers(0, 500),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    choices=st.integers(1, 4),
+    least=st.integers(1, 50),
+)
+def test_the_highest_maximum_that_fits_is_the_highest(
+    found: list[tuple[Metric, Hold, int, int]], choices: int, least: int
+) -> None:
+    limits = [
+        (limit(f"limit-{number}", metric, amount, hold=hold), Balance(spent, 0))
+        for number, (metric, hold, amount, spent) in enumerate(found)
+    ]
+    refusal = decided(*limits)
+    assume(not refusal.allowed)
+
+    def fits(tokens: int) -> bool:
+        return decided(*limits, estimate=ESTIMATE.bounded_to(tokens * choices)).allowed
+
+    fitting = [tokens for tokens in range(least, ESTIMATE.maximum.output_tokens // choices) if fits(tokens)]
+    assert highest_output_tokens(refusal, choices=choices, least=least) == max(fitting, default=None)

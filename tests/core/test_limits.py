@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 
 from policyd.core.errors import AttributeMissing
 from policyd.core.ledger import Account, Carry
-from policyd.core.limits import ACCOUNT_KEPT_MS, SHORT_ACCOUNT_KEPT_MS, AppliedLimit, applied_limits, scope_name
+from policyd.core.limits import (
+    ACCOUNT_KEPT_MS,
+    SHORT_ACCOUNT_KEPT_MS,
+    AppliedLimit,
+    applied_limits,
+    first_use_windows,
+)
 from policyd.core.policy import Limit, Match, Metric, Policy, default_policy
-from policyd.core.windows import CalendarUnit, CalendarWindow, Lifetime, SlidingWindow, Window
+from policyd.core.scopes import scope_name
+from policyd.core.windows import CalendarUnit, CalendarWindow, FirstUseWindow, Lifetime, SlidingWindow, Window
 
 NOW_MS = int(datetime(2026, 5, 15, 12, 0, 45, tzinfo=UTC).timestamp()) * 1000
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
@@ -100,6 +107,46 @@ def test_a_day_of_23_hours_is_kept_like_any_other() -> None:
     assert account.ends_at_ms is not None
     assert account.ends_at_ms - account.starts_at_ms == 23 * HOUR_MS
     assert account.keep_until_ms == account.ends_at_ms + ACCOUNT_KEPT_MS
+
+
+TRIAL = limit("trial", FirstUseWindow(30), ("user",), Match({"user": ("a*",)}))
+
+
+def test_a_window_of_first_use_begins_where_the_store_says() -> None:
+    (window,) = first_use_windows(policy(TRIAL), {"user": "ann"})
+    began_ms = NOW_MS - 7 * DAY_MS
+    (applied,) = applied_limits(policy(TRIAL), {"user": "ann"}, now_ms=NOW_MS, begun={window.key: began_ms})
+    ends_ms = began_ms + 30 * DAY_MS
+    assert window.length_ms == 30 * DAY_MS
+    assert applied.account == Account("trial", "user=ann", began_ms, ends_ms, ends_ms + ACCOUNT_KEPT_MS)
+
+
+def test_a_window_of_first_use_that_has_not_begun_begins_now() -> None:
+    account = apply(TRIAL, user="ann").account
+    assert (account.starts_at_ms, account.ends_at_ms) == (NOW_MS, NOW_MS + 30 * DAY_MS)
+
+
+def test_windows_of_first_use_are_asked_for_where_they_apply() -> None:
+    others = policy(TRIAL, limit("daily", CalendarWindow(CalendarUnit.DAY)))
+    assert first_use_windows(others, {"user": "bob"}) == ()
+    assert len(first_use_windows(others, {"user": "ann"})) == 1
+
+
+def test_every_scope_and_length_has_a_window_of_first_use_of_its_own() -> None:
+    longer = replace(TRIAL, window=FirstUseWindow(60))
+    asked = [(TRIAL, "ann"), (TRIAL, "amy"), (longer, "ann")]
+    assert len({first_use_windows(policy(only), {"user": user})[0].key for only, user in asked}) == 3
+
+
+def test_limits_of_a_pool_share_an_account_under_the_least_amount() -> None:
+    high, low, alone = (
+        replace(limit("high", per=("user",)), pool="shared", amount=10),
+        replace(limit("low", per=("user",)), pool="shared", amount=5),
+        limit("alone", per=("user",)),
+    )
+    for limits in ((high, low, alone), (alone, low, high)):
+        applied = applied_limits(policy(*limits), {"user": "ann"}, now_ms=NOW_MS)
+        assert {item.limit.name: item.account.limit for item in applied} == {"low": "shared", "alone": "alone"}
 
 
 def test_a_lifetime_is_never_forgotten() -> None:

@@ -269,3 +269,39 @@ def test_equal_prices_are_equal() -> None:
     asked.fitting(provider="acme", model="m")
     assert asked == OwnPrices((own("m*"),))
     assert asked != OwnPrices((own("m"),))
+
+
+# A model that stands for another
+
+
+def tariff_of(*entries: OwnPrice) -> Tariff:
+    return Tariff(
+        PriceBook([ProviderPrices("acme", (LISTED,)), ProviderPrices("shop", ())], version=""), OwnPrices(entries)
+    )
+
+
+def input_rate(tariff: Tariff, model: str, *, provider: str = "acme", **terms: str) -> int | None:
+    found = tariff.find(provider=provider, model=model, at_ms=0, terms=terms)
+    return found.price.rate("input").nanos // found.price.rate("input").per if found is not None else None
+
+
+def test_a_model_costs_what_the_one_costs_that_it_stands_for() -> None:
+    tariff = tariff_of(OwnPrice(model="my-*", price_as="m"), OwnPrice(model="odd", price_as="nobody"))
+    assert input_rate(tariff, "my-deployment") == 100_000
+    assert input_rate(tariff, "my-deployment", **PRIORITY) == 200_000
+    assert input_rate(tariff, "my-deployment", provider="shop") == 100_000, "of the maker's, where it is not sold by it"
+    assert input_rate(tariff, "odd") is None
+    assert tariff.model_meant(provider="acme", model="my-deployment", at_ms=0) == "m"
+    assert tariff.model_meant(provider="acme", model="m", at_ms=0) == "m"
+
+
+def test_what_it_stands_for_can_have_an_own_price_and_is_not_followed_further() -> None:
+    tariff = tariff_of(own("base", 3), OwnPrice(model="a", price_as="base"), OwnPrice(model="b", price_as="a"))
+    assert input_rate(tariff, "a") == 3_000
+    assert input_rate(tariff, "b") is None
+
+
+def test_it_gives_way_to_the_price_of_the_model_that_served() -> None:
+    tariff = tariff_of(OwnPrice(model="m-mini", price_as="m"), own("mine"))
+    found = [tariff.find(provider="acme", model=model, at_ms=0) for model in ("m-mini", "mine")]
+    assert [priced.own for priced in found if priced is not None] == [False, True]

@@ -14,9 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policyd.core.model_names import model_names
 from policyd.core.pricing import (
     DatedRates,
+    Fees,
     ModelPrices,
+    Premium,
     Price,
     PriceBook,
     ProviderPrices,
@@ -25,7 +28,6 @@ from policyd.core.pricing import (
     RateVariant,
     Validity,
     exact_rate,
-    model_names,
 )
 from policyd.core.usage import KINDS, Usage
 
@@ -42,11 +44,18 @@ PART_OF = {
     "cache_write_1h": ["cache_write_5m", "input"],
     "audio_input": ["input"],
     "image_input": ["input"],
+    "video_input": ["input"],
     "reasoning": ["output"],
     "audio_output": ["output"],
     "image_output": ["output"],
+    "video_output": ["output"],
+    "citation": ["output"],
+    "annotated_pages": ["pages"],
+    "audio_input_ms": ["audio_ms"],
 }
 """What a kind without a rate of its own is charged as: the first of these that has one."""
+
+AUDIO_TOKENS = ("audio_input", "cached_audio_input", "audio_output")
 
 
 def per_million(usd: int) -> Rate:
@@ -73,6 +82,13 @@ def rising_tiers(draw: st.DrawFn) -> list[RateTier]:
     return tiers
 
 
+def charged_as(kind: str, rates: Mapping[str, Rate]) -> tuple[str, ...]:
+    """Under which rates a kind is charged: audio by its tokens only where it is not sold by the time."""
+    if kind in AUDIO_TOKENS and {"audio_input_ms", "audio_ms"} & rates.keys():
+        return (kind,)
+    return (kind, *PART_OF.get(kind, ()))
+
+
 def exact_cost(tiers: list[RateTier], usage: Usage) -> Fraction:
     """The cost by definition: the last tier that the input passes, kind by kind, in fractions."""
     current: dict[str, Rate] = {}
@@ -81,7 +97,7 @@ def exact_cost(tiers: list[RateTier], usage: Usage) -> Fraction:
             current |= tier.rates
     total = Fraction(0)
     for kind, units in usage.by_kind().items():
-        charged = next((name for name in (kind, *PART_OF.get(kind, ())) if name in current), None)
+        charged = next((name for name in charged_as(kind, current) if name in current), None)
         if charged is not None:
             total += Fraction(units * current[charged].nanos, current[charged].per)
     return total
@@ -176,8 +192,8 @@ def test_a_completed_price_charges_what_it_lacks_by_the_other(
     assert (completed.provider, completed.model) == ("acme", "m")
     for kind in KINDS:
         charged_by = other if kind in missing else price
-        # Cached audio is a part of two kinds, and goes by cached input as soon as that has a rate.
-        went_over = not missing.isdisjoint(PART_OF.get(kind, ()))
+        # Cached audio is a part of two kinds, and goes by cached input as soon as that has a rate; audio by the time.
+        went_over = not missing.isdisjoint((*PART_OF.get(kind, ()), "audio_ms", "audio_input_ms"))
         if kind in missing or (price.covers(kind) and not went_over):
             assert rate_of(completed, kind, usage) == rate_of(charged_by, kind, usage)
 
@@ -377,7 +393,7 @@ def test_names_are_found_whatever_their_case() -> None:
     [
         ("GPT-5.2", ("gpt-5.2",)),
         ("gpt-5.2-20251211", ("gpt-5.2-20251211", "gpt-5.2-2025-12-11")),
-        ("acme/gpt-20251211:free", ("acme/gpt-20251211:free", "acme/gpt-2025-12-11:free")),
+        ("far/gpt-20251211:free", ("far/gpt-20251211:free", "far/gpt-2025-12-11:free")),
         ("gpt-20240229-x", ("gpt-20240229-x", "gpt-2024-02-29-x")),
         ("gpt-20230229", ("gpt-20230229",)),
         ("gpt-20251311", ("gpt-20251311",)),
@@ -387,7 +403,7 @@ def test_names_are_found_whatever_their_case() -> None:
     ],
 )
 def test_a_compact_date_is_also_tried_with_dashes(sent: str, names: tuple[str, ...]) -> None:
-    assert model_names(sent) == names
+    assert model_names(sent, provider="acme") == names
 
 
 def test_the_name_as_sent_goes_before_the_one_with_a_dashed_date() -> None:
@@ -467,3 +483,66 @@ def test_a_flood_of_names_does_not_fill_the_memory() -> None:
         tracemalloc.stop()
     assert kept_bytes < 4_000_000
     assert prices.find(provider="acme", model="m", at_ms=0) is not None
+
+
+# Premiums and fees
+
+
+def with_surcharges(*, premiums: tuple[Premium, ...] = (), fees: tuple[Fees, ...] = ()) -> PriceBook:
+    tiers = (RateTier(0, {"input": per_million(10), "pages": Rate(7, 1)}), RateTier(100, {"input": per_million(20)}))
+    prices = ModelPrices("m", ("m",), (DatedRates(ALWAYS, tiers),), premiums=premiums, fees=fees)
+    return PriceBook([ProviderPrices("acme", (prices,)), ProviderPrices("shop", (), ("acme",))], version="")
+
+
+def charged(book: PriceBook, usage: Usage, *, provider: str = "acme", **terms: str) -> int:
+    found = book.find(provider=provider, model="m", at_ms=0, terms=terms)
+    assert found is not None
+    return found.price.cost_nanos(usage)
+
+
+def test_a_premium_is_on_the_tokens_of_requests_on_its_terms() -> None:
+    book = with_surcharges(premiums=(Premium({"geo": "us"}, 110),))
+    used = Usage(input=10, pages=1)
+    assert charged(book, used) == charged(book, used, geo="global") == 100_000 + 7
+    assert charged(book, used, geo="us") == charged(book, used, geo="us", speed="fast") == 110_000 + 7
+    assert charged(book, Usage(input=101), geo="us") == 101 * 22_000
+    assert charged(book, used, provider="shop", geo="us") == 100_000 + 7, "a reseller has terms of its own"
+
+
+def test_fees_go_with_what_is_sold_by_tokens_and_names_no_rate_of_its_own() -> None:
+    small, any_size = Fees({"code_sessions": Rate(2, 1)}, {"size": "s"}), Fees({"code_sessions": Rate(5, 1)}, {})
+    book = with_surcharges(fees=(small, any_size, Fees({"pages": Rate(99, 1)}, {})))
+    assert charged(book, Usage(code_sessions=3)) == charged(book, Usage(code_sessions=3), size="l") == 15
+    assert charged(book, Usage(code_sessions=3), size="s") == 6
+    assert charged(book, Usage(pages=1)) == 7
+    by_the_page = ModelPrices(
+        "m", ("m",), (DatedRates(ALWAYS, (RateTier(0, {"pages": Rate(7, 1)}),)),), fees=(any_size,)
+    )
+    assert charged(PriceBook([ProviderPrices("acme", (by_the_page,))], version=""), Usage(code_sessions=3)) == 0
+
+
+def test_audio_that_is_sold_by_the_time_is_not_sold_by_tokens_too() -> None:
+    rates = {"input": per_million(1), "output": per_million(2), "audio_ms": Rate(3, 1)}
+    heard = Usage(audio_input=1_000, cached_audio_input=500, audio_output=1_000)
+    assert flat(rates).cost_nanos(heard) == 0
+    assert flat(rates).cost_nanos(replace(heard, input=1_000, audio_input_ms=5)) == 1_000_000 + 15
+    assert flat(rates | {"audio_input": per_million(4)}).cost_nanos(heard) == 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("provider", "sent", "also"),
+    [
+        ("google", "models/gemini-2.5-flash", "gemini-2.5-flash"),
+        ("google", "publishers/google/models/gemini-2.5-flash", "gemini-2.5-flash"),
+        ("google", "projects/p/locations/l/publishers/google/models/gemini-2.5-flash", "gemini-2.5-flash"),
+        ("openai", "openai/gpt-4o", "gpt-4o"),
+        ("groq", "openai/gpt-4o", None),
+        ("openrouter", "openai/gpt-4o:online", "openai/gpt-4o"),
+        ("aws", "openai.gpt-oss-120b", "openai.gpt-oss-120b-1:0"),
+        ("openai", "openai.gpt-oss-120b", None),
+    ],
+)
+def test_other_forms_of_a_name(provider: str, sent: str, also: str | None) -> None:
+    names = model_names(sent, provider=provider)
+    assert names[0] == sent
+    assert also in names if also is not None else names == (sent,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policyd.core.usage import INPUT_TOKEN_KINDS, KINDS, OUTPUT_TOKEN_KINDS, Usage
+from policyd.core.usage import INPUT_TOKEN_KINDS, KINDS, OUTPUT_TOKEN_KINDS, PIECE_KINDS, Usage
 
 ONE_OF_EACH = Usage(**{kind: 10**place for place, kind in enumerate(KINDS)})
 """Every kind with a digit of its own, so that a sum shows what is in it."""
@@ -12,8 +12,17 @@ def sum_of(kinds: tuple[str, ...]) -> int:
     return sum(10 ** KINDS.index(kind) for kind in kinds)
 
 
-def test_each_kind_is_input_or_output_or_a_fee() -> None:
-    assert sorted((*INPUT_TOKEN_KINDS, *OUTPUT_TOKEN_KINDS, "web_searches")) == sorted(KINDS)
+def test_each_kind_is_input_or_output_or_a_piece() -> None:
+    assert sorted((*INPUT_TOKEN_KINDS, *OUTPUT_TOKEN_KINDS, *PIECE_KINDS)) == sorted(KINDS)
+    assert ONE_OF_EACH.pieces == Usage(**{kind: getattr(ONE_OF_EACH, kind) for kind in PIECE_KINDS})
+    assert ONE_OF_EACH.pieces.tokens == 0
+
+
+def test_pieces_are_filled_up_and_tokens_are_not() -> None:
+    one = Usage(input=1, pages=5, characters=2)
+    assert one.with_pieces_of(Usage(input=9, pages=3, characters=4, web_searches=1)) == Usage(
+        input=1, pages=5, characters=4, web_searches=1
+    )
 
 
 def test_input_tokens_are_all_input_kinds() -> None:

@@ -17,6 +17,8 @@ from policyd.core.windows import (
     Bounds,
     CalendarUnit,
     CalendarWindow,
+    ClockWindow,
+    FirstUseWindow,
     Lifetime,
     SlidingWindow,
     Window,
@@ -116,7 +118,7 @@ def test_a_window_is_one_local_date(moment: tuple[str, int], unit: CalendarUnit,
     assert date_of(unit, within.starts_at_ms - 1, zone) < date < date_of(unit, ends(within), zone)
 
 
-def assert_tiles(window: Window, now_ms: int) -> None:
+def assert_tiles(window: ClockWindow, now_ms: int) -> None:
     """The window of an instant holds it, is the same at its edges, and meets its neighbours there."""
     within = bounds(window, now_ms)
     assert within.starts_at_ms <= now_ms < ends(within)
@@ -224,6 +226,11 @@ def test_a_lifetime_never_ends() -> None:
     assert bounds(Lifetime(), ms("2026-05-01 12:00")) == bounds(Lifetime(), 0) == Bounds(0, None)
 
 
+def test_a_day_from_first_use_has_24_hours_whatever_the_clocks_do() -> None:
+    began_ms = ms("2026-03-28 12:00", "Europe/Berlin")
+    assert FirstUseWindow(1).beginning(began_ms) == Bounds(began_ms, ms("2026-03-29 13:00", "Europe/Berlin"))
+
+
 def test_the_buckets_of_a_sliding_window_are_aligned() -> None:
     assert bounds(SlidingWindow(60), ms("2026-05-01 12:00:45") + 999) == Bounds(
         ms("2026-05-01 12:00"), ms("2026-05-01 12:01")
@@ -253,6 +260,7 @@ def test_the_weight_falls_from_one_to_nearly_nothing(seconds: int, now_ms: int) 
         (CalendarWindow(CalendarUnit.MONTH), "month"),
         (CalendarWindow(CalendarUnit.DAY, "Europe/Berlin"), "day (Europe/Berlin)"),
         (SlidingWindow(60), "sliding 60s"),
+        (FirstUseWindow(30), "30 days from first use"),
         (Lifetime(), "lifetime"),
     ],
 )

@@ -142,6 +142,7 @@ class OpenAI(Sdk):
     status_errors: ClassVar[Mapping[int, type[Exception]]] = {
         400: openai.BadRequestError,
         402: openai.APIStatusError,
+        403: openai.PermissionDeniedError,
         404: openai.NotFoundError,
         413: openai.APIStatusError,
         429: openai.RateLimitError,
@@ -247,6 +248,7 @@ class Anthropic(Sdk):
     status_errors: ClassVar[Mapping[int, type[Exception]]] = {
         400: anthropic.BadRequestError,
         402: anthropic.PaymentRequiredError,
+        403: anthropic.PermissionDeniedError,
         404: anthropic.NotFoundError,
         413: anthropic.ContentTooLargeError,
         429: anthropic.RateLimitError,

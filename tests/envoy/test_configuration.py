@@ -81,10 +81,11 @@ def test_envoy_yaml_is_the_generated_bootstrap_with_reasons() -> None:
 
 def test_the_readmes_examples_are_those_of_envoy_yaml() -> None:
     whole = yaml.safe_load(ENVOY_YAML.read_text())
-    cluster, ext_proc, route, *_ = readme_examples()
+    cluster, ext_proc, route, session, *_ = readme_examples()
+    routes = _connection_manager(whole)["route_config"]["virtual_hosts"][0]["routes"]
     assert cluster == whole["static_resources"]["clusters"][0]
     assert ext_proc == _connection_manager(whole)["http_filters"][0]
-    assert route == _connection_manager(whole)["route_config"]["virtual_hosts"][0]["routes"][0]
+    assert [session, route] == routes[:2]
 
 
 def test_a_wildcard_is_reached_by_loopback() -> None:

@@ -254,8 +254,19 @@ async def test_a_client_cannot_ask_for_retries(everything: Rig, address: Mapping
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_an_upgrade_is_refused(everything: Rig, method: str) -> None:
-    reply = await everything.ask("/v1/realtime", {"upgrade": "websocket", "connection": "upgrade"}, method=method)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/chat/completions",
+        "/openai/v1/chat/completions",
+        "/v1/realtime/sessions",
+        "/v1/chat/completions?x=/v1/realtime",
+        "/anthropic/v1/realtime",
+        "/ws/google.ai.generativelanguage.v1beta.GenerativeService.Other",
+    ],
+)
+async def test_an_upgrade_is_refused_but_for_sessions(everything: Rig, path: str, method: str) -> None:
+    reply = await everything.ask(path, {"upgrade": "websocket", "connection": "upgrade"}, method=method)
     assert reply.status == 403
     assert everything.reached == []
 

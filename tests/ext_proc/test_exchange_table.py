@@ -14,6 +14,7 @@ from policyd.core.record import Outcome, Record
 from policyd.ext_proc import exchange
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.exchange import TABLE, State
+from policyd.ext_proc.table import Row
 from tests.builders import World, policy
 from tests.ext_proc import wire
 from tests.ext_proc.by_hand import LONG_PIECE, ByHand, denied
@@ -211,7 +212,7 @@ def test_the_picture_shows_every_state_and_every_straight_arrow_of_it_is_in_the_
 
 def test_a_handler_cannot_lead_where_its_row_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     key = (S.IDLE, m.Closed)
-    monkeypatch.setitem(TABLE, key, exchange.Row(TABLE[key].handle, frozenset({S.PASSING})))
+    monkeypatch.setitem(TABLE, key, Row(TABLE[key].handle, frozenset({S.PASSING})))
     it = ByHand()
     with pytest.raises(ProtocolError, match="Closed cannot lead from idle to ended"):
         it.receive(m.Closed())

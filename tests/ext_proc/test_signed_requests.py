@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from policyd.core.policy import Policy, Unbounded
+from policyd.core.policy import Action, Metric, Policy, Unbounded
 from policyd.core.record import Outcome
 from policyd.ext_proc.messages import BodyMode
 from policyd.ext_proc.signing import is_signed
-from tests.builders import World, policy
+from tests.builders import World, limit, policy
 from tests.ext_proc.envoy_model import Envoy
 from tests.ext_proc.wire import chat, request_headers
 
@@ -88,6 +88,16 @@ async def test_what_policy_would_have_to_change_is_refused_with_advice_and_costs
     # It is the signature that is in the way.
     unsigned, _ = await sent(body, mode=mode, under=under, path=path, headers={})
     assert unsigned.upstream.ended
+
+
+@MODES
+async def test_a_limit_that_would_clamp_refuses_it(mode: BodyMode) -> None:
+    under = policy(limit(Metric.OUTPUT_TOKENS, 4, action=Action.CLAMP))
+    envoy, world = await sent(BOUNDED, mode=mode, under=under)
+    assert envoy.client.status == 402
+    assert world.record.denied_by == ("budget",)
+    unsigned, _ = await sent(BOUNDED, mode=mode, under=under, headers={})
+    assert unsigned.upstream.body == BOUNDED.replace(b":5}", b":4}")
 
 
 async def test_a_free_endpoint_is_refused_too_where_its_query_would_have_to_change() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import msgspec
 import pytest
 
 from policyd.core.errors import ConfigError, ModelUnpriced
-from policyd.pricelist import explain, explanation_text
-from policyd.pricelist.explaining import Explanation
-from tests.pricelist.tables import NOW_MS, OWN, price_list
+from policyd.pricelist import PriceList, differences, explain, explanation_text
+from policyd.pricelist.explaining import IN_FORCE, Explanation
+from policyd.prices.table import FeesOf, PremiumOn, StartsWith
+from tests.pricelist.tables import NOW_MS, OWN, TABLE, price_list
 
 DAY_MS = 86_400_000
 
@@ -208,3 +211,44 @@ def test_the_text() -> None:
         "  table  processing=batch       always                      input 1.25, output 5.00",
         "  table  service_tier=priority  since 2026-06-01  to come   input 4.00, output 16.00",
     ]
+
+
+# What else a provider charges
+
+
+def surcharged() -> PriceList:
+    acme = msgspec.structs.replace(
+        TABLE.providers[1],
+        premiums=(PremiumOn(source="Acme, Regions", terms={"geo": "us"}, models=(StartsWith("large"),), percent=110),),
+        fees=(FeesOf(source="Acme, Tools", rates={"file_searches": (2_500_000, 1)}),),
+    )
+    table = msgspec.structs.replace(TABLE, providers=(TABLE.providers[0], acme))
+    return replace(price_list(), table=table)
+
+
+def test_premiums_and_fees_are_told_with_their_sources() -> None:
+    explained = explain(surcharged(), "large", provider="acme", at_ms=NOW_MS, service_tier="us")
+    assert explained.terms == {"geo": "us"}
+    assert rates(explained)[(0, "input")] == Decimal("2.75")
+    assert rates(explained)[(0, "file_searches")] == Decimal("2.50")
+    assert [(each.source, each.rates, each.state) for each in explained.prices[-2:]] == [
+        ("Acme, Regions", "110 % of the rates for tokens", IN_FORCE),
+        ("Acme, Tools", "file_searches 2.50", IN_FORCE),
+    ]
+    standard = explain(surcharged(), "large", provider="acme", at_ms=NOW_MS, service_tier=None)
+    assert rates(standard)[(0, "input")] == Decimal("2.50")
+
+
+def test_a_change_of_premiums_and_fees_is_a_difference() -> None:
+    (changed,) = differences(TABLE, surcharged().table).changed
+    assert [(each.what, each.old, each.new) for each in changed.changes] == [
+        ('premium geo=us ["starts_with","large"]', "none", "110 %"),
+        ("fee file_searches", "none", "2.50"),
+    ]
+
+
+def test_a_model_that_stands_for_another() -> None:
+    explained = told("my-deployment", own='[{provider: acme, model: "my-*", price_as: large}]')
+    assert rates(explained)[(0, "input")] == Decimal("2.50")
+    (only,) = explained.prices
+    assert (only.source, only.rates, only.state) == ("prices[0]", "as large", IN_FORCE)

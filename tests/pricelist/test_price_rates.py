@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policyd.columns import aligned
 from policyd.core.pricing import Rate, RateTier, exact_rate
 from policyd.core.usage import KINDS
 from policyd.pricelist import to_json
-from policyd.pricelist.columns import aligned
 from policyd.pricelist.rates import rates_text, shown_rate, shown_tiers
 
 

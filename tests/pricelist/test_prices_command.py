@@ -59,8 +59,10 @@ def test_list_in_json() -> None:
 def test_show(policy: Path) -> None:
     published = told("show", "gpt-4o", "--at", "2026-05-15")
     assert "\nentry         openai gpt-4o, by the name gpt-4o\n" in published
-    assert "\ninput          2.50  a million\n" in published
-    assert "\ninput          1.75  a million\n" in told("show", "gpt-4o", "--config", str(policy), "--at", "2026-05-15")
+    assert "\ninput           2.50  a million\n" in published
+    assert "\ninput           1.75  a million\n" in told(
+        "show", "gpt-4o", "--config", str(policy), "--at", "2026-05-15"
+    )
 
 
 def test_show_in_json(table: Path) -> None:

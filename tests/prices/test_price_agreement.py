@@ -9,7 +9,6 @@ from __future__ import annotations
 import decimal
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
 from math import ceil
 from random import Random
 
@@ -20,17 +19,22 @@ from genai_prices.data import providers as genai_providers
 
 from policyd.core.usage import KINDS, Usage
 from policyd.prices.compile import KIND_BY_PRICE_KEY
+from policyd.prices.published import PUBLISHED
 from policyd.prices.table import Model, Provider, Table, price_book, read_table
 
 OUR_PROVIDERS = {provider.id: provider for provider in read_table().providers}
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 RANDOM_USAGES = 4
+TIMES = ("audio_input_ms", "audio_ms")
+AUDIO_TOKENS = ("audio_input", "cached_audio_input", "audio_output")
 
 
 def test_every_provider_and_model_is_there_in_order() -> None:
+    published = {id_: [model.id for model in each.models] for id_, each in PUBLISHED.items()}
     assert {id_: [model.id for model in provider.models] for id_, provider in OUR_PROVIDERS.items()} == {
-        provider.id: [model.id for model in provider.models] for provider in genai_providers
+        provider.id: [*(model.id for model in provider.models), *published.get(provider.id, ())]
+        for provider in genai_providers
     }
 
 
@@ -40,7 +44,7 @@ def test_costs_agree(provider: genai.Provider) -> None:
     with decimal.localcontext(prec=80):  # so that genai-prices is exact too
         disagreements = [
             disagreement
-            for our_model, their_model in zip(ours, provider.models, strict=True)
+            for our_model, their_model in zip(ours[: len(provider.models)], provider.models, strict=True)
             for disagreement in compare(provider, our_model, their_model)
         ]
     assert not disagreements
@@ -99,7 +103,14 @@ def contexts(model: genai.ModelInfo) -> list[dict[str, str]]:
 
 def usages(prices: genai.ModelPrice, random: Random) -> Iterator[Usage]:
     for _ in range(RANDOM_USAGES):
-        yield Usage(**{kind: random.choice((0, random.randrange(10 ** random.randint(1, 6)))) for kind in KINDS})
+        drawn = {kind: random.choice((0, random.randrange(10 ** random.randint(1, 6)))) for kind in KINDS}
+        for kind in TIMES:
+            # genai-prices counts seconds, and takes ten at least where that is charged: so does who reads the reply.
+            drawn[kind] *= 10_000
+        if prices.audio_hours is not None:
+            # Where audio is sold by the time, its tokens are not sold again.
+            drawn |= dict.fromkeys(AUDIO_TOKENS, 0)
+        yield Usage(**drawn | {"requests": int(prices.requests_kcount is not None)})
     starts = {
         tier.start for price in vars(prices).values() if isinstance(price, genai.TieredPrices) for tier in price.tiers
     }
@@ -113,6 +124,7 @@ def usages(prices: genai.ModelPrice, random: Random) -> Iterator[Usage]:
                 cached_input=cached,
                 cache_write_5m=written,
                 output=random.randrange(9_999),
+                requests=int(prices.requests_kcount is not None),
             )
 
 
@@ -121,10 +133,7 @@ def cost_of(
 ) -> int:
     """Nano-USD that genai-prices calculates, rounded up."""
     calculated = model.calc_price(their_usage(usage), provider, genai_request_timestamp=at, price_context=terms)
-    # It adds the fee for one request to every price that has one. The table leaves it out, as compile.py says.
-    thousand_requests = calculated.model_price.requests_kcount or Decimal(0)
-    assert isinstance(thousand_requests, Decimal)
-    return ceil((calculated.total_price - thousand_requests / 1_000) * 10**9)
+    return ceil(calculated.total_price * 10**9)
 
 
 def their_usage(usage: Usage) -> genai.Usage:
@@ -142,6 +151,19 @@ def their_usage(usage: Usage) -> genai.Usage:
         output_tokens=usage.output_tokens,
         output_reasoning_tokens=usage.reasoning,
         output_audio_tokens=usage.audio_output,
+        input_video_tokens=usage.video_input,
         output_image_tokens=usage.image_output,
+        output_video_tokens=usage.video_output,
+        output_citation_tokens=usage.citation,
         web_searches=usage.web_searches,
+        social_searches=usage.social_searches,
+        storage_searches=usage.file_searches,
+        code_executions=usage.code_sessions,
+        rerank_searches=usage.search_units,
+        input_document_pages=usage.pages + usage.annotated_pages,
+        input_annotated_document_pages=usage.annotated_pages,
+        audio_seconds=(usage.audio_input_ms + usage.audio_ms) // 1_000,
+        input_audio_seconds=usage.audio_input_ms // 1_000,
+        input_characters=usage.characters,
+        input_text_messages=usage.text_messages,
     )

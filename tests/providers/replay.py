@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from policyd.core.usage import Usage
+from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.base import Prompt, ReplyReader, RequestFacts
 from policyd.providers.framing.frame import Framer
 from policyd.providers.framing.json_members import JsonMembers
@@ -17,7 +17,7 @@ from policyd.providers.framing.sse import SseFramer
 NO_PROMPT = Prompt(texts=())
 
 
-def some_facts(*, choices: int = 1, web_searches_max: int = 0) -> RequestFacts:
+def some_facts(*, choices: int = 1, pieces_min: Usage = NO_USAGE, pieces_max: Usage = NO_USAGE) -> RequestFacts:
     """The facts of a request of which nothing matters but what a reply's reader looks at."""
     return RequestFacts(
         model="m",
@@ -25,7 +25,8 @@ def some_facts(*, choices: int = 1, web_searches_max: int = 0) -> RequestFacts:
         prompt=NO_PROMPT,
         max_output_tokens=None,
         choices=choices,
-        web_searches_max=web_searches_max,
+        pieces_min=pieces_min,
+        pieces_max=pieces_max,
     )
 
 

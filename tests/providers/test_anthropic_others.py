@@ -149,7 +149,7 @@ def test_a_batch_is_the_sum_of_its_requests() -> None:
     assert facts.max_output_tokens == 250
     assert facts.choices == 1
     assert facts.cache_write is CacheWrite.LONG
-    assert facts.web_searches_max == 3
+    assert facts.pieces_max.web_searches == 3
     assert facts.terms == {"processing": "batch"}
     assert facts.fields == {"project": "p"}
     assert facts.outlives_client

@@ -239,7 +239,7 @@ def test_cache_writes(members: dict[str, Any], expected: CacheWrite) -> None:
     ],
 )
 def test_web_searches(tools: list[Any], searches: int) -> None:
-    assert read_with(tools=tools).web_searches_max == searches
+    assert read_with(tools=tools).pieces_max.web_searches == searches
 
 
 RICH = (Path(__file__).parent / "fixtures" / "anthropic_messages_request.json").read_bytes()
@@ -250,7 +250,7 @@ def test_the_rich_case() -> None:
     assert (facts.model, facts.streamed, facts.max_output_tokens) == ("claude-sonnet-4-6", True, 50)
     assert facts.terms == {"speed": "fast"}
     assert facts.cache_write is CacheWrite.SHORT
-    assert facts.web_searches_max == 2
+    assert facts.pieces_max.web_searches == 2
     assert len(facts.prompt.images) == 1
     assert "a heron" in facts.prompt.texts
 
@@ -274,7 +274,7 @@ def test_other_values_anywhere_raise_only_what_is_documented(data: st.DataObject
     except BodyUnreadable:
         return
     assert all(facts.prompt.texts)
-    assert facts.web_searches_max >= 0
+    assert facts.pieces_max.web_searches >= 0
 
 
 def test_deep_nesting_that_json_allows_never_ends_in_another_error() -> None:

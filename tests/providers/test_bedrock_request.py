@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd.core.errors import BodyUnreadable
+from policyd.core.usage import Usage
 from policyd.providers.base import CacheWrite, Endpoint, Image, RawRequest, RequestEdits, RequestFacts, UnknownEndpoint
 from policyd.providers.registry import BEDROCK_CONVERSE, BEDROCK_INVOKE, BEDROCK_INVOKE_LLAMA, resolve
 from policyd.providers.vendors import vendor_named
@@ -481,3 +483,10 @@ def test_any_json_is_read_or_refused(data: st.DataObject) -> None:
         edited = wire.edit_request(body, RequestEdits(max_output_tokens=3), vendor=AWS)
         assert wire.read_request(RawRequest(edited, path=f"/model/m/{verb}"), vendor=AWS).max_output_tokens == 3
         assert facts.model == "m"
+
+
+def test_a_ranking_is_held_by_its_documents() -> None:
+    body = json.dumps({"query": "q", "documents": ["a"] * 150, "api_version": 2}).encode()
+    request = RawRequest(body, path="/model/cohere.rerank-v3-5%3A0/invoke")
+    facts = BEDROCK_INVOKE.read_request(request, vendor=AWS)
+    assert facts.pieces == facts.pieces_max == Usage(search_units=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -221,11 +222,14 @@ def test_mistral_counts_audio_beside_the_prompt() -> None:
     assert reader.usage == Usage(input=2, cached_input=9, audio_input=375, output=15)
 
 
-def test_pages_are_no_usage_yet_and_a_failed_page_is_an_error() -> None:
-    reader = reader_for(MISTRAL_OCR)
+@pytest.mark.parametrize("kind", ["pages", "annotated_pages"])
+def test_pages_are_usage_and_a_failed_page_is_an_error(kind: str) -> None:
+    facts = replace(some_facts(), pieces=Usage(**{kind: 3}))
+    reader = MISTRAL_OCR.reply_reader(facts, usage_added=False)
     pages = {"pages": [{"index": 0, "markdown": "# Ponds"}], "model": "mistral-ocr-latest"}
     read_document(reader, json.dumps(pages | {"usage_info": {"pages_processed": 1, "doc_size_bytes": 9}}).encode())
-    assert (reader.usage, reader.model, reader.error) == (None, "mistral-ocr-latest", None)
+    assert (reader.usage, reader.usage_complete) == (Usage(**{kind: 1}), True)
+    assert (reader.model, reader.error) == ("mistral-ocr-latest", None)
     read_document(
         reader, json.dumps({"object": "error", "message": "no", "type": "invalid_file", "code": "3310"}).encode()
     )

@@ -34,7 +34,7 @@ def test_a_stream_that_is_one_array_says_the_same_as_one_of_events(case: dict[st
 
 
 def test_searches_that_were_not_kept_are_taken_for_the_most_there_can_be() -> None:
-    facts = some_facts(web_searches_max=10)
+    facts = some_facts(pieces_max=Usage(web_searches=10))
     usage = {"promptTokenCount": 5, "candidatesTokenCount": 6}
     candidates = [{"content": {"parts": [{"text": "x" * 100_000}]}, "groundingMetadata": {"webSearchQueries": ["a"]}}]
     document = {"candidates": candidates, "usageMetadata": usage, "modelVersion": "gemini-3-flash-preview"}

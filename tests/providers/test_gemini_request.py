@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd.core.errors import BodyUnreadable
+from policyd.core.usage import OUTPUT_TOKEN_KINDS
 from policyd.providers.base import (
     OUTPUT_TOKENS_MAX,
     CacheWrite,
@@ -31,7 +32,7 @@ from tests.providers.garbling import UNHURRIED, garbled, with_other_values
 PATH = "/v1beta/models/gemini-2.5-flash:generateContent"
 INTERACTIONS = "/v1beta/interactions"
 CONTENTS = [{"role": "user", "parts": [{"text": "Hi"}]}]
-EVERY_INPUT = ("input", "audio_input", "image_input")
+EVERY_INPUT = ("input", "audio_input", "image_input", "video_input")
 
 
 def read(
@@ -59,7 +60,7 @@ def test_the_plain_case() -> None:
         streamed=False,
         prompt=Prompt(texts=("Hi",), exact=False),
         max_output_tokens=None,
-        output_kinds=("output", "reasoning", "audio_output", "image_output"),
+        output_kinds=OUTPUT_TOKEN_KINDS,
     )
 
 
@@ -317,7 +318,7 @@ def test_cached_content_is_hidden(name: str) -> None:
     ],
 )
 def test_searches(model: str, tool: dict[str, Any], searches: int) -> None:
-    assert read_with(path=f"/v1beta/models/{model}:generateContent", tools=[tool]).web_searches_max == searches
+    assert read_with(path=f"/v1beta/models/{model}:generateContent", tools=[tool]).pieces_max.web_searches == searches
 
 
 RICH = (Path(__file__).parent / "fixtures" / "gemini_generate_request.json").read_bytes()
@@ -325,7 +326,7 @@ RICH = (Path(__file__).parent / "fixtures" / "gemini_generate_request.json").rea
 
 def test_the_rich_case() -> None:
     facts = read(RICH, fields=("labels.team",))
-    assert (facts.max_output_tokens, facts.choices, facts.web_searches_max) == (50, 2, 1)
+    assert (facts.max_output_tokens, facts.choices, facts.pieces_max.web_searches) == (50, 2, 1)
     assert facts.terms == {"service_tier": "flex"}
     assert facts.fields == {"labels.team": "birds"}
     assert facts.input_kinds == EVERY_INPUT
@@ -380,7 +381,7 @@ def test_media_of_interactions() -> None:
     )
     assert facts.prompt.images == (Image(bytes(90)),)
     assert facts.prompt.unread_bytes == 90 + 32768
-    assert facts.input_kinds == EVERY_INPUT
+    assert facts.input_kinds == ("input", "audio_input", "image_input")
 
 
 @pytest.mark.parametrize(
@@ -399,7 +400,7 @@ def test_hidden_input_of_interactions(members: dict[str, Any], unread_bytes: int
 def test_functions_and_searches_of_interactions() -> None:
     facts = interaction(tools=[{"type": "function", "name": "count"}, {"type": "google_search"}])
     assert facts.prompt.texts == ("Hi", '{"name":"count"}')
-    assert facts.web_searches_max == 10
+    assert facts.pieces_max.web_searches == 10
 
 
 def test_an_agent_in_the_background() -> None:

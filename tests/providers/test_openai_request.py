@@ -109,6 +109,8 @@ def test_whether_the_reply_will_carry_usage(vendor: Vendor, members: dict[str, A
         ({"service_tier": "auto"}, {}),
         ({"service_tier": "flex"}, {"service_tier": "flex"}),
         ({"service_tier": "priority"}, {"service_tier": "priority"}),
+        ({"web_search_options": {"search_context_size": "high"}}, {"search_context_size": "high"}),
+        ({"web_search_options": {"search_context_size": "of any size"}}, {}),
     ],
 )
 def test_terms(members: dict[str, Any], terms: dict[str, str]) -> None:
@@ -116,18 +118,24 @@ def test_terms(members: dict[str, Any], terms: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "searches"),
+    ("members", "searches", "most"),
     [
-        ({}, 0),
-        ({"web_search_options": {}}, 1),
-        ({"web_search_options": {"search_context_size": "low"}}, 1),
-        ({"model": "gpt-4o-mini-search-preview-2025-03-11"}, 1),
-        ({"model": "gpt-5-search-api"}, 1),
-        ({"model": "research-preview"}, 0),
+        ({}, 0, 0),
+        ({"web_search_options": {}}, 1, 1),
+        ({"web_search_options": {"search_context_size": "low"}}, 1, 1),
+        ({"model": "gpt-4o-mini-search-preview-2025-03-11"}, 1, 1),
+        ({"model": "gpt-5-search-api"}, 1, 1),
+        ({"model": "openai/gpt-4o:online"}, 1, 1),
+        ({"plugins": [{"id": "web", "max_results": 3}]}, 1, 1),
+        ({"plugins": [{"id": "file-parser"}]}, 0, 0),
+        ({"tools": [{"type": "openrouter:web_search"}]}, 0, 10),
+        ({"model": "research-preview"}, 0, 0),
     ],
 )
-def test_web_searches(members: dict[str, Any], searches: int) -> None:
-    assert read_with(**members).web_searches_max == searches
+def test_web_searches(members: dict[str, Any], searches: int, most: int) -> None:
+    """Those that are made in any case, and the most that there can be."""
+    facts = read_with(**members)
+    assert (facts.pieces_min.web_searches, facts.pieces_max.web_searches) == (searches, most)
 
 
 def test_cache_writes_are_short_unless_an_hour_is_asked_for() -> None:

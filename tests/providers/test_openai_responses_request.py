@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd.core.errors import BodyUnreadable
+from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.base import (
     OUTPUT_TOKENS_MAX,
     CacheWrite,
@@ -24,7 +25,7 @@ from policyd.providers.base import (
     Vendor,
 )
 from policyd.providers.openai.prompt import HIDDEN_TOKENS
-from policyd.providers.openai.responses import SEARCHES_MAX
+from policyd.providers.openai.responses_tools import CALLS_MAX
 from policyd.providers.registry import OPENAI_RESPONSES, OPENAI_RESPONSES_COMPACT
 from policyd.providers.vendors import OPENAI, VENDORS
 from policyd.tokens import TokenCounter
@@ -189,17 +190,26 @@ def test_an_answer_schema_is_counted(model: str, around: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "searches"),
+    ("members", "most"),
     [
-        ({}, 0),
-        ({"tools": [FUNCTION]}, 0),
-        ({"tools": [{"type": "web_search"}]}, SEARCHES_MAX),
-        ({"tools": [{"type": "web_search_preview_2025_03_11"}], "max_tool_calls": 3}, 3),
-        ({"max_tool_calls": 3}, 0),
+        ({}, NO_USAGE),
+        ({"tools": [FUNCTION, {"type": "mcp"}, {"type": "image_generation"}]}, NO_USAGE),
+        ({"tools": [{"type": "web_search"}]}, Usage(web_searches=CALLS_MAX)),
+        ({"tools": [{"type": "web_search_preview_2025_03_11"}], "max_tool_calls": 3}, Usage(web_searches=3)),
+        ({"tools": [{"type": "file_search"}, {"type": "x_search"}]}, Usage(file_searches=10, social_searches=10)),
+        ({"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}, Usage(code_sessions=1)),
+        ({"tools": [{"type": "code_interpreter"}]}, Usage(code_sessions=CALLS_MAX)),
+        ({"max_tool_calls": 3}, NO_USAGE),
     ],
 )
-def test_web_searches(members: dict[str, Any], searches: int) -> None:
-    assert read_with(**members).web_searches_max == searches
+def test_calls_of_tools(members: dict[str, Any], most: Usage) -> None:
+    assert read_with(**members).pieces_max == most
+
+
+@pytest.mark.parametrize(("size", "terms"), [("4g", {"container_memory": "4g"}), (None, {}), (4, {}), ("a b", {})])
+def test_the_size_of_a_container_is_a_term_of_the_price(size: Any, terms: dict[str, str]) -> None:
+    container = {"type": "auto", "memory_limit": size}
+    assert read_with(tools=[{"type": "code_interpreter", "container": container}]).terms == terms
 
 
 def test_a_compaction_has_instructions_of_the_provider() -> None:

@@ -242,7 +242,7 @@ def test_searches_stay_within_their_bound() -> None:
             reader = reader_for(record)
             feed(reader, record, lambda body: [body])
             assert reader.usage is not None
-            assert 0 < reader.usage.web_searches <= facts.web_searches_max, record["id"]
+            assert 0 < reader.usage.web_searches <= facts.pieces_max.web_searches, record["id"]
             searched += 1
     assert searched > 10
 

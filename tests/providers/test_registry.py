@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from policyd.prices.table import read_table
 from policyd.providers.base import Api, Endpoint, UnknownEndpoint
-from policyd.providers.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, resolve
+from policyd.providers.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, request_endpoint, resolve
 from policyd.providers.vendors import VENDORS, VENDORS_BY_HOST
 
 GATEWAY = "gateway.internal:10000"
@@ -14,10 +15,11 @@ GATEWAY = "gateway.internal:10000"
 def where(
     path: str, *, provider: str | None = None, host: str = GATEWAY, method: str = "POST"
 ) -> tuple[str, str, str | None] | None:
-    """Vendor, endpoint and metered wire format, in short. `unknown` is the endpoint that no wire format knows."""
+    """Vendor, endpoint and what meters it, in short. `unknown` is the endpoint that no wire format knows."""
     found = resolve(provider=provider, host=host, method=method, path=path)
     if isinstance(found, Endpoint):
-        return found.vendor.id, found.name, found.wire.name if found.wire else None
+        metered = found.wire or found.realtime
+        return found.vendor.id, found.name, metered.name if metered else None
     if isinstance(found, UnknownEndpoint):
         return found.vendor.id, "unknown", None
     return None
@@ -121,7 +123,9 @@ def test_free_endpoints(method: str, path: str, expected: tuple[str, str, None])
         ("POST", "/v1/models"),
         ("POST", "/v1/fine_tuning/jobs"),
         ("POST", "/v1/threads"),
-        ("GET", "/v1/realtime"),
+        ("POST", "/v1/realtime"),
+        ("POST", "/v1/realtime/calls"),
+        ("GET", "/v1/realtime/"),
         ("POST", "/v1/chat/completions/"),
         ("POST", "//v1/chat/completions"),
         ("POST", "/v1//chat/completions"),
@@ -172,10 +176,11 @@ def test_refusals_are_worded_as_the_client_expects_them(provider: str, path: str
 
 
 def test_every_row_is_reached_by_its_name_and_its_hosts() -> None:
-    for vendor in VENDORS.values():
+    for name, vendor in VENDORS.items():
         chats = {Api.OPENAI, Api.MISTRAL}.intersection(vendor.apis)
         expected = chat(vendor.id) if chats else (vendor.id, "unknown", None)
-        assert where(f"/{vendor.id}/v1/chat/completions") == expected
+        assert where(f"/{name}/v1/chat/completions") == expected
+        assert where("/v1/chat/completions", provider=name) == expected
         for host in vendor.hosts:
             assert VENDORS_BY_HOST[host] is vendor, "a host of two vendors"
             assert where("/v1/chat/completions", host=host) == expected
@@ -185,3 +190,34 @@ def test_every_row_is_reached_by_its_name_and_its_hosts() -> None:
             assert where("/v1/messages", provider=vendor.id) == messages(vendor.id)
         else:
             assert where("/v1/messages", provider=vendor.id) == (vendor.id, "unknown", None)
+
+
+def test_a_base_path_can_have_a_name_of_its_own_for_each_customer() -> None:
+    path = "/client/v4/accounts/0a1b/ai/v1/chat/completions"
+    assert where(path, host="api.cloudflare.com") == chat("cloudflare")
+    assert where(path.replace("0a1b", "0a/1b"), host="api.cloudflare.com") == ("cloudflare", "unknown", None)
+
+
+def test_every_provider_with_prices_and_an_api_in_one_of_the_formats_has_a_row() -> None:
+    # ElevenLabs is spoken with over WebSocket alone; of OpenAI's decisions no wire format is known.
+    others = {"elevenlabs", "openai-decisions"}
+    assert {provider.id for provider in read_table().providers} - others <= VENDORS.keys()
+
+
+@pytest.mark.parametrize(
+    ("provider", "name"),
+    [
+        ("openai", "chat.completions"),
+        ("house-llm", "chat.completions"),
+        ("anthropic", "messages"),
+        ("cohere", "chat"),
+        ("mistral", "chat.completions"),
+        ("ollama", "chat"),
+        ("google", None),
+        ("bedrock", None),
+    ],
+)
+def test_where_a_request_goes_that_names_no_path(provider: str, name: str | None) -> None:
+    endpoint = request_endpoint(provider=provider, path="")
+    assert (endpoint.name if endpoint is not None else None) == name
+    assert request_endpoint(provider=provider, path="/nowhere") is None

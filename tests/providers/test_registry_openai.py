@@ -14,10 +14,11 @@ AZURE_HOSTS = ["house.openai.azure.com", "house.services.ai.azure.com", "house-2
 def where(
     path: str, *, method: str = "POST", host: str = GATEWAY, provider: str | None = None
 ) -> tuple[str, str, str | None] | None:
-    """Vendor, endpoint and metered wire format, in short. `unknown` is the endpoint that no wire format knows."""
+    """Vendor, endpoint and what meters it, in short. `unknown` is the endpoint that no wire format knows."""
     found = resolve(provider=provider, host=host, method=method, path=path)
     if isinstance(found, Endpoint):
-        return found.vendor.id, found.name, found.wire.name if found.wire else None
+        metered = found.wire or found.realtime
+        return found.vendor.id, found.name, metered.name if metered else None
     return (found.vendor.id, "unknown", None) if found is not None else None
 
 
@@ -113,7 +114,8 @@ def test_deployments_of_azure(host: str, tail: str, name: str, wire: str) -> Non
         ("POST", "/anthropic/v1/messages", ("messages", "anthropic-messages")),
         ("POST", "/openai/deployments/a/b/chat/completions", ("unknown", None)),
         ("POST", "//openai/deployments/a/embeddings", ("unknown", None)),
-        ("GET", "/openai/realtime?deployment=a", ("unknown", None)),
+        ("GET", "/openai/realtime?deployment=a", ("realtime", "openai-realtime")),
+        ("POST", "/openai/realtime?deployment=a", ("unknown", None)),
     ],
 )
 def test_other_paths_of_azure(method: str, path: str, expected: tuple[str, str | None]) -> None:

@@ -71,7 +71,11 @@ def stream_of(case: Case) -> bytes:
 
 
 def reader_for(wire: WireFormat, case: Case, *, usage_added: bool = False) -> ReplyReader:
-    facts = some_facts(choices=case.get("choices", 1), web_searches_max=case.get("web_searches_max", 0))
+    facts = some_facts(
+        choices=case.get("choices", 1),
+        pieces_min=Usage(**case.get("pieces_min", {})),
+        pieces_max=Usage(**case.get("pieces_max", {})),
+    )
     return wire.reply_reader(facts, usage_added=usage_added)
 
 

@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -20,13 +22,14 @@ from policyd.core.reservation import State
 from policyd.stores.base import Granted, Reservation, StateChanges, StateItem, Store, Swept, UsageFilter
 from policyd.stores.url import open_store
 from tests.stores.building import account, record
-from tests.stores.conftest import STORES, store_url
+from tests.stores.conftest import STORES, StoreUrl
 
-ETERNAL = [account(name) for name in ("cost", "tokens", "rate")]
-"""Accounts that are never forgotten: what is charged to them is still there at the end."""
+ETERNAL = [account("cost"), account("tokens", "user=ann"), account("rate", "user=ann")]
+"""Accounts that are never forgotten: what is charged to them is still there at the end. A cluster has them in different
+places; only a bucket and the one after it are of one scope, and so together."""
 
 COST, TOKENS, RATE = ETERNAL
-MINUTE = account("minute", keep_until_ms=30)
+MINUTE = account("minute", scope="", keep_until_ms=30)
 METRICS = {"cost": Metric.COST, "tokens": Metric.TOKENS, "rate": Metric.REQUESTS, "minute": Metric.COST}
 CARRIES = {"rate": Carry(TOKENS.key, weight=333_333)}
 TOGETHER = [[COST, TOKENS, MINUTE], [COST, RATE, MINUTE]]
@@ -64,14 +67,23 @@ def expiry_charges(reservation: Reservation) -> Counter[str]:
     )
 
 
+@pytest.fixture(autouse=True)
+def stores_to_compare(store_url: StoreUrl) -> None:
+    Stores.store_url = staticmethod(store_url)
+
+
 class Stores(RuleBasedStateMachine):
     """The stores side by side, and what is known to be charged."""
+
+    store_url: ClassVar[StoreUrl]
+    kinds: ClassVar[tuple[str, ...]]
+    """The stores that are compared, the memory store among them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = TemporaryDirectory()
         self.loop = asyncio.new_event_loop()
-        self.stores = {kind: open_store(store_url(kind, Path(self.folder.name))) for kind in STORES}
+        self.stores = {kind: open_store(Stores.store_url(kind, Path(self.folder.name))) for kind in self.kinds}
         self.now_ms = 0
         self.charged: dict[str, Counter[str]] = {}  # by reservation, what it has charged to each account
         self.forgotten: Counter[str] = Counter()  # what forgotten reservations have charged
@@ -310,5 +322,24 @@ class Stores(RuleBasedStateMachine):
         assert self.charged.keys() == {each.id for each in self.reservations()}
 
 
-TestStores = Stores.TestCase
-TestStores.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+class OneStep(Stores):
+    """Stores in which every call is one step."""
+
+    kinds = ("memory", "sqlite", "redis")
+
+
+class ManySteps(Stores):
+    """A cluster, where a call may go to several nodes."""
+
+    kinds = ("memory", "redis-cluster")
+
+
+# Fewer for a cluster, whose sweeps and listings visit every shard.
+TestOneStep = OneStep.TestCase
+TestOneStep.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestManySteps = ManySteps.TestCase
+TestManySteps.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+
+
+def test_every_store_is_compared() -> None:
+    assert {*OneStep.kinds, *ManySteps.kinds} == set(STORES)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from policyd.core.errors import BodyUnreadable
+from policyd.core.usage import NO_USAGE
 from policyd.providers.anthropic.errors import error_body, error_event
 from policyd.providers.anthropic.messages import DECISIVE, message_facts
 from policyd.providers.anthropic.reply import AnthropicReply
@@ -93,7 +94,7 @@ def _sum(messages: Sequence[RequestFacts], *, fields: dict[str, str]) -> Request
         max_output_tokens=_output_maximum(messages),
         cache_write=dearest_cache_write({message.cache_write for message in messages}),
         outlives_client=True,
-        web_searches_max=sum(message.web_searches_max for message in messages),
+        pieces_max=sum((message.pieces_max for message in messages), NO_USAGE),
         terms={"processing": "batch"},
         fields=fields,
     )

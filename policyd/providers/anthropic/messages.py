@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from policyd.core.errors import BodyUnreadable
+from policyd.core.usage import Usage
 from policyd.providers.anthropic.errors import error_body, error_event
 from policyd.providers.anthropic.prompt import AnthropicPrompt
 from policyd.providers.anthropic.reply import AnthropicReply
 from policyd.providers.base import OUTPUT_TOKENS_MAX, ErrorInfo, RawRequest, RequestEdits, RequestFacts, Vendor
 from policyd.providers.framing.json_edit import remove_member, set_member
+from policyd.providers.reply_values import word
 from policyd.providers.request_body import (
     Json,
     decode_request,
@@ -22,7 +24,7 @@ from policyd.providers.request_body import (
     required_text,
 )
 
-DECISIVE = ("model", "max_tokens", "messages", "system", "tools", "stream", "speed")
+DECISIVE = ("model", "max_tokens", "messages", "system", "tools", "stream", "speed", "inference_geo")
 
 _SEARCHES_UNLIMITED = 10
 """The most searches that are held for where the request sets no `max_uses`: after so many rounds of its own tools
@@ -66,7 +68,7 @@ def message_facts(document: Json, *, model: str, streamed: bool, identity_fields
     """
     tools = optional_objects(document, "tools")
     messages = required_objects(document, "messages")
-    speed = optional_text(document, "speed")
+    terms = {name: word(optional_text(document, name)) for name in ("speed", "inference_geo")}
     try:
         read = AnthropicPrompt(document, messages=messages, tools=tools)
     except RecursionError:
@@ -77,8 +79,10 @@ def message_facts(document: Json, *, model: str, streamed: bool, identity_fields
         prompt=read.prompt,
         max_output_tokens=optional_integer(document, "max_tokens", minimum=0, maximum=OUTPUT_TOKENS_MAX),
         cache_write=read.cache_write,
-        web_searches_max=sum(_web_searches(tool, inside=f"tools[{index}].") for index, tool in enumerate(tools)),
-        terms={"speed": speed} if speed else {},
+        pieces_max=Usage(
+            web_searches=sum(_web_searches(tool, inside=f"tools[{index}].") for index, tool in enumerate(tools))
+        ),
+        terms={name: value for name, value in terms.items() if value},
         fields=fields_at(document, identity_fields),
     )
 

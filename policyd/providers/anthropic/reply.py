@@ -97,7 +97,7 @@ class AnthropicReply:
     def _read_usage(self, reported: Json) -> None:
         self._reported.update({name: value for name, value in reported.items() if value is not None})
         self._usage = read_usage(self._reported)
-        for name in ("service_tier", "speed"):
+        for name in ("service_tier", "speed", "inference_geo"):
             self._terms.update(term(name, reported.get(name)))
 
     def _read_error(self, event: Json) -> None:

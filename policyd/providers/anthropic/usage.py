@@ -7,7 +7,7 @@ leave out those beside them (compaction of the context, an advisor), which are c
 
 from __future__ import annotations
 
-from policyd.core.usage import KINDS, Usage
+from policyd.core.usage import Usage
 from policyd.providers.reply_values import Json, count, first_count, mapping, objects
 
 _COVERED_ITERATIONS = ("message", "fallback_message")
@@ -24,7 +24,7 @@ def read_usage(reported: Json) -> Usage | None:
     usage = _read_run(reported)
     for iteration in objects(reported.get("iterations")):
         if iteration.get("type") not in _COVERED_ITERATIONS:
-            usage = _sum(usage, _read_run(iteration))
+            usage += _read_run(iteration)
     return usage
 
 
@@ -46,7 +46,3 @@ def _read_run(reported: Json) -> Usage:
         reasoning=thinking,
         web_searches=first_count(mapping(reported.get("server_tool_use")).get("web_search_requests")),
     )
-
-
-def _sum(one: Usage, other: Usage) -> Usage:
-    return Usage(**{kind: getattr(one, kind) + getattr(other, kind) for kind in KINDS})

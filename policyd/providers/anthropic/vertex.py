@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from policyd.providers.anthropic.messages import DECISIVE, AnthropicMessages, message_facts
 from policyd.providers.base import RawRequest, RequestFacts, Vendor
 from policyd.providers.gemini.request import check_query, split_path
 from policyd.providers.request_body import decode_request, optional_boolean
+
+_LOCATION = re.compile(r"/locations/([^/]+)/")
 
 
 class VertexAnthropic(AnthropicMessages):
@@ -20,6 +24,13 @@ class VertexAnthropic(AnthropicMessages):
         check_query(request.query)
         document = decode_request(request.body, decisive=DECISIVE)
         asked = optional_boolean(document, "stream") or False
-        return message_facts(
+        facts = message_facts(
             document, model=model, streamed=asked or verb.startswith("stream"), identity_fields=identity_fields
         )
+        return replace(facts, terms={**facts.terms, **_endpoint_terms(request.path)})
+
+
+def _endpoint_terms(path: str) -> dict[str, str]:
+    """An endpoint of one region, or of several, can cost more than the global one."""
+    location = _LOCATION.search(path)
+    return {"endpoint": "regional"} if location is not None and location[1] != "global" else {}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from policyd.core.errors import BodyUnreadable
+from policyd.core.usage import NO_USAGE
 from policyd.providers.anthropic.messages import DECISIVE as ANTHROPIC_DECISIVE
 from policyd.providers.anthropic.messages import message_facts
 from policyd.providers.base import OUTPUT_TOKENS_MAX, ErrorInfo, RawRequest, RequestEdits, RequestFacts, Vendor
@@ -14,7 +15,9 @@ from policyd.providers.bedrock.errors import error_body, error_event
 from policyd.providers.bedrock.invoke_reply import InvokeReply
 from policyd.providers.bedrock.maker_prompt import GENERATIONS_MAX, MAKER_MEMBERS, has_bare_parts, read_maker_prompt
 from policyd.providers.bedrock.model import model_in_path, names_model
+from policyd.providers.cohere.prompt import rerank_prompt
 from policyd.providers.framing.json_edit import remove_member, set_member
+from policyd.providers.ranking import rerank_pieces
 from policyd.providers.request_body import (
     Json,
     decode_request,
@@ -43,7 +46,8 @@ _CHOICES = ("n", "num_generations", "numResults")
 
 _DECISIVE = tuple(dict.fromkeys((*ANTHROPIC_DECISIVE, *MAKER_MEMBERS, *_CONFIGS, *_MAXIMA, *_CHOICES)))
 
-_NO_OUTPUT = ("embed", "rerank")
+_RANKS = "rerank"
+_NO_OUTPUT = ("embed", _RANKS)
 """What is in the names of models that generate nothing."""
 
 
@@ -66,13 +70,17 @@ class BedrockInvoke:
             return message_facts(document, model=model, streamed=streamed, identity_fields=identity_fields)
         try:
             prompt, cache_write = read_maker_prompt(document, model=model)
+            ranked = rerank_prompt(document).texts if _RANKS in model else ()
         except RecursionError:
             raise BodyUnreadable("the body is nested too deeply") from None
+        pieces = rerank_pieces(ranked) if ranked else (NO_USAGE, NO_USAGE)
         return RequestFacts(
             model=model,
             streamed=streamed,
             prompt=prompt,
             max_output_tokens=_output_maximum(document, model=model),
+            pieces=pieces[0],
+            pieces_max=pieces[1],
             choices=_choices(document),
             cache_write=cache_write,
             fields=fields_at(document, identity_fields),

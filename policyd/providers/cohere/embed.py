@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from policyd.core.errors import BodyUnreadable
+from policyd.core.usage import Usage
 from policyd.providers.base import Prompt, RawRequest, RequestFacts, Vendor
 from policyd.providers.cohere.format import CohereFormat
 from policyd.providers.cohere.prompt import embed_prompt, rerank_prompt
 from policyd.providers.cohere.reply import CohereReply
+from policyd.providers.ranking import rerank_pieces
 from policyd.providers.request_body import Json, decode_request, fields_at, optional_text
 
 EMBED_MODEL = "embed-english-v2.0"
@@ -28,7 +30,8 @@ class CohereEmbed(CohereFormat):
             prompt = embed_prompt(document)
         except RecursionError:
             raise BodyUnreadable("the body is nested too deeply") from None
-        return _facts(document, prompt, model=EMBED_MODEL, identity=identity_fields)
+        images = Usage(images_read=len(prompt.images))
+        return _facts(document, prompt, model=EMBED_MODEL, pieces=(images, images), identity=identity_fields)
 
     def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> CohereReply:
         return CohereReply()
@@ -45,19 +48,24 @@ class CohereRerank(CohereFormat):
             prompt = rerank_prompt(document)
         except RecursionError:
             raise BodyUnreadable("the body is nested too deeply") from None
-        return _facts(document, prompt, model=RERANK_MODEL, identity=identity_fields)
+        pieces = rerank_pieces(prompt.texts)
+        return _facts(document, prompt, model=RERANK_MODEL, pieces=pieces, identity=identity_fields)
 
     def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> CohereReply:
         return CohereReply()
 
 
-def _facts(document: Json, prompt: Prompt, *, model: str, identity: Sequence[str]) -> RequestFacts:
-    """`model` is what runs where the request names none."""
+def _facts(
+    document: Json, prompt: Prompt, *, model: str, pieces: tuple[Usage, Usage], identity: Sequence[str]
+) -> RequestFacts:
+    """`model` is what runs where the request names none; `pieces` are those expected, and the most."""
     return RequestFacts(
         model=optional_text(document, "model") or model,
         streamed=False,
         prompt=prompt,
         max_output_tokens=0,
         input_kinds=("input", "image_input"),
+        pieces=pieces[0],
+        pieces_max=pieces[1],
         fields=fields_at(document, identity),
     )

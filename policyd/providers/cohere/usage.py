@@ -13,7 +13,7 @@ from __future__ import annotations
 from policyd.core.usage import Usage
 from policyd.providers.reply_values import Json, count, first_count, mapping
 
-_TOKENS = ("input_tokens", "output_tokens", "image_tokens")
+_UNITS = ("input_tokens", "output_tokens", "image_tokens", "search_units", "images")
 
 
 def read_usage(reported: Json) -> Usage | None:
@@ -21,7 +21,7 @@ def read_usage(reported: Json) -> Usage | None:
     counted = mapping(reported.get("tokens"))
     # What was counted and not billed is charged all the same: it would be free by accident.
     billed = mapping(reported.get("billed_units")) or counted
-    if all(count(billed.get(unit)) is None for unit in _TOKENS):
+    if all(count(billed.get(unit)) is None for unit in _UNITS):
         return None
     input_tokens, image = first_count(billed.get("input_tokens")), first_count(billed.get("image_tokens"))
     if not image:
@@ -30,4 +30,11 @@ def read_usage(reported: Json) -> Usage | None:
         input_tokens -= image
     output = first_count(billed.get("output_tokens"))
     reasoning = min(output, first_count(counted.get("reasoning_tokens")))
-    return Usage(input=input_tokens, image_input=image, output=output - reasoning, reasoning=reasoning)
+    return Usage(
+        input=input_tokens,
+        image_input=image,
+        output=output - reasoning,
+        reasoning=reasoning,
+        search_units=first_count(billed.get("search_units")),
+        images_read=first_count(billed.get("images")),
+    )

@@ -16,7 +16,7 @@ from policyd.providers.gemini.reply import error_code
 from policyd.providers.gemini.request import check_query, objects_field, spellings, split_path
 from policyd.providers.gemini.usage import Counts, read_metadata
 from policyd.providers.reply_reading import ReplyReading
-from policyd.providers.reply_values import Json, count, decode, mapping, objects
+from policyd.providers.reply_values import Json, count, decode, first_count, mapping, objects
 from policyd.providers.request_body import decode_request, fields_at
 
 _DECISIVE = spellings(["content", "title", "requests", "instances"])
@@ -38,12 +38,15 @@ class GeminiEmbeddings:
             prompt = _prompt(document)
         except RecursionError:
             raise BodyUnreadable("the body is nested too deeply") from None
+        # The models that are sold by the character do not charge for spaces: this is the most.
+        characters = Usage(characters=sum(map(len, prompt.prompt.texts)))
         return RequestFacts(
             model=model,
             streamed=False,
             prompt=prompt.prompt,
             max_output_tokens=0,
             input_kinds=prompt.input_kinds,
+            pieces=characters,
             fields=fields_at(document, identity_fields),
         )
 
@@ -80,7 +83,7 @@ class EmbeddingsReply(ReplyReading):
     incomplete, so that the input is counted.
     """
 
-    document_members = ("usageMetadata", "predictions", "error")
+    document_members = ("usageMetadata", "predictions", "metadata", "error")
 
     __slots__ = ("_is_complete",)
 
@@ -97,7 +100,8 @@ class EmbeddingsReply(ReplyReading):
             self._error = error_code(document["error"])
         counts = read_metadata(mapping(document.get("usageMetadata"))) or _read_predictions(document)
         if counts is not None:
-            self._usage = counts.usage()
+            billed = first_count(mapping(document.get("metadata")).get("billableCharacterCount"))
+            self._usage = counts.usage(pieces=Usage(characters=billed))
             self._is_complete = True
         elif any(document.get(name) for name in _EMBEDDINGS):
             self._usage = Usage()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from policyd.core.errors import BodyUnreadable
-from policyd.core.usage import OUTPUT_TOKEN_KINDS
+from policyd.core.usage import OUTPUT_TOKEN_KINDS, Usage
 from policyd.providers.base import OUTPUT_TOKENS_MAX, ErrorInfo, RawRequest, RequestEdits, RequestFacts, Vendor
 from policyd.providers.framing.json_edit import remove_member, set_member
 from policyd.providers.gemini.errors import error_body
@@ -36,6 +36,7 @@ _DECISIVE = spellings(
     ["contents", "systemInstruction", "tools", "generationConfig", "cachedContent", "serviceTier"],
 )
 _SEARCH_TOOLS = spellings(["googleSearch", "googleSearchRetrieval", "enterpriseWebSearch"])
+_MAP_TOOLS = spellings(["googleMaps"])
 
 
 class GeminiGenerate:
@@ -81,8 +82,9 @@ def _facts(document: Json, *, model: str, streamed: bool, identity: Sequence[str
     candidates = whole_number_field(
         config, "candidateCount", minimum=0, maximum=CANDIDATES_MAX, inside="generationConfig."
     )
-    searching = any(name in _SEARCH_TOOLS and value is not None for tool in tools for name, value in tool.items())
+    named = {name for tool in tools for name, value in tool.items() if value is not None}
     searches_max = 1 if charges_by_prompt(model) else QUERIES_MAX
+    choices = candidates or 1
     prompt = _prompt(document, tools)
     return RequestFacts(
         model=model,
@@ -90,10 +92,13 @@ def _facts(document: Json, *, model: str, streamed: bool, identity: Sequence[str
         prompt=prompt.prompt,
         # Zero is as good as nothing.
         max_output_tokens=maximum or None,
-        choices=candidates or 1,
+        choices=choices,
         input_kinds=prompt.input_kinds,
         output_kinds=OUTPUT_TOKEN_KINDS,
-        web_searches_max=searches_max if searching else 0,
+        pieces_max=Usage(
+            web_searches=0 if named.isdisjoint(_SEARCH_TOOLS) else searches_max,
+            map_searches=0 if named.isdisjoint(_MAP_TOOLS) else choices,
+        ),
         terms=service_tier(document),
         fields=fields_at(document, identity),
     )

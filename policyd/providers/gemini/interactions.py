@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from policyd.core.errors import BodyUnreadable
-from policyd.core.usage import OUTPUT_TOKEN_KINDS
+from policyd.core.usage import OUTPUT_TOKEN_KINDS, Usage
 from policyd.providers.base import OUTPUT_TOKENS_MAX, ErrorInfo, RawRequest, RequestEdits, RequestFacts, Vendor
 from policyd.providers.framing.json_edit import remove_member, set_member
 from policyd.providers.gemini.interactions_reply import InteractionReply
@@ -99,6 +99,7 @@ def _facts(document: Json, *, identity: Sequence[str]) -> RequestFacts:
     tools = optional_objects(document, "tools")
     config = object_field(document, _MAXIMUM[0])
     searches_max = 1 if charges_by_prompt(model) else QUERIES_MAX
+    kinds = [tool.get("type") for tool in tools]
     prompt = _prompt(document, tools)
     return RequestFacts(
         model=model,
@@ -111,7 +112,10 @@ def _facts(document: Json, *, identity: Sequence[str]) -> RequestFacts:
         input_kinds=prompt.input_kinds,
         output_kinds=OUTPUT_TOKEN_KINDS,
         outlives_client=optional_boolean(document, "background") or False,
-        web_searches_max=searches_max if any(tool.get("type") == "google_search" for tool in tools) else 0,
+        pieces_max=Usage(
+            web_searches=searches_max if "google_search" in kinds else 0,
+            map_searches=1 if "google_maps" in kinds else 0,
+        ),
         terms=service_tier(document),
         fields=fields_at(document, identity),
     )

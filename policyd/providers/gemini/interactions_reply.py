@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from policyd.core.usage import Usage
 from policyd.providers.base import RequestFacts
 from policyd.providers.framing.frame import Frame
 from policyd.providers.gemini.reply import charges_by_prompt, error_code
@@ -59,18 +60,21 @@ class InteractionReply(ReplyReading):
         reported = mapping(interaction.get("usage"))
         counts = _read_counts(reported)
         if counts is not None:
-            self._usage = counts.usage(web_searches=self._searches(reported))
+            self._usage = counts.usage(pieces=self._pieces(reported))
             wholes = (reported.get("total_input_tokens"), reported.get("total_output_tokens"))
             is_over = interaction.get("status") != "in_progress"
             self._is_complete = is_over and all(count(whole) is not None for whole in wholes)
 
-    def _searches(self, reported: Json) -> int:
-        searches = sum(
-            first_count(tool.get("count"))
-            for tool in objects(reported.get("grounding_tool_count"))
-            if tool.get("type") == "google_search"
+    def _pieces(self, reported: Json) -> Usage:
+        called = {"google_search": 0, "google_maps": 0}
+        for tool in objects(reported.get("grounding_tool_count")):
+            if (kind := text(tool.get("type"))) in called:
+                called[kind] += first_count(tool.get("count"))
+        searches = called["google_search"]
+        return Usage(
+            web_searches=min(1, searches) if charges_by_prompt(self._model or self._facts.model) else searches,
+            map_searches=min(1, called["google_maps"]),
         )
-        return min(1, searches) if charges_by_prompt(self._model or self._facts.model) else searches
 
     def _read_error(self, event: Json) -> None:
         if event.get("error") is not None:

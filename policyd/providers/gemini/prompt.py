@@ -156,14 +156,14 @@ def _image_detail(resolution: Any) -> str:
     return "high" if isinstance(resolution, str) and "ULTRA_HIGH" in resolution.upper() else "auto"
 
 
-_INPUT_KINDS = ("input", "audio_input", "image_input")
+_INPUT_KINDS = ("input", "audio_input", "image_input", "video_input")
 _KINDS_OF_MEDIA = {
     "text": ("input",),
     "image": ("image_input",),
     "audio": ("audio_input",),
     "application": ("image_input",),
 }
-"""By the first half of a media type. A document counts as images; a video is images and sound."""
+"""By the first half of a media type. A document counts as images, and a video may count as any."""
 
 _PART_ASIDES = (
     "text",

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from policyd.core.usage import Usage
 from policyd.providers.base import RequestFacts
 from policyd.providers.framing.frame import Frame
 from policyd.providers.gemini.usage import COUNT_NAMES, Counts, read_metadata
@@ -45,7 +46,7 @@ class GeminiReply(ReplyReading):
 
     document_members = ("modelVersion", "usageMetadata", "promptFeedback", "candidates", "error")
 
-    __slots__ = ("_counts", "_facts", "_final", "_finished", "_queries", "_reported", "_unseen_searches")
+    __slots__ = ("_counts", "_facts", "_final", "_finished", "_mapped", "_queries", "_reported", "_unseen_searches")
 
     def __init__(self, facts: RequestFacts) -> None:
         super().__init__()
@@ -56,6 +57,8 @@ class GeminiReply(ReplyReading):
         self._finished: set[int] = set()
         """The candidates whose finish reason was seen."""
         self._queries: set[str] = set()
+        self._mapped: set[int] = set()
+        """The candidates that were grounded on maps."""
         self._unseen_searches = 0
         """How many searches a reply may have had of which only some members were kept."""
 
@@ -66,7 +69,7 @@ class GeminiReply(ReplyReading):
     def read_document(self, document: Mapping[str, Any], *, partial: bool = False) -> None:
         self._finished.update(range(self._facts.choices))
         if partial and "candidates" not in document:
-            self._unseen_searches = self._facts.web_searches_max
+            self._unseen_searches = self._facts.pieces_max.web_searches
         self._read(document)
 
     def read_frame(self, frame: Frame) -> bool:
@@ -81,7 +84,8 @@ class GeminiReply(ReplyReading):
             self._read_candidate(candidate)
         self._read_usage(mapping(chunk.get("usageMetadata")))
         if self._counts is not None:
-            self._usage = self._counts.usage(web_searches=self._searches())
+            pieces = Usage(web_searches=self._searches(), map_searches=len(self._mapped))
+            self._usage = self._counts.usage(pieces=pieces)
 
     def _read_refusal(self, chunk: Json) -> None:
         if chunk.get("error") is not None:
@@ -98,6 +102,8 @@ class GeminiReply(ReplyReading):
         for name in ("webSearchQueries", "imageSearchQueries"):
             queries = grounding.get(name)
             self._queries.update(filter(None, map(text, queries if isinstance(queries, list) else ())))
+        if any("maps" in chunk for chunk in objects(grounding.get("groundingChunks"))):
+            self._mapped.add(first_count(candidate.get("index")))
         for part in objects(mapping(candidate.get("content")).get("parts")):
             self._add_part(part)
 

@@ -1,8 +1,8 @@
 """Google's counts of tokens, taken apart into disjoint kinds.
 
 What was read from a cache is inside the prompt; what tools brought in stands beside it, and thoughts stand beside the
-candidates. Counts by modality say how much of each whole is audio, image, video or document. A video and a document are
-pages and frames, and count as images, as genai-prices has it for documents.
+candidates. Counts by modality say how much of each whole is audio, image, video or document. A document is pages, and
+counts as images, as genai-prices has it; a video that was read from a cache counts as text from it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policyd.core.usage import Usage
+from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.openai.usage import Whole
 from policyd.providers.reply_values import Json, count, first_count, objects
 
@@ -22,6 +22,7 @@ class Modalities:
 
     audio: int = 0
     image: int = 0
+    video: int = 0
 
 
 NO_MODALITIES = Modalities()
@@ -44,27 +45,30 @@ class Counts:
     cached_kinds: Modalities = NO_MODALITIES
     output_kinds: Modalities = NO_MODALITIES
 
-    def usage(self, *, web_searches: int = 0) -> Usage:
-        """The same in disjoint kinds. A part that is larger than its whole is cut to it."""
+    def usage(self, *, pieces: Usage = NO_USAGE) -> Usage:
+        """The same in disjoint kinds, with what is charged by the piece. A part that is larger than its whole is cut to
+        it."""
         read = Whole(self.prompt + self.tool_use)
         cached = Whole(read.take(self.cached))
         cached_audio = cached.take(self.cached_kinds.audio)
         cached_image = cached.take(self.cached_kinds.image)
         audio = read.take(max(0, self.input_kinds.audio - cached_audio))
         image = read.take(max(0, self.input_kinds.image - cached_image))
+        video = read.take(max(0, self.input_kinds.video - self.cached_kinds.video))
         generated = Whole(self.output)
-        return Usage(
+        return pieces + Usage(
             cached_audio_input=cached_audio,
             cached_image_input=cached_image,
             cached_input=cached.rest,
             audio_input=audio,
             image_input=image,
+            video_input=video,
             input=read.rest,
             reasoning=self.thoughts,
             audio_output=generated.take(self.output_kinds.audio),
             image_output=generated.take(self.output_kinds.image),
+            video_output=generated.take(self.output_kinds.video),
             output=generated.rest,
-            web_searches=web_searches,
         )
 
 
@@ -101,7 +105,7 @@ COUNT_NAMES = (
 
 def modalities(*details: Any, amount: str) -> Modalities:
     """The tokens by modality in arrays of objects, each with its number of tokens under the name `amount`."""
-    tokens = {"audio": 0, "image": 0}
+    tokens = {"audio": 0, "image": 0, "video": 0}
     for item in (item for one in details for item in objects(one)):
         kind = _kind(item.get("modality"))
         if kind is not None:
@@ -116,12 +120,12 @@ def _kind(modality: Any) -> str | None:
 
 _KINDS: Mapping[str | int, str] = {
     "IMAGE": "image",
-    "VIDEO": "image",
+    "VIDEO": "video",
     "AUDIO": "audio",
     "DOCUMENT": "image",
     # The same as numbers, for a client who asked for them (`$alt=json;enum-encoding=int`).
     2: "image",
-    3: "image",
+    3: "video",
     4: "audio",
     5: "image",
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from policyd.core.errors import BodyUnreadable
+from policyd.core.usage import Usage
 from policyd.providers.base import OUTPUT_TOKENS_MAX, ErrorInfo, RawRequest, RequestEdits, RequestFacts, Vendor
 from policyd.providers.framing.json_edit import remove_member, set_member
 from policyd.providers.mistral.errors import error_body, error_event
-from policyd.providers.mistral.prompt import read_prompt
+from policyd.providers.mistral.prompt import heard_ms_max, read_prompt
 from policyd.providers.openai.chat import CHOICES_MAX
 from policyd.providers.openai.model import service_tier_terms
 from policyd.providers.openai.reply import OpenAIChatReply
@@ -59,8 +60,9 @@ class MistralChat(_Mistral):
 
     def read_request(self, request: RawRequest, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
         document = decode_request(request.body, decisive=self._DECISIVE)
+        messages = required_objects(document, "messages")
         try:
-            prompt = read_prompt(document, required_objects(document, "messages"))
+            prompt = read_prompt(document, messages)
         except RecursionError:
             raise BodyUnreadable("the body is nested too deeply") from None
         return RequestFacts(
@@ -69,6 +71,7 @@ class MistralChat(_Mistral):
             prompt=prompt,
             max_output_tokens=_output_maximum(document),
             choices=optional_integer(document, "n", minimum=1, maximum=CHOICES_MAX) or 1,
+            pieces=Usage(audio_input_ms=heard_ms_max(messages)),
             terms=service_tier_terms(document),
             fields=fields_at(document, identity_fields),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from policyd.providers.audio import HIDDEN_AUDIO_MS, audio_ms_max
 from policyd.providers.base import Prompt
 from policyd.providers.prompt_builder import PromptBuilder
 from policyd.providers.request_body import Json
@@ -44,6 +45,23 @@ def read_prompt(document: Json, messages: list[Json]) -> Prompt:
         builder.overhead_tokens += _SYSTEM_PROMPT_TOKENS
     builder.json(document.get("prediction"))
     return builder.prompt()
+
+
+def heard_ms_max(messages: list[Json]) -> int:
+    """The most milliseconds of audio in the messages, by which some models are sold."""
+    return sum(
+        _audio_ms_max(part.get("input_audio"))
+        for message in messages
+        for part in (message["content"] if isinstance(message.get("content"), list) else ())
+        if isinstance(part, dict) and part.get("type") == "input_audio"
+    )
+
+
+def _audio_ms_max(audio: Any) -> int:
+    data = audio.get("data") if isinstance(audio, dict) else audio
+    if not isinstance(data, str) or "://" in data[:_SCHEME_LENGTH_MAX]:
+        return HIDDEN_AUDIO_MS
+    return audio_ms_max(len(data) * 3 // 4)
 
 
 def ocr_prompt(document: Json) -> Prompt:

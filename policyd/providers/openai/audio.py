@@ -1,7 +1,8 @@
 """OpenAI's audio endpoints: speech from a text, and a transcript or a translation of speech.
 
-Only some of their models are sold by tokens, and raw audio never says how many it took: such a reply is charged the
-maximum that was held for it. What a model that is sold by the character or by the second costs is not known here.
+Some of their models are sold by tokens, and raw audio never says how many it took: such a reply is charged the maximum
+that was held for it. Others are sold by the characters that are spoken, which the request tells, or by the time that is
+listened to, which the reply tells; one that does not is charged for as long as the file can be.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from policyd.core.usage import Usage
+from policyd.providers.audio import HIDDEN_AUDIO_MS, audio_ms_max
 from policyd.providers.base import RawRequest, RequestFacts, Vendor
 from policyd.providers.openai.form import read_form_request
 from policyd.providers.openai.media_reply import OpenAIMediaReply
@@ -46,6 +49,7 @@ class OpenAISpeech(OpenAIWire):
         builder = PromptBuilder(exact=False)
         builder.text(spoken)
         builder.text(optional_text(document, "instructions"))
+        characters = Usage(characters=len(spoken))
         return RequestFacts(
             model=requested_model(document, request),
             # Not even where it asks for events: raw audio must not be taken for them.
@@ -53,12 +57,13 @@ class OpenAISpeech(OpenAIWire):
             prompt=builder.prompt(),
             max_output_tokens=_speech_tokens_max(spoken),
             output_kinds=("output", "audio_output"),
+            pieces_min=characters,
             outlives_client=True,
             fields=fields_at(document, identity_fields),
         )
 
     def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> OpenAIMediaReply:
-        return OpenAIMediaReply(output_kind="audio_output")
+        return OpenAIMediaReply(output_kind="audio_output", pieces_min=facts.pieces_min)
 
 
 class OpenAITranscription(OpenAIWire):
@@ -72,6 +77,7 @@ class OpenAITranscription(OpenAIWire):
         builder = PromptBuilder(exact=False)
         builder.text(optional_text(form.document, "prompt"))
         shown = sum(map(sum, form.file_bytes.values()))
+        heard = Usage(audio_input_ms=audio_ms_max(shown) if form.file_bytes else HIDDEN_AUDIO_MS)
         # Audio that is only named, or stands in JSON, may be of any length.
         builder.allow(min(shown, AUDIO_TOKENS_MAX) if form.file_bytes else AUDIO_TOKENS_MAX)
         return RequestFacts(
@@ -81,11 +87,13 @@ class OpenAITranscription(OpenAIWire):
             prompt=builder.prompt(),
             max_output_tokens=TRANSCRIPT_TOKENS_MAX,
             input_kinds=("input", "audio_input"),
+            pieces_min=Usage(audio_input_ms=vendor.transcript_ms_min),
+            pieces=heard,
             fields=fields_at(form.document, identity_fields),
         )
 
     def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> OpenAIMediaReply:
-        return OpenAIMediaReply(output_kind="output")
+        return OpenAIMediaReply(output_kind="output", pieces_min=facts.pieces_min)
 
 
 def _speech_tokens_max(spoken: str) -> int:

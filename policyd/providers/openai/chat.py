@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from policyd.core.errors import BodyUnreadable
+from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.base import (
     OUTPUT_TOKENS_MAX,
     CacheWrite,
@@ -22,6 +24,7 @@ from policyd.providers.openai.errors import chunk_error_event, error_body
 from policyd.providers.openai.model import requested_model, service_tier_terms
 from policyd.providers.openai.prompt import read_prompt
 from policyd.providers.openai.reply import OpenAIChatReply
+from policyd.providers.reply_values import term
 from policyd.providers.request_body import (
     Json,
     cache_write_asked,
@@ -49,12 +52,18 @@ _DECISIVE = (
     "stream_options",
     "service_tier",
     "web_search_options",
+    "plugins",
     "response_format",
     *_MAXIMA,
 )
 
-_SEARCH_MODEL = re.compile(r"-search-(?:preview|api)\b")
-"""OpenAI's models that search the web for every request, asked to or not."""
+_SEARCH_MODEL = re.compile(r"-search-(?:preview|api)\b|:online$")
+"""Models that search the web for every request, asked to or not: OpenAI's, and any at OpenRouter by that suffix."""
+
+_WEB_PLUGIN = "web"
+_WEB_SEARCH_TOOL = "openrouter:web_search"
+_TOOL_SEARCHES_MAX = 10
+"""The most searches by OpenRouter's tool that are held for: the stated allowance. A recorded request made one."""
 
 
 class OpenAIChat:
@@ -98,8 +107,7 @@ def _facts(document: Json, request: RawRequest, *, vendor: Vendor, identity: Seq
     streamed = optional_boolean(document, "stream") or False
     stream_options = optional_object(document, "stream_options")
     usage_asked = optional_boolean(stream_options, "include_usage", inside="stream_options.")
-    optional_object(document, "web_search_options")
-    searches = document.get("web_search_options") is not None or _SEARCH_MODEL.search(model) is not None
+    searches = _searches(document, model=model)
     return RequestFacts(
         model=model,
         streamed=streamed,
@@ -108,8 +116,9 @@ def _facts(document: Json, request: RawRequest, *, vendor: Vendor, identity: Seq
         choices=optional_integer(document, "n", minimum=1, maximum=CHOICES_MAX) or 1,
         usage_requested=not streamed or not vendor.stream_options or usage_asked is True,
         cache_write=_cache_write(messages),
-        web_searches_max=1 if searches else 0,
-        terms=service_tier_terms(document),
+        pieces_min=searches,
+        pieces_max=searches + _tool_searches_max(document),
+        terms=service_tier_terms(document) | _search_terms(document),
         fields=fields_at(document, identity),
     )
 
@@ -118,6 +127,26 @@ def _output_maximum(document: Json) -> int | None:
     """The larger one where both are given: which of them a vendor heeds is not known."""
     given = [optional_integer(document, name, minimum=1, maximum=OUTPUT_TOKENS_MAX) for name in _MAXIMA]
     return max((maximum for maximum in given if maximum is not None), default=None)
+
+
+def _searches(document: Json, *, model: str) -> Usage:
+    """The search that is made for the request in any case."""
+    asked = document.get("web_search_options") is not None or _WEB_PLUGIN in _named(document, "plugins", by="id")
+    return Usage(web_searches=1) if asked or _SEARCH_MODEL.search(model) else NO_USAGE
+
+
+def _tool_searches_max(document: Json) -> Usage:
+    return Usage(web_searches=_TOOL_SEARCHES_MAX if _WEB_SEARCH_TOOL in _named(document, "tools", by="type") else 0)
+
+
+def _named(document: Json, member: str, *, by: str) -> list[Any]:
+    """What the objects in an array of the request are called."""
+    items = document.get(member)
+    return [item.get(by) for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+def _search_terms(document: Json) -> dict[str, str]:
+    return term("search_context_size", optional_object(document, "web_search_options").get("search_context_size"))
 
 
 def _cache_write(messages: list[Json]) -> CacheWrite:

@@ -1,7 +1,8 @@
 """Reading the replies of OpenAI's image, speech and transcription endpoints.
 
 Each is a JSON document with one usage object, or a stream of typed events whose last one has it. What is no JSON (raw
-audio, a transcript as plain text) has no usage.
+audio, a transcript as plain text) has no usage. A transcript by a model that is sold by the time has it instead of
+tokens: `usage.seconds` (OpenAI), or `duration` (others, and OpenAI's verbose form).
 """
 
 from __future__ import annotations
@@ -10,29 +11,32 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.framing.frame import Frame
 from policyd.providers.openai.errors import error_code
 from policyd.providers.openai.responses_usage import is_complete, read_usage
 from policyd.providers.reply_reading import ReplyReading
-from policyd.providers.reply_values import Json, decode, mapping, text
+from policyd.providers.reply_values import Json, decode, mapping, milliseconds, text
 
 _FINAL_SUFFIXES = (".completed", ".done")
 """`image_generation.completed`, `image_edit.completed`, `speech.audio.done`, `transcript.text.done`."""
 
 
 class OpenAIMediaReply(ReplyReading):
-    """A `ReplyReader` for them. `output_kind` is what the output is where the usage does not take it apart.
+    """A `ReplyReader` for them. `output_kind` is what the output is where the usage does not take it apart,
+    `pieces_min` what is charged by the piece in any case.
 
     A stream of several images ends with as many last events, each with the usage of its own image.
     """
 
-    document_members = ("model", "usage", "error")
+    document_members = ("model", "usage", "duration", "error")
 
-    __slots__ = ("_are_complete", "_ended", "_expected", "_output_kind")
+    __slots__ = ("_are_complete", "_ended", "_expected", "_output_kind", "_pieces_min")
 
-    def __init__(self, *, output_kind: str, streamed_results: int = 1) -> None:
+    def __init__(self, *, output_kind: str, pieces_min: Usage = NO_USAGE, streamed_results: int = 1) -> None:
         super().__init__()
         self._output_kind = output_kind
+        self._pieces_min = pieces_min
         self._expected = streamed_results
         self._ended = 0
         self._are_complete = True
@@ -64,10 +68,13 @@ class OpenAIMediaReply(ReplyReading):
         if result.get("error") is not None:
             self._error = error_code(result["error"])
         reported = mapping(result.get("usage"))
+        heard_ms = milliseconds(reported.get("seconds", result.get("duration")))
         usage = read_usage(reported)
-        if usage is None:
+        if usage is None and heard_ms is None:
             return
-        self._are_complete = self._are_complete and is_complete(reported)
+        self._are_complete = self._are_complete and (usage is None or is_complete(reported))
+        usage = replace(usage or NO_USAGE, audio_input_ms=heard_ms or 0)
         if usage.output == usage.output_tokens:
             usage = replace(usage, **{"output": 0, self._output_kind: usage.output})
-        self._usage = usage if self._usage is None else self._usage + usage
+        self._usage = (self._usage or NO_USAGE) + usage
+        self._usage = self._usage.with_pieces_of(self._pieces_min)

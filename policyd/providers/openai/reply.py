@@ -7,7 +7,6 @@ chunk as a running total, or in `x_groq.usage`. It is taken wherever it is seen,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from policyd.core.usage import Usage
@@ -115,12 +114,11 @@ class OpenAIChatReply:
         usage = read_usage(reported)
         if usage is None:
             return
-        if not usage.web_searches and self._facts.web_searches_max:
-            # A search model searches for every request, and reports the search nowhere.
-            usage = replace(usage, web_searches=self._facts.web_searches_max)
         self._reported = reported
-        self._usage = usage
-        self._terms.update(term("service_tier", reported.get("service_tier")))
+        # A search model searches for every request, and reports the search nowhere.
+        self._usage = usage.with_pieces_of(self._facts.pieces_min)
+        for name in ("service_tier", "search_context_size"):
+            self._terms.update(term(name, reported.get(name)))
 
     def _read_choices(self, document: Json, part: str) -> None:
         for choice in objects(document.get("choices")):

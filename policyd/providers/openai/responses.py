@@ -22,6 +22,7 @@ from policyd.providers.framing.json_edit import set_member
 from policyd.providers.openai.model import requested_model, service_tier_terms
 from policyd.providers.openai.responses_prompt import read_prompt
 from policyd.providers.openai.responses_reply import OpenAIResponsesReply
+from policyd.providers.openai.responses_tools import container_terms, tool_calls_max
 from policyd.providers.openai.wire import OpenAIWire
 from policyd.providers.request_body import (
     Json,
@@ -32,9 +33,6 @@ from policyd.providers.request_body import (
     optional_object,
     optional_objects,
 )
-
-SEARCHES_MAX = 10
-"""The most web searches that are held for where the request sets no `max_tool_calls`: a recorded one made four."""
 
 _DECISIVE = (
     "model",
@@ -93,14 +91,7 @@ class OpenAIResponses(OpenAIWire):
             # Caching needs no asking here, and some models charge for it.
             cache_write=CacheWrite.SHORT,
             outlives_client=optional_boolean(document, "background") or False,
-            web_searches_max=_searches_max(document, tools),
-            terms=service_tier_terms(document),
+            pieces_max=tool_calls_max(document, tools),
+            terms=service_tier_terms(document) | container_terms(tools),
             fields=fields_at(document, identity),
         )
-
-
-def _searches_max(document: Json, tools: list[Json]) -> int:
-    if not any(str(tool.get("type")).startswith("web_search") for tool in tools):
-        return 0
-    calls = optional_integer(document, "max_tool_calls", minimum=0, maximum=1_000_000)
-    return SEARCHES_MAX if calls is None else calls

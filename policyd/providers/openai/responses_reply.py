@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from policyd.core.usage import Usage
+from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.framing.frame import Frame
 from policyd.providers.openai.errors import error_code
+from policyd.providers.openai.responses_tools import tool_calls
 from policyd.providers.openai.responses_usage import is_complete, read_usage
 from policyd.providers.reply_reading import ReplyReading
-from policyd.providers.reply_values import Json, decode, first_count, json_text, mapping, objects, term, text
+from policyd.providers.reply_values import Json, decode, json_text, mapping, objects, term, text
 
 _FINAL = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 _AUDIO = ("response.audio.delta", "response.output_audio.delta")
@@ -96,17 +97,5 @@ def _with_tools(usage: Usage, reported: Json, response: Json) -> Usage:
 
     The image tool runs another model. Its tokens are charged at the rates of the one that was asked.
     """
-    tools = mapping(response.get("tool_usage"))
-    searches = first_count(
-        mapping(tools.get("web_search")).get("num_requests"),
-        mapping(reported.get("server_side_tool_usage_details")).get("web_search_calls"),  # xAI
-        _searches(response),
-    )
-    images = read_usage(mapping(tools.get("image_gen"))) or Usage()
-    return usage + images + Usage(web_searches=searches)
-
-
-def _searches(response: Json) -> int:
-    """How many searches the output names; opening a page that was found is none."""
-    calls = [item for item in objects(response.get("output")) if item.get("type") == "web_search_call"]
-    return sum(mapping(call.get("action")).get("type", "search") == "search" for call in calls)
+    images = read_usage(mapping(mapping(response.get("tool_usage")).get("image_gen"))) or NO_USAGE
+    return usage + images + tool_calls(response, reported)

@@ -2,14 +2,15 @@
 
 By the maker's definition cached, written and audio tokens are inside `prompt_tokens`, and reasoning and audio tokens
 are inside `completion_tokens`. Some vendors put a part beside the whole instead (xAI its reasoning, Mistral its audio);
-their `total_tokens` gives them away, because it then is more than the prompt and the completion together. Where a part
-that should be inside is larger than the whole (cached tokens of Grok on Azure), it is cut to it.
+their `total_tokens` gives them away, because it then is more than the prompt and the completion together. Perplexity's
+leaves out its reasoning and the citations that it counts. Where a part that should be inside is larger than the whole
+(cached tokens of Grok on Azure), it is cut to it.
 """
 
 from __future__ import annotations
 
 from policyd.core.usage import Usage
-from policyd.providers.reply_values import Json, count, first_count, mapping
+from policyd.providers.reply_values import Json, count, first_count, mapping, milliseconds
 
 
 def read_usage(reported: Json) -> Usage | None:
@@ -29,7 +30,8 @@ def read_usage(reported: Json) -> Usage | None:
     reasoning = first_count(completion_details.get("reasoning_tokens"), reported.get("reasoning_tokens"))
 
     beside = total - prompt - completion if total is not None else 0
-    if reasoning and (beside == reasoning or (total is None and reasoning > completion)):
+    is_beside = total is None or reported.get("citation_tokens") is not None
+    if reasoning and (beside == reasoning or (is_beside and reasoning > completion)):
         completion += reasoning
     elif audio and beside == audio:
         prompt += audio
@@ -40,6 +42,7 @@ def read_usage(reported: Json) -> Usage | None:
     written_1h = min(written, first_count(mapping(reported.get("cache_creation")).get("ephemeral_1h_input_tokens")))
     audio_input = inside.take(audio)
     image_input = inside.take(first_count(prompt_details.get("image_tokens")))
+    video_input = inside.take(first_count(prompt_details.get("video_tokens")))
 
     generated = Whole(completion)
     searches = mapping(reported.get("server_tool_use_details")).get("web_search_requests")
@@ -49,12 +52,15 @@ def read_usage(reported: Json) -> Usage | None:
         cache_write_1h=written_1h,
         audio_input=audio_input,
         image_input=image_input,
+        video_input=video_input,
         input=inside.rest,
         reasoning=generated.take(reasoning),
         audio_output=generated.take(first_count(completion_details.get("audio_tokens"))),
         image_output=generated.take(first_count(completion_details.get("image_tokens"))),
         output=generated.rest,
+        citation=first_count(reported.get("citation_tokens")),
         web_searches=first_count(searches, reported.get("num_search_queries")),
+        audio_input_ms=milliseconds(reported.get("prompt_audio_seconds")) or 0,
     )
 
 

@@ -1,0 +1,191 @@
+"""Run-time state: what operators and detectors set without a deploy, for all replicas at once.
+
+    override             another amount of one limit for one scope
+    temporary override   the same until an instant, before any lasting one, which applies again afterwards
+    reset                one limit counts one scope from 0 again, from this instant to the end of the window
+    block                requests of a scope are refused
+    freeze               the same, because something looked wrong; it stands beside a block of the same scope
+
+A snapshot knows the revision of the store that it was read at. Whatever has expired is ignored from that instant on, so
+that nobody has to take it away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import chain
+
+from policyd.core.errors import RequestError
+from policyd.core.money import divide_up
+from policyd.core.policy import Match
+from policyd.core.scopes import is_pattern, parse_scope, shown
+
+
+class Kind(StrEnum):
+    """The kinds of run-time state that policies are applied with; the store may hold others."""
+
+    OVERRIDE = "override"
+    TEMPORARY_OVERRIDE = "temporary_override"
+    RESET = "reset"
+    BLOCK = "block"
+    FREEZE = "freeze"
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Another amount of a limit for one scope, in the unit of the limit's metric."""
+
+    limit: str
+    """The limit's name."""
+    scope: str
+    amount: int
+    set_at_ms: int
+    expires_at_ms: int | None = None
+    """When it ends by itself; it is a temporary one if it does."""
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.OVERRIDE if self.expires_at_ms is None else Kind.TEMPORARY_OVERRIDE
+
+    @property
+    def key(self) -> str:
+        return limit_key(self.limit, self.scope)
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A limit's fresh start for one scope. The account from before is kept as it is."""
+
+    limit: str
+    """What the limit's accounts go by."""
+    scope: str
+    set_at_ms: int
+    """When the fresh account starts."""
+    expires_at_ms: int | None
+    """When it has no effect any more, because its window is over; `None`: never."""
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.RESET
+
+    @property
+    def key(self) -> str:
+        return limit_key(self.limit, self.scope)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Requests of a scope are refused."""
+
+    kind: Kind
+    """`BLOCK` or `FREEZE`."""
+    scope: str
+    """By exact values or shell-style patterns (`project=acme,model=gpt-4o*`); the empty one is of every request."""
+    reason: str
+    """For people; whoever is refused is told."""
+    set_at_ms: int
+    expires_at_ms: int | None = None
+
+    @property
+    def key(self) -> str:
+        return self.scope
+
+    @property
+    def name(self) -> str:
+        """How records and metrics name it: `block:user=ann`."""
+        return f"{self.kind}:{shown(self.scope)}"
+
+    def seconds_left(self, now_ms: int) -> int | None:
+        """How long it lasts yet; `None` where nobody has said."""
+        return None if self.expires_at_ms is None else max(0, divide_up(self.expires_at_ms - now_ms, 1000))
+
+
+class Blocked(RequestError):
+    """The request falls under `block`, whose reason its client is told."""
+
+    status = 403
+
+    def __init__(self, block: Block) -> None:
+        self.reason = "frozen" if block.kind is Kind.FREEZE else "blocked"
+        super().__init__(f"Requests of {shown(block.scope)} are {self.reason}: {block.reason}")
+        self.block = block
+
+
+Piece = Override | Reset | Block
+
+
+def limit_key(limit: str, scope: str) -> str:
+    """The key of what concerns one limit and one scope."""
+    return f"{limit}|{scope}"
+
+
+def in_force(piece: Piece, now_ms: int) -> bool:
+    return piece.expires_at_ms is None or now_ms < piece.expires_at_ms
+
+
+class _Blocks:
+    """Finds the blocks that a request falls under.
+
+    Scopes of exact values are looked up, once for each set of attributes that any of them names; those with patterns
+    are tried one after the other.
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._exact: dict[tuple[str, ...], dict[tuple[str, ...], list[Block]]] = {}
+        self._patterns: list[tuple[Match, Block]] = []
+        for block in blocks:
+            values = parse_scope(block.scope)
+            if any(map(is_pattern, values.values())):
+                self._patterns.append((Match({name: (value,) for name, value in values.items()}), block))
+            else:
+                by_values = self._exact.setdefault(tuple(values), {})
+                by_values.setdefault(tuple(values.values()), []).append(block)
+
+    def of(self, attributes: Mapping[str, str]) -> list[Block]:
+        found = [block for match, block in self._patterns if match.fits(attributes)]
+        for names, by_values in self._exact.items():
+            found += by_values.get(tuple(attributes.get(name, "") for name in names), ())
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeState:
+    """One snapshot: the pieces by kind and key."""
+
+    revision: int = 0
+    """The store's revision that it was read at."""
+    pieces: Mapping[Kind, Mapping[str, Piece]] = field(default_factory=lambda: {kind: {} for kind in Kind})
+    _blocks: _Blocks = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        blocks = chain(self.pieces[Kind.BLOCK].values(), self.pieces[Kind.FREEZE].values())
+        object.__setattr__(self, "_blocks", _Blocks([piece for piece in blocks if isinstance(piece, Block)]))
+
+    def override(self, limit: str, scope: str, *, now_ms: int) -> Override | None:
+        """What the limit's amount is overridden by; a temporary override goes before a lasting one."""
+        for kind in (Kind.TEMPORARY_OVERRIDE, Kind.OVERRIDE):
+            if by_key := self.pieces[kind]:
+                found = by_key.get(limit_key(limit, scope))
+                if isinstance(found, Override) and in_force(found, now_ms):
+                    return found
+        return None
+
+    def reset_at_ms(self, account_name: str, scope: str) -> int | None:
+        """When the accounts of this name were last reset for the scope."""
+        by_key = self.pieces[Kind.RESET]
+        found = by_key.get(limit_key(account_name, scope)) if by_key else None
+        return None if found is None else found.set_at_ms
+
+    def block(self, attributes: Mapping[str, str], *, now_ms: int) -> Block | None:
+        """What stands in a request's way; of several the one that does so longest."""
+        standing = (block for block in self._blocks.of(attributes) if in_force(block, now_ms))
+        return max(standing, key=_lasts_until_ms, default=None)
+
+
+def _lasts_until_ms(block: Block) -> float:
+    return float("inf") if block.expires_at_ms is None else block.expires_at_ms
+
+
+NOTHING_SET = RuntimeState()

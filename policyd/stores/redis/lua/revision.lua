@@ -1,0 +1,3 @@
+-- Answers the revision of the run-time state.
+
+return state_revision()
