@@ -37,6 +37,9 @@ _END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
 Send = Callable[[m.Reply], Awaitable[None]]
 L = TypeVar("L", Exchange, Session)
 
+_NOT_FAILURES = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
+"""What ends a task or the process. Any other exception is a failure: a panic in a library of Rust is no `Exception`."""
+
 
 class ExternalProcessor:
     """Serves `envoy.service.ext_proc.v3.ExternalProcessor/Process`."""
@@ -160,7 +163,9 @@ class Driver:
             return await self._answer(request)
         except RequestError as error:
             return m.Rejected(error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the exchange's failure row decides what follows
+        except _NOT_FAILURES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the exchange's failure row decides what follows
             _log_failure(f"{type(request).__name__} failed", error)
             return m.Failed(_name(error))
 
@@ -193,14 +198,18 @@ class Driver:
     def _receive(self, event: m.Event) -> list[m.Effect]:
         try:
             return self._exchange.receive(event)
-        except Exception as error:  # noqa: BLE001 - the same
+        except _NOT_FAILURES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the same
             _log_failure(f"an exchange failed while {self._exchange.state}", error)
             return self._fail(_name(error))
 
     def _fail(self, name: str) -> list[m.Effect]:
         try:
             return self._exchange.receive(m.Failed(name))
-        except Exception as error:  # noqa: BLE001 - the same
+        except _NOT_FAILURES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the same
             # The failure row itself failed: what is held expires and is charged, and the stream must not end with OK.
             _log_failure(f"an exchange could not be ended while {self._exchange.state}", error)
             self._enforcer.let_go(self._exchange.request_id)
@@ -227,12 +236,12 @@ async def _nowhere(_: m.Reply) -> None:
     """Replies to a stream that is closed go nowhere."""
 
 
-def _name(error: Exception) -> str:
+def _name(error: BaseException) -> str:
     """An error's name for the log and the record, without content that could be a client's."""
     return str(error) if isinstance(error, PolicydError) else type(error).__name__
 
 
-def _log_failure(what: str, error: Exception) -> None:
+def _log_failure(what: str, error: BaseException) -> None:
     """Logs where an error came from. Not what it says: the message of an unforeseen one could quote a prompt."""
     log.error("%s: %s\n%s", what, _name(error), "".join(traceback.format_tb(error.__traceback__)))
 
