@@ -7,7 +7,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Two targets started at once must not install into one .venv at once.
 .NOTPARALLEL:
-.PHONY: help demo test check bench accuracy format proto prices constraints clean
+.PHONY: help demo test check bench accuracy soak format proto prices constraints clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,9 @@ check: .venv/.dev ## Check format, lint, types, layers, protos, generated files 
 
 bench: .venv/.dev ## Measure what policyd costs a request
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+soak: .venv/.dev ## Look whether the transport's memory stays flat under a million calls, good and bad
+	@$(BIN)/python -m tests.bench.soak $(ARGS)
 
 accuracy: .venv/.dev ## Measure how true the numbers are, on recorded traffic (POLICYD_RECORDINGS names the file)
 	@$(BIN)/python -m tests.accuracy $(ARGS)

@@ -36,7 +36,15 @@ Prices = Annotated[
     typer.Option("--prices", metavar="FILE", help="Price table in place of the package's own. [POLICYD_PRICES]"),
 ]
 Grpc = Annotated[
-    str | None, typer.Option("--grpc", metavar="ADDRESS", help="gRPC, HOST:PORT or unix:PATH. [POLICYD_GRPC]")
+    str | None, typer.Option("--grpc", metavar="ADDRESS", help="PolicyService, HOST:PORT or unix:PATH. [POLICYD_GRPC]")
+]
+ExtProc = Annotated[
+    str | None,
+    typer.Option("--ext-proc", metavar="ADDRESS", help="Where Envoy asks, HOST:PORT or unix:PATH. [POLICYD_EXT_PROC]"),
+]
+TransportName = Annotated[
+    str | None,
+    typer.Option("--transport", metavar="NAME", help="What serves Envoy: grpcio or h2rpc. [POLICYD_TRANSPORT]"),
 ]
 Http = Annotated[str | None, typer.Option("--http", metavar="HOST:PORT", help="Metrics and health. [POLICYD_HTTP]")]
 Listen = Annotated[
@@ -64,18 +72,33 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command()
 def serve(
-    config: Config = None, prices: Prices = None, store: Store = None, grpc: Grpc = None, http: Http = None
+    config: Config = None,
+    prices: Prices = None,
+    store: Store = None,
+    grpc: Grpc = None,
+    ext_proc: ExtProc = None,
+    transport: TransportName = None,
+    http: Http = None,
 ) -> None:
     """Run the server: ext_proc and PolicyService over gRPC, metrics and health over HTTP."""
     from policyd.config import Settings
     from policyd.server import Server
 
-    settings = Settings.from_environment(os.environ, config=config, prices=prices, store=store, grpc=grpc, http=http)
+    settings = Settings.from_environment(
+        os.environ,
+        config=config,
+        prices=prices,
+        store=store,
+        grpc=grpc,
+        ext_proc=ext_proc,
+        transport=transport,
+        http=http,
+    )
 
     async def run() -> None:
         async with Server(settings) as server:
             server.handle_signals()
-            _announce(grpc=server.grpc_address, http=server.http_address)
+            _announce(grpc=server.grpc_address, ext_proc=server.ext_proc_address, http=server.http_address)
             await server.wait()
 
     _run(run())
@@ -89,6 +112,8 @@ def up(
     upstream: Upstreams = None,
     store: Store = None,
     grpc: Grpc = None,
+    ext_proc: ExtProc = None,
+    transport: TransportName = None,
     http: Http = None,
     admin: Admin = None,
 ) -> None:
@@ -98,7 +123,16 @@ def up(
     from policyd.server import Server
     from policyd.up import running
 
-    settings = Settings.from_environment(os.environ, config=config, prices=prices, store=store, grpc=grpc, http=http)
+    settings = Settings.from_environment(
+        os.environ,
+        config=config,
+        prices=prices,
+        store=store,
+        grpc=grpc,
+        ext_proc=ext_proc,
+        transport=transport,
+        http=http,
+    )
     envoy = EnvoySettings.from_environment(
         os.environ, listen=listen, admin=admin, upstreams=upstream, buffer_bytes_max=settings.request_body_bytes_max
     )
@@ -108,7 +142,11 @@ def up(
         async with running(server, envoy) as mesh:
             server.handle_signals()
             _announce(
-                listen=mesh.listen_address, grpc=mesh.grpc_address, http=mesh.http_address, admin=mesh.admin_address
+                listen=mesh.listen_address,
+                grpc=mesh.grpc_address,
+                ext_proc=mesh.ext_proc_address,
+                http=mesh.http_address,
+                admin=mesh.admin_address,
             )
             await mesh.wait(drain_seconds=settings.shutdown_grace_seconds)
 
@@ -120,6 +158,7 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards, to be tried.")] = False,
     listen: Listen = None,
     grpc: Grpc = None,
+    ext_proc: ExtProc = None,
     http: Http = None,
     admin: Admin = None,
 ) -> None:
@@ -129,7 +168,7 @@ def demo(
     from policyd.demo.story import run_demo
     from policyd.envoy_config import EnvoySettings
 
-    settings = Settings.from_environment(os.environ, grpc=grpc, http=http)
+    settings = Settings.from_environment(os.environ, grpc=grpc, ext_proc=ext_proc, http=http)
     envoy = EnvoySettings.from_environment(
         os.environ, listen=listen, admin=admin, upstreams=None, buffer_bytes_max=settings.request_body_bytes_max
     )
@@ -180,16 +219,18 @@ def estimate(
 
 
 @app.command("envoy-config")
-def envoy_config(listen: Listen = None, upstream: Upstreams = None, grpc: Grpc = None, admin: Admin = None) -> None:
+def envoy_config(
+    listen: Listen = None, upstream: Upstreams = None, ext_proc: ExtProc = None, admin: Admin = None
+) -> None:
     """Print the Envoy configuration that `up` runs, as YAML."""
     from policyd.config import Settings
     from policyd.envoy_config import EnvoySettings, build_bootstrap, to_yaml
 
-    settings = Settings.from_environment(os.environ, grpc=grpc)
+    settings = Settings.from_environment(os.environ, ext_proc=ext_proc)
     envoy = EnvoySettings.from_environment(
         os.environ, listen=listen, admin=admin, upstreams=upstream, buffer_bytes_max=settings.request_body_bytes_max
     )
-    typer.echo(to_yaml(build_bootstrap(envoy, policyd_address=settings.grpc_address)), nl=False)
+    typer.echo(to_yaml(build_bootstrap(envoy, policyd_address=settings.ext_proc_address)), nl=False)
 
 
 @prices_app.command("list")

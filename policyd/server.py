@@ -11,7 +11,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -23,14 +23,16 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from policyd import __version__
 from policyd.api.service import SERVICE_NAME, add_policy_service, add_standard_services
 from policyd.clock import Clock, SystemClock
-from policyd.config import FileSource, HostPort, PolicySource, Settings
+from policyd.config import Address, FileSource, HostPort, PolicySource, Settings, Transport
 from policyd.core.errors import ConfigError, StoreError
 from policyd.core.policy import Policy
 from policyd.core.pricing import PriceBook
 from policyd.enforcer import Enforcer
 from policyd.estimator import check_models
 from policyd.ext_proc.exchange import ExchangeSettings
-from policyd.ext_proc.servicer import ExternalProcessor, add_external_processor
+from policyd.ext_proc.over_grpcio import GrpcioServer
+from policyd.ext_proc.over_h2rpc import H2rpcServer
+from policyd.ext_proc.servicer import ExternalProcessor, ExtProcServer
 from policyd.http import create_app, serving
 from policyd.prices.table_file import open_price_book
 from policyd.stores.url import open_store
@@ -49,6 +51,11 @@ RENEWALS_PER_TTL = 4
 MESSAGE_BYTES_OVERHEAD = 1024 * 1024
 """What a message from Envoy may be larger than the body in it."""
 
+_TRANSPORTS: Mapping[Transport, Callable[..., ExtProcServer]] = {
+    Transport.GRPCIO: GrpcioServer,
+    Transport.H2RPC: H2rpcServer,
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -64,18 +71,23 @@ class Server:
         self._stack = AsyncExitStack()
         self._signals = ExitStack()
         self._grpc_port = 0
+        self._ext_proc_port = 0
         self._http_port = 0
 
     @property
     def grpc_address(self) -> str:
-        """Where gRPC is served, with the real port where 0 was asked for."""
-        address = self._settings.grpc_address
-        return str(replace(address, port=self._grpc_port) if isinstance(address, HostPort) else address)
+        """Where PolicyService is served, with the real port where 0 was asked for."""
+        return _with_port(self._settings.grpc_address, self._grpc_port)
+
+    @property
+    def ext_proc_address(self) -> str:
+        """Where Envoy is served, with the real port where 0 was asked for."""
+        return _with_port(self._settings.ext_proc_address, self._ext_proc_port)
 
     @property
     def http_address(self) -> str:
         """Where metrics and health are served, with the real port where 0 was asked for."""
-        return str(replace(self._settings.http_address, port=self._http_port))
+        return _with_port(self._settings.http_address, self._http_port)
 
     @property
     def policy(self) -> Policy:
@@ -184,7 +196,7 @@ class Server:
         )
         processor = ExternalProcessor(enforcer, exchange_settings)
         telemetry.count_open_exchanges(lambda: processor.open_exchanges)
-        await self._start_grpc(processor)
+        await self._start_serving(processor)
         app = create_app(registry=telemetry.registry, ready=self._readiness)
         await stack.enter_async_context(serving(app, listener))
         for chore in (
@@ -197,31 +209,42 @@ class Server:
         ):
             self._start_chore(chore)
 
-    async def _start_grpc(self, processor: ExternalProcessor) -> None:
-        bytes_max = self._settings.request_body_bytes_max + MESSAGE_BYTES_OVERHEAD
+    async def _start_serving(self, processor: ExternalProcessor) -> None:
+        """Envoy at one address, other services at another: they can be served by different transports."""
+        settings = self._settings
+        bytes_max = settings.request_body_bytes_max + MESSAGE_BYTES_OVERHEAD
+        ext_proc = _TRANSPORTS[settings.transport](processor, message_bytes_max=bytes_max)
         server = grpc.aio.server(
             options=[("grpc.max_receive_message_length", bytes_max), ("grpc.so_reuseport", 0)],
         )
-        add_external_processor(server, processor)
         calls = add_policy_service(server, self._enforcer)
         health = add_standard_services(server)
-        address = self._settings.grpc_address
-        try:
-            self._grpc_port = server.add_insecure_port(str(address))
-        except RuntimeError as error:
-            raise ConfigError(
-                f"--grpc: cannot listen on {address}: it is in use or not an address of this machine"
-            ) from error
 
         async def stop() -> None:
             await health.enter_graceful_shutdown()
-            await server.stop(self._settings.shutdown_grace_seconds)
+            grace_seconds = settings.shutdown_grace_seconds
+            await asyncio.gather(ext_proc.stop(grace_seconds=grace_seconds), server.stop(grace_seconds))
             await processor.finish_endings()
             await calls.finish()
 
         self._stack.push_async_callback(stop)
+        await self._listen_ext_proc(ext_proc)
+        try:
+            self._grpc_port = server.add_insecure_port(str(settings.grpc_address))
+        except RuntimeError as error:
+            raise _cannot_listen("--grpc", settings.grpc_address) from error
         await server.start()
         await health.set(SERVICE_NAME, HealthCheckResponse.SERVING)
+
+    async def _listen_ext_proc(self, server: ExtProcServer) -> None:
+        address = self._settings.ext_proc_address
+        try:
+            if isinstance(address, HostPort):
+                self._ext_proc_port = await server.listen(address.host, address.port)
+            else:
+                await server.listen_unix(address.path)
+        except OSError as error:
+            raise _cannot_listen("--ext-proc", address) from error
 
     def _start_chore(self, chore: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(chore)
@@ -281,6 +304,15 @@ class Server:
     def _prices_rejected(self, error: ConfigError) -> None:
         self._telemetry.prices_reloaded(ok=False)
         log.error("the price table has mistakes; the one before it stays in force\n%s", error)
+
+
+def _cannot_listen(flag: str, address: Address) -> ConfigError:
+    return ConfigError(f"{flag}: cannot listen on {address}: it is in use or not an address of this machine")
+
+
+def _with_port(address: Address, port: int) -> str:
+    """Where 0 was asked for, the port that was found."""
+    return str(replace(address, port=port) if isinstance(address, HostPort) else address)
 
 
 def _listen(address: HostPort) -> socket.socket:

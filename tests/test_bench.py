@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policyd.config import HostPort
-from tests.bench.arrangements import ENVOY_ALONE, FLOOR, MEMORY, SQLITE
+from tests.bench.arrangements import ENVOY_ALONE, FLOOR, ON_GRPCIO
 from tests.bench.http_load import http_load
 from tests.bench.load import Load, UnexpectedReply
 from tests.bench.machine import describe_machine, describe_versions
@@ -17,6 +17,7 @@ from tests.bench.plan import TINY
 from tests.bench.report import Report
 from tests.bench.run import run
 from tests.bench.samples import Sample, Samples, Series, Workload
+from tests.bench.soak import GROWTH_BYTES_MAX, soak
 from tests.bench.tables import TABLES
 
 WORKLOAD = Workload(Series.HTTP, 1)
@@ -43,7 +44,7 @@ async def test_the_tiniest_slice() -> None:
             assert told[table.key][row].keys() == {column.key for column in table.columns}
     assert told["requests"][ENVOY_ALONE]["server_cpu_us"] is None
     # Envoy asked the servers, and did not let the requests pass without them.
-    for row in (FLOOR, MEMORY, SQLITE):
+    for row in (*ON_GRPCIO, *ON_GRPCIO.values()):
         assert told["requests"][row]["server_cpu_us"]["median"] > 0
         assert told["requests"][row]["to_envoy_alone"]["median"] < 1
     assert told["requests"][FLOOR]["to_floor"]["median"] == 1
@@ -73,6 +74,14 @@ async def test_there_are_no_figures_of(reply: bytes, stream: bool) -> None:
         with pytest.RaisesGroup(UnexpectedReply):
             await http_load(address, connections=1, seconds=1, stream=stream)
         await closed.wait()
+
+
+async def test_the_tiniest_soak() -> None:
+    done = await soak(rounds=4, batches=10, progress=lambda _: None)
+
+    assert done.calls == 4000
+    assert len(done.resident_bytes) == 4
+    assert done.growth_bytes < GROWTH_BYTES_MAX
 
 
 def test_ratios_are_taken_round_by_round() -> None:

@@ -296,5 +296,11 @@ def test_pages_that_the_server_serves(policyd: Policyd) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_addresses_are_the_defaults(page: str) -> None:
     settings, envoy = Settings(), EnvoySettings()
-    defaults = (settings.grpc_address, settings.http_address, envoy.listen_address, envoy.admin_address)
+    defaults = (
+        settings.grpc_address,
+        settings.ext_proc_address,
+        settings.http_address,
+        envoy.listen_address,
+        envoy.admin_address,
+    )
     assert set(re.findall(r"127\.0\.0\.1:\d+", text(page))) <= set(map(str, defaults))

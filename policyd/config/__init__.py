@@ -14,7 +14,7 @@ settings.py       flags and environment variables -> `Settings`
 from policyd.config.file_source import FileSource
 from policyd.config.policy_file import load_policy, parse_policy
 from policyd.config.policy_source import PolicySource
-from policyd.config.settings import Address, HostPort, Settings, UnixSocket, parse_address, parse_host_port
+from policyd.config.settings import Address, HostPort, Settings, Transport, UnixSocket, parse_address, parse_host_port
 
 __all__ = [
     "Address",
@@ -22,6 +22,7 @@ __all__ = [
     "HostPort",
     "PolicySource",
     "Settings",
+    "Transport",
     "UnixSocket",
     "load_policy",
     "parse_address",

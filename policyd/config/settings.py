@@ -7,6 +7,7 @@ things, and how much of them it holds.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +38,14 @@ class UnixSocket:
 
 
 Address = HostPort | UnixSocket
+
+
+class Transport(StrEnum):
+    """The gRPC implementation that ext_proc is served on."""
+
+    GRPCIO = "grpcio"
+    H2RPC = "h2rpc"
+
 
 _PORT_MAX = 65_535
 _HOST_PORT = re.compile(r"(\[(?P<bracketed>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>\d{1,5})", re.ASCII)
@@ -114,7 +123,11 @@ class Settings:
     store_url: str = field(default="sqlite:///policyd.db", repr=False)
     """Where reservations and usage live. May hold a password."""
     grpc_address: Address = HostPort("127.0.0.1", 50051)
-    """Where Envoy and other services reach policyd."""
+    """Where other services reach policyd: PolicyService, health and reflection."""
+    ext_proc_address: Address = HostPort("127.0.0.1", 50052)
+    """Where Envoy reaches policyd."""
+    transport: Transport = Transport.GRPCIO
+    """What serves Envoy."""
     http_address: HostPort = HostPort("127.0.0.1", 9464)
     """Where metrics and health are served."""
     header_prefix: str = "x-policyd-"
@@ -167,13 +180,16 @@ class _Reader:
     secret: bool = False
 
 
+_ADDRESS_EXPECTED = "HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH"
 _SIZE_EXPECTED = "a size such as 1048576, 512KiB or 16MiB"
 
 _READERS: Mapping[str, _Reader] = {
     "config": _Reader("policy_path", _path, "the path of a policy file"),
     "prices": _Reader("prices_path", _path, "the path of a compiled price table"),
     "store": _Reader("store_url", _url, "a URL such as sqlite:///policyd.db or redis://host:6379/0", secret=True),
-    "grpc": _Reader("grpc_address", parse_address, "HOST:PORT such as 127.0.0.1:50051 or [::1]:50051, or unix:PATH"),
+    "grpc": _Reader("grpc_address", parse_address, _ADDRESS_EXPECTED),
+    "ext_proc": _Reader("ext_proc_address", parse_address, _ADDRESS_EXPECTED),
+    "transport": _Reader("transport", Transport, " or ".join(Transport)),
     "http": _Reader("http_address", parse_host_port, "HOST:PORT such as 127.0.0.1:9464 or [::1]:9464"),
     "header_prefix": _Reader("header_prefix", _header_prefix, "words that end in a dash, such as x-policyd-"),
     "request_body_max": _Reader("request_body_bytes_max", _size_bytes, _SIZE_EXPECTED),

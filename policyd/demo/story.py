@@ -95,6 +95,8 @@ async def _run(settings: Settings, envoy: EnvoySettings, folder: Folder, *, scre
                 policy_path=folder.policy,
                 store_url=f"sqlite:///{folder.store}",
                 grpc_address=settings.grpc_address,
+                ext_proc_address=settings.ext_proc_address,
+                transport=settings.transport,
                 http_address=settings.http_address,
                 shutdown_grace_seconds=STOP_SECONDS,
             ),

@@ -18,7 +18,7 @@ CONNECTIONS_MAX: Final = 10_000
 def build_bootstrap(settings: EnvoySettings, *, policyd_address: Address) -> Json:
     """The bootstrap as plain dicts and lists, ready for JSON or YAML.
 
-    `policyd_address` is where Envoy reaches policyd's gRPC. Raises `ConfigError` where an upstream speaks TLS and this
+    `policyd_address` is where policyd serves ext_proc. Raises `ConfigError` where an upstream speaks TLS and this
     machine's CA certificates are not found.
     """
     return {

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from google.protobuf.message import DecodeError
 
 from policyd.core.errors import ProtocolError
 from policyd.ext_proc import messages as m
@@ -35,8 +36,12 @@ class Decoder:
         self._response_mode = m.BodyMode.STREAMED
         self._mode_fixed = False
 
-    def event(self, message: pb.ProcessingRequest) -> m.Event:
-        """Raises `ProtocolError` for a kind of message or a body mode that is not known."""
+    def event(self, data: bytes) -> m.Event:
+        """Raises `ProtocolError` for what is no message, and for a kind of one or a body mode that is not known."""
+        try:
+            message = pb.ProcessingRequest.FromString(data)
+        except DecodeError as error:
+            raise ProtocolError("Envoy sent what cannot be read as a message") from error
         if message.HasField("protocol_config"):
             config = message.protocol_config
             self._request_mode = _body_mode(config.request_body_mode)
@@ -81,8 +86,13 @@ def _envoy_minor(message: pb.ProcessingRequest) -> int | None:
     return int(fields[_ENVOY_MINOR].number_value) if _ENVOY_MINOR in fields else None
 
 
-def encode(reply: m.Reply) -> pb.ProcessingResponse:
-    """The protobuf message of a reply."""
+def encode(reply: m.Reply) -> bytes:
+    """The protobuf message of a reply, serialised."""
+    serialised: bytes = _message(reply).SerializeToString()
+    return serialised
+
+
+def _message(reply: m.Reply) -> pb.ProcessingResponse:
     # Filled from the outside in: what is handed to a message's constructor is copied, level by level.
     message = pb.ProcessingResponse()
     match reply:

@@ -28,7 +28,12 @@ class Server(Protocol):
 
     @property
     def grpc_address(self) -> str:
-        """`HOST:PORT` or `unix:PATH`, with the real port."""
+        """Of PolicyService: `HOST:PORT` or `unix:PATH`, with the real port."""
+        ...
+
+    @property
+    def ext_proc_address(self) -> str:
+        """Of what Envoy asks, in the same form."""
         ...
 
     @property
@@ -52,6 +57,7 @@ class Mesh:
         self.admin_address = str(on_this_machine(envoy.admin_address))
         """Envoy's admin interface."""
         self.grpc_address = _on_this_machine(server.grpc_address)
+        self.ext_proc_address = _on_this_machine(server.ext_proc_address)
         self.http_address = _on_this_machine(server.http_address)
 
     async def wait(self, *, drain_seconds: float) -> None:
@@ -80,7 +86,7 @@ async def running(server: Server, settings: EnvoySettings) -> AsyncIterator[Mesh
     _check_free(settings.listen_address, flag="--listen")
     _check_free(settings.admin_address, flag="--admin")
     async with server:
-        bootstrap = build_bootstrap(settings, policyd_address=parse_address(server.grpc_address))
+        bootstrap = build_bootstrap(settings, policyd_address=parse_address(server.ext_proc_address))
         async with EnvoyProcess(bootstrap, binary=binary) as envoy:
             yield Mesh(server, envoy)
 

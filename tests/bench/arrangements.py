@@ -7,7 +7,7 @@ that are not being measured have nothing to do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,16 @@ ENVOY_ALONE: Final = "Envoy alone"
 FLOOR: Final = "no-op server (floor)"
 MEMORY: Final = "policyd, memory"
 SQLITE: Final = "policyd, SQLite"
+FLOOR_ON_H2RPC: Final = "no-op on h2rpc"
+MEMORY_ON_H2RPC: Final = "policyd, memory, h2rpc"
+SQLITE_ON_H2RPC: Final = "policyd, SQLite, h2rpc"
+
+ON_GRPCIO: Final[Mapping[str, str]] = {
+    FLOOR_ON_H2RPC: FLOOR,
+    MEMORY_ON_H2RPC: MEMORY,
+    SQLITE_ON_H2RPC: SQLITE,
+}
+"""The same server on the other transport."""
 
 T = TypeVar("T")
 
@@ -41,7 +51,7 @@ class Arrangement:
     server_pid: int | None = None
     """Of what Envoy asks."""
     grpc_address: HostPort | None = None
-    """Where that can be called without Envoy."""
+    """Where PolicyService can be called without Envoy, if it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +67,23 @@ class Running:
 async def running(folder: Path) -> AsyncIterator[Running]:
     """Starts everything, and stops it at the end of the block. The stores' and the logs' files go into `folder`."""
     async with AsyncExitStack() as stack:
-        provider, floor, memory, sqlite = await _all_at_once(
-            stack.enter_async_context(child("tests.bench.upstream", log=folder / "upstream.log")),
-            stack.enter_async_context(child("tests.bench.noop", log=folder / "noop.log")),
-            stack.enter_async_context(_policyd("memory://", log=folder / "memory.log")),
-            stack.enter_async_context(_policyd(f"sqlite:///{folder / 'bench.db'}", log=folder / "sqlite.log")),
+        provider, *started = await _all_at_once(
+            *(
+                stack.enter_async_context(each)
+                for each in (
+                    child("tests.bench.upstream", log=folder / "upstream.log"),
+                    child("tests.bench.noop", log=folder / "noop.log"),
+                    _policyd("memory://", "grpcio", folder=folder),
+                    _policyd("sqlite:///", "grpcio", folder=folder),
+                    child("tests.bench.noop_on_h2rpc", log=folder / "noop_on_h2rpc.log"),
+                    _policyd("memory://", "h2rpc", folder=folder),
+                    _policyd("sqlite:///", "h2rpc", folder=folder),
+                )
+            )
         )
         provider_address = _host_port(provider.ready["http"])
-        servers = {ENVOY_ALONE: None, FLOOR: floor, MEMORY: memory, SQLITE: sqlite}
+        names = (FLOOR, MEMORY, SQLITE, FLOOR_ON_H2RPC, MEMORY_ON_H2RPC, SQLITE_ON_H2RPC)
+        servers = {ENVOY_ALONE: None, **dict(zip(names, started, strict=True))}
         arrangements = await _all_at_once(
             *(_arrangement(stack, name, provider_address, server) for name, server in servers.items())
         )
@@ -78,16 +97,21 @@ async def _all_at_once(*starting: Coroutine[Any, Any, T]) -> tuple[T, ...]:
     return tuple(task.result() for task in tasks)
 
 
-def _policyd(store: str, *, log: Path) -> AbstractAsyncContextManager[Child]:
-    flags = ("--grpc", str(_ANY_PORT), "--http", str(_ANY_PORT), "--store", store, "--config", str(POLICY))
-    return child("policyd", "serve", *flags, log=log)
+def _policyd(store: str, transport: str, *, folder: Path) -> AbstractAsyncContextManager[Child]:
+    name = f"{store.partition(':')[0]}_{transport}"
+    if store == "sqlite:///":
+        store += str(folder / f"{name}.db")
+    addresses = (f"--{server}={_ANY_PORT}" for server in ("grpc", "ext-proc", "http"))
+    flags = (*addresses, "--transport", transport, "--store", store, "--config", str(POLICY))
+    return child("policyd", "serve", *flags, log=folder / f"{name}.log")
 
 
 async def _arrangement(stack: AsyncExitStack, name: str, provider: HostPort, server: Child | None) -> Arrangement:
     settings = EnvoySettings(
         listen_address=_ANY_PORT, admin_address=_ANY_PORT, upstreams=parse_upstreams([f"openai=http://{provider}"])
     )
-    asked = _host_port(server.ready["grpc"]) if server is not None else None
+    ready = server.ready if server is not None else {}
+    asked = _host_port(ready["ext_proc"]) if ready else None
     bootstrap = build_bootstrap(settings, policyd_address=asked or _NOBODY)
     if asked is None:
         _take_out_ext_proc(bootstrap)
@@ -97,7 +121,8 @@ async def _arrangement(stack: AsyncExitStack, name: str, provider: HostPort, ser
         listen_address=envoy.listen_address,
         envoy_pid=envoy.pid,
         server_pid=server.pid if server is not None else None,
-        grpc_address=asked,
+        # It is the same service on the same transport, whatever Envoy is served by.
+        grpc_address=_host_port(ready["grpc"]) if ready and name not in ON_GRPCIO else None,
     )
 
 

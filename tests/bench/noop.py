@@ -34,22 +34,33 @@ class ExternalProcessor(pb_grpc.ExternalProcessorServicer):  # type: ignore[misc
     async def Process(
         self, requests: AsyncIterator[pb.ProcessingRequest], context: Any
     ) -> AsyncIterator[pb.ProcessingResponse]:
-        streamed = False
+        letting_pass = LettingPass()
         async for request in requests:
-            match request.WhichOneof("request"):
-                case "request_headers":
-                    yield pb.ProcessingResponse(request_headers=pb.HeadersResponse())
-                case "request_body":
-                    yield pb.ProcessingResponse(request_body=pb.BodyResponse())
-                case "response_headers":
-                    streamed = _is_stream(request.response_headers)
-                    yield pb.ProcessingResponse(response_headers=pb.HeadersResponse(), mode_override=_mode(streamed))
-                case "response_body":
-                    yield _passed(request.response_body) if streamed else _PASS_BODY
-                case "response_trailers":
-                    yield pb.ProcessingResponse(response_trailers=pb.TrailersResponse())
-                case other:
-                    raise ValueError(f"Envoy sent {other}, which it was not asked for")
+            yield letting_pass.answer(request)
+
+
+class LettingPass:
+    """What is answered to one exchange, on any transport."""
+
+    def __init__(self) -> None:
+        self._streamed = False
+
+    def answer(self, request: pb.ProcessingRequest) -> pb.ProcessingResponse:
+        match request.WhichOneof("request"):
+            case "request_headers":
+                return pb.ProcessingResponse(request_headers=pb.HeadersResponse())
+            case "request_body":
+                return pb.ProcessingResponse(request_body=pb.BodyResponse())
+            case "response_headers":
+                self._streamed = _is_stream(request.response_headers)
+                mode = _mode(self._streamed)
+                return pb.ProcessingResponse(response_headers=pb.HeadersResponse(), mode_override=mode)
+            case "response_body":
+                return _passed(request.response_body) if self._streamed else _PASS_BODY
+            case "response_trailers":
+                return pb.ProcessingResponse(response_trailers=pb.TrailersResponse())
+            case other:
+                raise ValueError(f"Envoy sent {other}, which it was not asked for")
 
 
 _PASS_BODY = pb.ProcessingResponse(response_body=pb.BodyResponse())
@@ -99,7 +110,7 @@ async def serve() -> None:
     service_grpc.add_PolicyServiceServicer_to_server(PolicyService(), server)  # type: ignore[abstract]  # others: never called
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    announce(grpc=f"127.0.0.1:{port}")
+    announce(grpc=f"127.0.0.1:{port}", ext_proc=f"127.0.0.1:{port}")
     await server.wait_for_termination()
 
 

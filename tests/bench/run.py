@@ -39,7 +39,7 @@ async def run(plan: Plan, *, progress: Callable[[str], None]) -> Outcome:
     Raises what a load raises, as an `ExceptionGroup` or alone: there are no figures of failures.
     """
     wrk = shutil.which("wrk") if plan.in_whole_seconds else None
-    progress("starting four Envoys, policyd twice, a server that does nothing, and a provider")
+    progress("starting seven Envoys, policyd four times, two servers that do nothing, and a provider")
     with tempfile.TemporaryDirectory(prefix="policyd-bench-") as folder:
         async with running(Path(folder)) as it:
             bench = _Bench(plan, it.arrangements, wrk)

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from tests.bench.arrangements import ENVOY_ALONE, FLOOR, MEMORY, SQLITE
+from tests.bench.arrangements import (
+    ENVOY_ALONE,
+    FLOOR,
+    FLOOR_ON_H2RPC,
+    MEMORY,
+    MEMORY_ON_H2RPC,
+    ON_GRPCIO,
+    SQLITE,
+    SQLITE_ON_H2RPC,
+)
 from tests.bench.plan import CALLS_AT_ONCE, COMPARED_AT, CONNECTIONS, STREAMS_AT_ONCE
 from tests.bench.samples import Measure, Sample, Samples, Series, Spread, Workload
 from tests.bench.traffic import STREAM_CHUNKS
@@ -73,6 +82,10 @@ def _ratio(workload: Workload, measure: Measure, *, to: str) -> Cell:
     return lambda samples, row: samples.ratio(workload, row, measure, to=to)
 
 
+def _ratio_to_grpcio(workload: Workload, measure: Measure) -> Cell:
+    return lambda samples, row: samples.ratio(workload, row, measure, to=ON_GRPCIO[row])
+
+
 def _added(workload: Workload, measure: Measure, *, to: str) -> Cell:
     return lambda samples, row: samples.difference(workload, row, measure, to=to)
 
@@ -86,11 +99,13 @@ _CHECKS = Workload(Series.CHECK, CALLS_AT_ONCE)
 _RESERVES = Workload(Series.RESERVE, CALLS_AT_ONCE)
 _AT = f"at {COMPARED_AT}"
 
+_EXCHANGES = (ENVOY_ALONE, FLOOR, MEMORY, SQLITE, FLOOR_ON_H2RPC, MEMORY_ON_H2RPC, SQLITE_ON_H2RPC)
+
 TABLES: Final = (
     Table(
         key="requests",
         title=("JSON replies", ""),
-        rows=(ENVOY_ALONE, FLOOR, MEMORY, SQLITE),
+        rows=_EXCHANGES,
         columns=(
             *(Column(f"per_second_at_{at}", ("req/s", f"at {at}"), _spread(_HTTP(at), _rate)) for at in CONNECTIONS),
             Column("p50_ms", ("p50 ms", _AT), _spread(_COMPARED, _p50_ms), 1),
@@ -105,10 +120,22 @@ TABLES: Final = (
     Table(
         key="streams",
         title=(f"Streams of {STREAM_CHUNKS}", f"chunks, {STREAMS_AT_ONCE} at once"),
-        rows=(ENVOY_ALONE, FLOOR, MEMORY, SQLITE),
+        rows=_EXCHANGES,
         columns=(
             Column("server_cpu_us", ("server CPU", "us a chunk"), _spread_of_servers(_STREAMS, _server_cpu_us)),
             Column("envoy_cpu_us", ("Envoy CPU", "us a chunk"), _spread(_STREAMS, _envoy_cpu_us)),
+        ),
+    ),
+    Table(
+        key="transports",
+        title=("h2rpc, as a ratio", "to grpcio"),
+        rows=tuple(ON_GRPCIO),
+        columns=(
+            Column("per_second", ("req/s", _AT), _ratio_to_grpcio(_COMPARED, _rate), 2),
+            Column("p50_ms", ("p50", _AT), _ratio_to_grpcio(_COMPARED, _p50_ms), 2),
+            Column("server_cpu_us", ("server CPU", "a request"), _ratio_to_grpcio(_COMPARED, _server_cpu_us), 2),
+            Column("envoy_cpu_us", ("Envoy CPU", "a request"), _ratio_to_grpcio(_COMPARED, _envoy_cpu_us), 2),
+            Column("chunk_cpu_us", ("server CPU", "a chunk"), _ratio_to_grpcio(_STREAMS, _server_cpu_us), 2),
         ),
     ),
     Table(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from policyd.config import Address, HostPort, Settings, UnixSocket
+from policyd.config import Address, HostPort, Settings, Transport, UnixSocket
 from policyd.core.errors import ConfigError
 
 
@@ -14,6 +14,8 @@ def test_defaults() -> None:
         prices_path=None,
         store_url="sqlite:///policyd.db",
         grpc_address=HostPort("127.0.0.1", 50051),
+        ext_proc_address=HostPort("127.0.0.1", 50052),
+        transport=Transport.GRPCIO,
         http_address=HostPort("127.0.0.1", 9464),
         header_prefix="x-policyd-",
         request_body_bytes_max=16_777_216,
@@ -28,6 +30,8 @@ EVERY_VARIABLE = {
     "POLICYD_PRICES": "/etc/policyd/prices.json",
     "POLICYD_STORE": "redis://:secret@redis:6379/0",
     "POLICYD_GRPC": "0.0.0.0:1",
+    "POLICYD_EXT_PROC": "unix:/run/policyd.sock",
+    "POLICYD_TRANSPORT": "h2rpc",
     "POLICYD_HTTP": "[::]:2",
     "POLICYD_HEADER_PREFIX": "X-Budget-",
     "POLICYD_REQUEST_BODY_MAX": "1GiB",
@@ -40,6 +44,8 @@ SETTINGS = Settings(
     prices_path=Path("/etc/policyd/prices.json"),
     store_url="redis://:secret@redis:6379/0",
     grpc_address=HostPort("0.0.0.0", 1),
+    ext_proc_address=UnixSocket(Path("/run/policyd.sock")),
+    transport=Transport.H2RPC,
     http_address=HostPort("::", 2),
     header_prefix="x-budget-",
     request_body_bytes_max=1_073_741_824,
@@ -60,6 +66,8 @@ def test_every_flag_wins_over_its_variable() -> None:
         "POLICYD_PRICES": "other.json",
         "POLICYD_STORE": "memory://",
         "POLICYD_GRPC": "localhost:3",
+        "POLICYD_EXT_PROC": "localhost:5",
+        "POLICYD_TRANSPORT": "grpcio",
         "POLICYD_HTTP": "localhost:4",
         "POLICYD_HEADER_PREFIX": "y-",
         "POLICYD_REQUEST_BODY_MAX": "1",
@@ -124,6 +132,8 @@ GRACE_EXPECTED = "a duration such as 30s, 5m or whole seconds"
         ("POLICYD_GRPC", "[:::]:50051", GRPC_EXPECTED),
         ("POLICYD_GRPC", "http://localhost:50051", GRPC_EXPECTED),
         ("POLICYD_GRPC", "unix:", GRPC_EXPECTED),
+        ("POLICYD_EXT_PROC", "50052", GRPC_EXPECTED),
+        ("POLICYD_TRANSPORT", "http", "grpcio or h2rpc"),
         ("POLICYD_HTTP", "unix:/run/policyd.sock", HTTP_EXPECTED),
         ("POLICYD_HEADER_PREFIX", "x-policyd", PREFIX_EXPECTED),
         ("POLICYD_HEADER_PREFIX", "x policyd-", PREFIX_EXPECTED),

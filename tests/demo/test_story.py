@@ -25,7 +25,7 @@ from policyd.demo.scenes import SCENES
 from policyd.demo.screen import PLAIN_WIDTH
 
 POLICYD = Path(sys.executable).with_name("policyd")
-FLAGS = ("--listen", "--admin", "--grpc", "--http")
+FLAGS = ("--listen", "--admin", "--grpc", "--ext-proc", "--http")
 TIMEOUT_SECONDS = 40
 RELOAD_SECONDS_MAX = 10
 MARKER = "POLICYD_TEST_DEMO"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import IO, Protocol
 
 import pytest
 
+from policyd.config import Transport
 from policyd.demo.provider import SimulatedProvider
 from policyd.tokens import TokenCounter
 from tests.e2e.mesh import Mesh, policyd_up
@@ -35,6 +37,17 @@ limits:
 """
 
 
+BOTH_TRANSPORTS = pytest.mark.parametrize("transport", [*Transport], indirect=True, scope="session", ids=str)
+"""For modules whose tests run on each transport. The others run on the default, or on what POLICYD_TRANSPORT says."""
+
+
+@pytest.fixture(scope="session")
+def transport(request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """What serves Envoy, as environment variables."""
+    chosen: str | None = getattr(request, "param", None) or os.environ.get("POLICYD_TRANSPORT")
+    return {"POLICYD_TRANSPORT": chosen} if chosen else {}
+
+
 class Start(Protocol):
     """Starts `policyd up` under a policy, given as the policy file's text; it runs until the test module ends."""
 
@@ -50,7 +63,9 @@ class Start(Protocol):
 
 
 @pytest.fixture(scope="module")
-def start(provider: SimulatedProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+def start(
+    provider: SimulatedProvider, transport: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Start]:
     """Unless told otherwise, OpenAI's and Anthropic's upstream is the simulated provider."""
     simulated = {"openai": provider.url, "anthropic": provider.url}
     with ExitStack() as running:
@@ -65,17 +80,26 @@ def start(provider: SimulatedProvider, tmp_path_factory: pytest.TempPathFactory)
         ) -> Mesh:
             path = written(policy, folder=tmp_path_factory.mktemp("policy"))
             return running.enter_context(
-                policyd_up(upstreams=upstreams or simulated, store=store, policy=path, environ=environ, stderr=stderr)
+                policyd_up(
+                    upstreams=upstreams or simulated,
+                    store=store,
+                    policy=path,
+                    environ={**transport, **(environ or {})},
+                    stderr=stderr,
+                )
             )
 
         yield started
 
 
 @pytest.fixture(scope="session")
-def mesh(provider: SimulatedProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def mesh(
+    provider: SimulatedProvider, transport: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mesh]:
     """One for all modules that need no policy of their own: 1 USD a project."""
     policy = written(POLICY, folder=tmp_path_factory.mktemp("policy"))
-    with policyd_up(upstreams={"openai": provider.url, "anthropic": provider.url}, policy=policy) as running:
+    upstreams = {"openai": provider.url, "anthropic": provider.url}
+    with policyd_up(upstreams=upstreams, policy=policy, environ=transport) as running:
         yield running
 
 

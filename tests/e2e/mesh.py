@@ -194,6 +194,7 @@ def policyd_up(
     `stderr`.
     """
     flags = ["--listen", ANY_PORT, "--admin", ANY_PORT, "--grpc", ANY_PORT, "--http", ANY_PORT, "--store", store]
+    flags += ["--ext-proc", ANY_PORT]
     for name, url in upstreams.items():
         flags += ["--upstream", f"{name}={url}"]
     if policy is not None:
@@ -206,10 +207,16 @@ def policyd_up(
 
 @contextmanager
 def policyd_serve(
-    *, grpc: str, store: str, policy: Path, environ: Mapping[str, str] | None = None, stderr: IO[bytes] | None = None
+    *,
+    store: str,
+    policy: Path,
+    grpc: str = ANY_PORT,
+    ext_proc: str = ANY_PORT,
+    environ: Mapping[str, str] | None = None,
+    stderr: IO[bytes] | None = None,
 ) -> Iterator[Policyd]:
-    """Runs `policyd serve`, without an Envoy, until the block ends. `grpc` is where it listens."""
-    flags = ["--grpc", grpc, "--http", ANY_PORT, "--store", store, "--config", str(policy)]
+    """Runs `policyd serve`, without an Envoy, until the block ends. `grpc` and `ext_proc` are where it listens."""
+    flags = ["--grpc", grpc, "--ext-proc", ext_proc, "--http", ANY_PORT, "--store", store, "--config", str(policy)]
     with _running(Policyd, "serve", flags, environ=environ, stderr=stderr) as (policyd, _):
         yield policyd
 

@@ -11,8 +11,11 @@ from policyd.core.usage import Usage
 from policyd.demo.provider import SimulatedProvider
 from policyd.demo.simulated.text import text
 from tests.e2e.books import assert_charged, assert_free, cost, nanos
+from tests.e2e.conftest import BOTH_TRANSPORTS
 from tests.e2e.mesh import Line, Mesh
 from tests.e2e.sdks import Anthropic, OpenAI, Reply, Sdk
+
+pytestmark = BOTH_TRANSPORTS
 
 PREFIX = "x-policyd-"
 

@@ -12,8 +12,11 @@ from policyd.core.money import parse_usd
 from policyd.demo.provider import SimulatedProvider
 from tests.e2e import raw
 from tests.e2e.books import BUDGET, calls, wait_until_idle
+from tests.e2e.conftest import BOTH_TRANSPORTS
 from tests.e2e.mesh import Mesh
 from tests.e2e.raw import CHAT
+
+pytestmark = BOTH_TRANSPORTS
 
 BODY_BYTES_MAX = 16 * 2**20
 

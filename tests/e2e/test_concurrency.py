@@ -17,9 +17,11 @@ from policyd.core.usage import Usage
 from policyd.demo.provider import SimulatedProvider
 from policyd.demo.simulated.text import text
 from tests.e2e.books import BUDGET, cost, nanos, wait_until_idle
-from tests.e2e.conftest import Start
+from tests.e2e.conftest import BOTH_TRANSPORTS, Start
 from tests.e2e.mesh import Balance, Mesh
 from tests.e2e.sdks import Anthropic, OpenAI, Reply
+
+pytestmark = BOTH_TRANSPORTS
 
 LIMIT_NANOS = parse_usd("0.03")
 

@@ -14,9 +14,11 @@ from policyd.demo.provider import SimulatedProvider
 from policyd.demo.simulated.text import text
 from tests.e2e import raw
 from tests.e2e.books import BUDGET, ENDED_SECONDS_MAX, assert_charged, cost, wait_until_idle
-from tests.e2e.conftest import Start
+from tests.e2e.conftest import BOTH_TRANSPORTS, Start
 from tests.e2e.mesh import Balance, Mesh
 from tests.e2e.sdks import Anthropic, OpenAI, Reply, Sdk, policyd_object
+
+pytestmark = BOTH_TRANSPORTS
 
 LIMIT_NANOS = parse_usd("0.002")
 

@@ -8,9 +8,11 @@ from policyd.core.usage import Usage
 from policyd.demo.provider import SimulatedProvider
 from tests.e2e import raw
 from tests.e2e.books import BUDGET, ENDED_SECONDS_MAX, assert_charged, cost, nanos, wait_until_idle
-from tests.e2e.conftest import Start
+from tests.e2e.conftest import BOTH_TRANSPORTS, Start
 from tests.e2e.mesh import Balance, Line, Mesh
 from tests.e2e.sdks import OpenAI, Sdk
+
+pytestmark = BOTH_TRANSPORTS
 
 POLICY = """
 version: 1

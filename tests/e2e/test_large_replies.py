@@ -13,8 +13,11 @@ from policyd.demo.provider import SimulatedProvider
 from policyd.demo.simulated.text import padding, text
 from tests.e2e import raw
 from tests.e2e.books import assert_charged, wait_until_idle
+from tests.e2e.conftest import BOTH_TRANSPORTS
 from tests.e2e.mesh import Mesh
 from tests.e2e.sdks import Anthropic, OpenAI, Sdk
+
+pytestmark = BOTH_TRANSPORTS
 
 KB, MB = 1_000, 1_000_000
 

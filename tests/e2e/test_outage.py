@@ -57,7 +57,7 @@ class Place:
 
     def policyd(self, *, ttl_seconds: int = 120, grace: str = "30s") -> AbstractContextManager[Policyd]:
         return policyd_serve(
-            grpc=f"unix:{self.folder}/policyd.sock",
+            ext_proc=f"unix:{self.folder}/policyd.sock",
             store=self.store,
             policy=written(POLICY.format(ttl_seconds=ttl_seconds), folder=self.folder),
             environ={"POLICYD_SHUTDOWN_GRACE": grace},

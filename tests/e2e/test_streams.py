@@ -9,9 +9,11 @@ from policyd.demo.provider import SimulatedProvider
 from policyd.demo.simulated.text import text
 from tests.e2e import raw
 from tests.e2e.books import BUDGET, assert_charged, assert_free, cost
-from tests.e2e.conftest import Start
+from tests.e2e.conftest import BOTH_TRANSPORTS, Start
 from tests.e2e.mesh import Mesh
 from tests.e2e.sdks import Anthropic, OpenAI, Sdk
+
+pytestmark = BOTH_TRANSPORTS
 
 DEFAULT_MAX_TOKENS = 20
 

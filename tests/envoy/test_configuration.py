@@ -16,7 +16,7 @@ from tests.envoy.rig import CA, ENVOY_FOLDER, loopback, readme_examples
 
 ENVOY_YAML = ENVOY_FOLDER / "envoy.yaml"
 
-POLICYD = HostPort("127.0.0.1", 50051)
+POLICYD = HostPort("127.0.0.1", 50052)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def complaints(config: str, folder: Path) -> str:
     ],
 )
 @pytest.mark.parametrize(
-    "policyd_address", [POLICYD, HostPort("policyd", 50051), HostPort("::", 50051), UnixSocket(Path("policyd.sock"))]
+    "policyd_address", [POLICYD, HostPort("policyd", 50052), HostPort("::", 50052), UnixSocket(Path("policyd.sock"))]
 )
 def test_envoy_accepts_the_generated_bootstrap(
     settings: EnvoySettings, policyd_address: Address, tmp_path: Path
@@ -72,7 +72,7 @@ def test_envoy_yaml_is_the_generated_bootstrap_with_reasons() -> None:
         admin_address=HostPort("0.0.0.0", 9901),
         upstreams={name: DEFAULT_UPSTREAMS[name] for name in ("openai", "anthropic")},
     )
-    generated = build_bootstrap(settings, policyd_address=HostPort("policyd", 50051))
+    generated = build_bootstrap(settings, policyd_address=HostPort("policyd", 50052))
     # The one thing that it leaves out: what to say of providers that it does not know.
     virtual_host = _connection_manager(generated)["route_config"]["virtual_hosts"][0]
     virtual_host["routes"] = [route for route in virtual_host["routes"] if "not configured" not in str(route)]

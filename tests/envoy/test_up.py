@@ -38,6 +38,10 @@ class LettingAllPass:
 
     @property
     def grpc_address(self) -> str:
+        return "0.0.0.0:50051"
+
+    @property
+    def ext_proc_address(self) -> str:
         return str(self._ext_proc.address)
 
     @property
@@ -72,7 +76,8 @@ async def test_a_request_passes_both_at_the_addresses_told() -> None:
     async with everything() as (server, mesh, openai):
         assert (await request(address_of(mesh.listen_address), "/v1/models")).status == 200
         assert (await request(address_of(mesh.admin_address), "/ready")).body == b"LIVE\n"
-        assert mesh.grpc_address == server.grpc_address
+        assert mesh.grpc_address == "127.0.0.1:50051"
+        assert mesh.ext_proc_address == server.ext_proc_address
         assert mesh.http_address == "127.0.0.1:9464"
     assert len(openai.seen) == 1
 

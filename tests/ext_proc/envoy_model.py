@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from policyd.ext_proc import messages as m
+from policyd.ext_proc.driver import Driver
 from policyd.ext_proc.exchange import Exchange, ExchangeSettings
-from policyd.ext_proc.servicer import Driver
 from tests.builders import World
 
 BUFFER_BYTES_MAX = 1024 * 1024

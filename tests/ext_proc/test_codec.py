@@ -25,11 +25,11 @@ def headers(*pairs: tuple[str, bytes | str], end_of_stream: bool = False) -> pb.
 
 def decoded(message: pb.ProcessingRequest, *, provider: str | None = None) -> m.Event:
     """`message` once it has been on the wire."""
-    return Decoder(provider=provider).event(pb.ProcessingRequest.FromString(message.SerializeToString()))
+    return Decoder(provider=provider).event(message.SerializeToString())
 
 
 def encoded(reply: m.Reply) -> pb.ProcessingResponse:
-    return pb.ProcessingResponse.FromString(encode(reply).SerializeToString())
+    return pb.ProcessingResponse.FromString(encode(reply))
 
 
 class TestEvents:
@@ -103,8 +103,8 @@ class TestEvents:
     def test_the_modes_are_told_in_the_first_message_for_all(self) -> None:
         decoder = Decoder(provider=None)
         config = pb.ProtocolConfiguration(request_body_mode="BUFFERED", response_body_mode="BUFFERED_PARTIAL")
-        decoder.event(pb.ProcessingRequest(request_headers=headers(), protocol_config=config))
-        event = decoder.event(pb.ProcessingRequest(response_headers=headers()))
+        decoder.event(pb.ProcessingRequest(request_headers=headers(), protocol_config=config).SerializeToString())
+        event = decoder.event(pb.ProcessingRequest(response_headers=headers()).SerializeToString())
         assert isinstance(event, m.ResponseHeaders)
         assert (event.body_mode, event.mode_fixed) == (BodyMode.BUFFERED_PARTIAL, False)
 
@@ -217,4 +217,4 @@ class TestReplies:
     )
     def test_nothing_asks_envoy_to_drain(self, reply: m.Reply) -> None:
         """Newer Envoys read that field's number as another one."""
-        assert not encode(reply).request_drain
+        assert not encoded(reply).request_drain

@@ -18,8 +18,8 @@ from policyd.core.policy import FailureMode
 from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
 from policyd.ext_proc import messages as m
+from policyd.ext_proc.driver import Driver
 from policyd.ext_proc.exchange import Exchange, ExchangeSettings, State
-from policyd.ext_proc.servicer import Driver
 from tests.builders import World, limit, policy, price_of
 from tests.ext_proc import wire
 from tests.ext_proc.envoy_model import Envoy

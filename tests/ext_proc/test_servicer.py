@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import pytest
@@ -16,17 +16,19 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from policyd.core.record import Outcome
 from policyd.core.usage import Usage
 from policyd.ext_proc.exchange import ExchangeSettings
-from policyd.ext_proc.servicer import PROVIDER_METADATA, ExternalProcessor, add_external_processor
+from policyd.ext_proc.over_grpcio import GrpcioServer
+from policyd.ext_proc.over_h2rpc import H2rpcServer
+from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExternalProcessor, ExtProcServer
 from tests.builders import World, limit, policy, price_of
 from tests.ext_proc import wire
 from tests.ext_proc.trying_stores import Turnstile, slow
 from tests.ext_proc.wire import chat, chat_stream, request_headers
 
-METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-
 END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
 
 CHAT = chat(stream=True)
+
+MESSAGE_BYTES_MAX = 2**20
 
 
 def headers(values: dict[str, str]) -> base_pb2.HeaderMap:
@@ -49,7 +51,7 @@ class Serving:
     """A running service, and a channel to it."""
 
     world: World
-    server: grpc.aio.Server
+    server: ExtProcServer
     processor: ExternalProcessor
     channel: grpc.aio.Channel
 
@@ -72,21 +74,33 @@ class Serving:
         return stream
 
 
-@asynccontextmanager
-async def serving(world: World, settings: ExchangeSettings | None = None) -> AsyncIterator[Serving]:
-    server = grpc.aio.server()
-    processor = ExternalProcessor(world.enforcer, settings or ExchangeSettings())
-    add_external_processor(server, processor)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Serving(world, server, processor, channel)
-    await server.stop(grace=None)
-    await processor.finish_endings()
-    assert processor.open_exchanges == 0
+class Serve(Protocol):
+    """Serves an enforcer until the end of the block."""
+
+    def __call__(
+        self, world: World, settings: ExchangeSettings | None = None
+    ) -> AbstractAsyncContextManager[Serving]: ...
 
 
-async def test_a_whole_exchange(world: World) -> None:
+@pytest.fixture(params=[GrpcioServer, H2rpcServer], ids=["grpcio", "h2rpc"])
+def serving(request: pytest.FixtureRequest) -> Serve:
+    """On each transport in turn."""
+
+    @asynccontextmanager
+    async def serve(world: World, settings: ExchangeSettings | None = None) -> AsyncIterator[Serving]:
+        processor = ExternalProcessor(world.enforcer, settings or ExchangeSettings())
+        server: ExtProcServer = request.param(processor, message_bytes_max=MESSAGE_BYTES_MAX)
+        port = await server.listen("127.0.0.1", 0)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Serving(world, server, processor, channel)
+        await server.stop(grace_seconds=0)
+        await processor.finish_endings()
+        assert processor.open_exchanges == 0
+
+    return serve
+
+
+async def test_a_whole_exchange(world: World, serving: Serve) -> None:
     async with serving(world) as service:
         stream = await service.forwarded()
         assert service.processor.open_exchanges == 1
@@ -108,7 +122,7 @@ async def test_a_whole_exchange(world: World) -> None:
     assert await world.spent() == price_of("gpt-4o").cost_nanos(wire.CHAT_USED)
 
 
-async def test_a_refusal() -> None:
+async def test_a_refusal(serving: Serve) -> None:
     world = World(policy(limit(amount=1)))
     async with serving(world) as service:
         stream = service.open_stream()
@@ -120,7 +134,7 @@ async def test_a_refusal() -> None:
     assert world.record.outcome is Outcome.DENIED
 
 
-async def test_the_route_names_the_provider(world: World) -> None:
+async def test_the_route_names_the_provider(world: World, serving: Serve) -> None:
     async with serving(world) as service:
         stream = service.open_stream(**{PROVIDER_METADATA: "groq"})
         await stream.write(REQUEST_HEADERS)
@@ -131,7 +145,7 @@ async def test_the_route_names_the_provider(world: World) -> None:
     assert world.record.provider == "groq"
 
 
-async def test_every_exchange_has_an_id_of_its_own(world: World) -> None:
+async def test_every_exchange_has_an_id_of_its_own(world: World, serving: Serve) -> None:
     async with serving(world) as service:
         streams = [await service.forwarded() for _ in range(3)]
         assert service.processor.open_exchanges == 3
@@ -141,7 +155,7 @@ async def test_every_exchange_has_an_id_of_its_own(world: World) -> None:
 
 
 @pytest.mark.parametrize("half_closes", [True, False])
-async def test_a_client_that_hangs_up_amid_the_reply(world: World, half_closes: bool) -> None:
+async def test_a_client_that_hangs_up_amid_the_reply(world: World, half_closes: bool, serving: Serve) -> None:
     """Envoy ends the stream in an orderly way, or resets it."""
     async with serving(world) as service:
         stream = await service.forwarded()
@@ -159,7 +173,7 @@ async def test_a_client_that_hangs_up_amid_the_reply(world: World, half_closes: 
 
 
 @pytest.mark.parametrize("waits_before", [True, False])
-async def test_a_client_that_hangs_up_while_it_is_decided(waits_before: bool) -> None:
+async def test_a_client_that_hangs_up_while_it_is_decided(waits_before: bool, serving: Serve) -> None:
     turnstile = Turnstile()
     world = World(wrap=slow(turnstile, waits_before=waits_before))
     async with serving(world) as service:
@@ -184,7 +198,7 @@ async def test_a_client_that_hangs_up_while_it_is_decided(waits_before: bool) ->
     "message", [pb.ProcessingRequest(), response_body(b"out of place")], ids=["unknown kind", "out of place"]
 )
 async def test_a_message_that_cannot_be_ends_the_stream_with_an_error(
-    world: World, message: pb.ProcessingRequest
+    world: World, message: pb.ProcessingRequest, serving: Serve
 ) -> None:
     """An end with OK would let the request through unmetered."""
     async with serving(world) as service:
@@ -197,7 +211,7 @@ async def test_a_message_that_cannot_be_ends_the_stream_with_an_error(
     assert await world.spent() == world.record.actual_cost_nanos
 
 
-async def test_a_first_message_that_cannot_be_is_answered_with_503(world: World) -> None:
+async def test_a_first_message_that_cannot_be_is_answered_with_503(world: World, serving: Serve) -> None:
     async with serving(world) as service:
         stream = service.open_stream()
         await stream.write(pb.ProcessingRequest())
@@ -205,10 +219,12 @@ async def test_a_first_message_that_cannot_be_is_answered_with_503(world: World)
         stream.cancel()
 
 
-async def test_a_server_that_stops_ends_its_streams_with_an_error_and_settles_them(world: World) -> None:
+async def test_a_server_that_stops_ends_its_streams_with_an_error_and_settles_them(
+    world: World, serving: Serve
+) -> None:
     async with serving(world) as service:
         stream = await service.forwarded()
-        await service.server.stop(grace=0)
+        await service.server.stop(grace_seconds=0)
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await stream.read()
         assert await stream.code() is not grpc.StatusCode.OK
@@ -218,7 +234,7 @@ async def test_a_server_that_stops_ends_its_streams_with_an_error_and_settles_th
         assert await world.spent() == world.record.actual_cost_nanos
 
 
-async def test_a_body_that_does_not_come_is_refused_in_time(world: World) -> None:
+async def test_a_body_that_does_not_come_is_refused_in_time(world: World, serving: Serve) -> None:
     async with serving(world, ExchangeSettings(request_body_seconds_max=0.2)) as service:
         stream = service.open_stream()
         await stream.write(REQUEST_HEADERS)

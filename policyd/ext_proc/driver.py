@@ -1,0 +1,143 @@
+"""Carries out what an exchange asks for, whatever it is served over.
+
+Two rules stand behind the code. What the enforcer was asked is finished even if Envoy closes the stream meanwhile, so
+that no hold is left behind. And any exception whatever ends in the exchange's own failure row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from policyd.core.errors import PolicydError, RequestError
+from policyd.enforcer import Enforcer
+from policyd.ext_proc import messages as m
+from policyd.ext_proc.exchange import Exchange
+from policyd.ext_proc.session import Session
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[m.Reply], Awaitable[None]]
+
+NOT_FAILURES = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
+"""What ends a task or the process. Any other exception is a failure: a panic in a library of Rust is no `Exception`."""
+
+
+class Driver:
+    """Carries out an exchange's effects, one after the other, and feeds the answers back.
+
+    `handle` can be cancelled at any await: what is left to do stays here, and the next call goes on with it.
+    """
+
+    def __init__(self, exchange: Exchange | Session, enforcer: Enforcer) -> None:
+        self._exchange = exchange
+        self._enforcer = enforcer
+        self._effects: deque[m.Effect] = deque()
+        self._asked: asyncio.Task[m.Event | None] | None = None
+        self.aborted: str | None = None
+        """Why the gRPC stream has to end with an error."""
+
+    async def handle(self, event: m.Event, send: Send) -> None:
+        """Feeds `event` and everything that follows from it.
+
+        An answer that a cancelled call was waiting for is fed after `event`: the exchange knows then that it is closed.
+        """
+        self._effects.extend(self._receive(event))
+        await self._take_answer()
+        while self._effects:
+            effect = self._effects.popleft()
+            if isinstance(effect, m.Abort):
+                self.aborted = effect.message
+            elif isinstance(effect, m.Decide | m.TopUp | m.Finish | m.Charge | m.Report):
+                self._asked = asyncio.ensure_future(self._ask(effect))
+                await self._take_answer()
+            else:
+                await send(effect)
+
+    async def _take_answer(self) -> None:
+        if self._asked is None:
+            return
+        await _done(self._asked)
+        answer = self._asked.result()
+        self._asked = None
+        if answer is not None:
+            self._effects.extendleft(reversed(self._receive(answer)))
+
+    async def _ask(self, request: m.Request) -> m.Event | None:
+        try:
+            return await self._answer(request)
+        except RequestError as error:
+            return m.Rejected(error)
+        except NOT_FAILURES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the exchange's failure row decides what follows
+            log_failure(f"{type(request).__name__} failed", error)
+            return m.Failed(_name(error))
+
+    async def _answer(self, request: m.Request) -> m.Event | None:
+        enforcer = self._enforcer
+        match request:
+            case m.Decide(ask):
+                verdict = await enforcer.reserve(ask)
+                if verdict.decision.allowed:
+                    enforcer.keep_alive(ask.request_id)
+                return m.Decided(verdict)
+            case m.TopUp(verdict, wanted_tokens, at_least_tokens, of_input):
+                tokens = await enforcer.extend(
+                    verdict.record.request_id,
+                    verdict.decision.estimate,
+                    wanted_tokens=wanted_tokens,
+                    at_least_tokens=at_least_tokens,
+                    of_input=of_input,
+                )
+                return m.Extended(tokens)
+            case m.Finish(verdict, ending):
+                enforcer.let_go(verdict.record.request_id)
+                return m.Ended(await enforcer.end(verdict.record, verdict.decision.estimate, ending))
+            case m.Charge(ask, usage):
+                return m.Ended((await enforcer.record_usage(ask, usage, fingerprint="")).record)
+            case m.Report(record):
+                await enforcer.end_unheld(record)
+                return None
+
+    def _receive(self, event: m.Event) -> list[m.Effect]:
+        try:
+            return self._exchange.receive(event)
+        except NOT_FAILURES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the same
+            log_failure(f"an exchange failed while {self._exchange.state}", error)
+            return self._fail(_name(error))
+
+    def _fail(self, name: str) -> list[m.Effect]:
+        try:
+            return self._exchange.receive(m.Failed(name))
+        except NOT_FAILURES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the same
+            # The failure row itself failed: what is held expires and is charged, and the stream must not end with OK.
+            log_failure(f"an exchange could not be ended while {self._exchange.state}", error)
+            self._enforcer.let_go(self._exchange.request_id)
+            self._exchange.give_up()
+            return [m.Abort(name)]
+
+
+async def _done(task: asyncio.Task[m.Event | None]) -> None:
+    """Waits for a task, which goes on if the waiting is cancelled: what `asyncio.shield` does, in half of its time."""
+    if not task.done():
+        waiter: asyncio.Future[None] = task.get_loop().create_future()
+        task.add_done_callback(lambda _: None if waiter.done() else waiter.set_result(None))
+        await waiter
+
+
+def _name(error: BaseException) -> str:
+    """An error's name for the log and the record, without content that could be a client's."""
+    return str(error) if isinstance(error, PolicydError) else type(error).__name__
+
+
+def log_failure(what: str, error: BaseException) -> None:
+    """Logs where an error came from. Not what it says: the message of an unforeseen one could quote a prompt."""
+    log.error("%s: %s\n%s", what, _name(error), "".join(traceback.format_tb(error.__traceback__)))

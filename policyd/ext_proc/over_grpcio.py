@@ -1,0 +1,78 @@
+"""The ext_proc service on grpc.aio: a coroutine a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from policyd.ext_proc import messages as m
+from policyd.ext_proc.codec import encode
+from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExchangeStream, ExternalProcessor
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+_END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
+
+
+class GrpcioServer:
+    """A `policyd.ext_proc.servicer.ExtProcServer`."""
+
+    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int) -> None:
+        self._processor = processor
+        self._server = grpc.aio.server(
+            options=[("grpc.max_receive_message_length", message_bytes_max), ("grpc.so_reuseport", 0)]
+        )
+        service, _, name = METHOD[1:].partition("/")
+        # By hand and without types: the messages are read and written where those of every transport are.
+        method = grpc.stream_stream_rpc_method_handler(self._process)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: method}),))
+
+    async def listen(self, host: str, port: int) -> int:
+        return await self._start(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+    async def listen_unix(self, path: Path) -> None:
+        await self._start(f"unix:{path}")
+
+    async def stop(self, *, grace_seconds: float) -> None:
+        await self._server.stop(grace_seconds)
+
+    async def _start(self, address: str) -> int:
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError("it is in use or not an address of this machine") from error
+        await self._server.start()
+        return port
+
+    async def _process(self, _: AsyncIterator[bytes], context: Context) -> None:
+        """One gRPC stream, one exchange."""
+        provider = next((v for k, v in context.invocation_metadata() or () if k == PROVIDER_METADATA), None)
+        stream = self._processor.open(provider=provider if isinstance(provider, str) else None)
+
+        async def send(reply: m.Reply) -> None:
+            await context.write(encode(reply))
+
+        try:
+            body_due = asyncio.get_running_loop().time() + self._processor.request_body_seconds_max
+            while (event := await _next_event(context, stream, body_due=body_due)) is not None:
+                await stream.handle(event, send)
+                if stream.aborted is not None or isinstance(event, m.RequestTimedOut):
+                    break
+        finally:
+            # Runs on cancellation too (Envoy reset the stream, or the server stops), when nothing can be awaited here.
+            self._processor.close(stream)
+        if stream.aborted is not None:
+            await context.abort(grpc.StatusCode.INTERNAL, stream.aborted)
+
+
+async def _next_event(context: Context, stream: ExchangeStream, *, body_due: float) -> m.Event | None:
+    """What Envoy says next; `None` once it has closed the stream. `body_due`: when the request has to be whole."""
+    try:
+        async with asyncio.timeout_at(body_due if stream.awaits_request else None):
+            message = await context.read()
+    except TimeoutError:
+        return m.RequestTimedOut()
+    return None if message is _END else stream.event(message)

@@ -1,0 +1,125 @@
+"""The ext_proc service on h2rpc: callbacks, and a task only where the enforcer is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from policyd.ext_proc import messages as m
+from policyd.ext_proc.codec import encode
+from policyd.ext_proc.driver import log_failure
+from policyd.ext_proc.eager import run_eagerly
+from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExternalProcessor
+from policyd.h2rpc import Call, Limits, Server, Status
+
+
+class H2rpcServer:
+    """A `policyd.ext_proc.servicer.ExtProcServer`."""
+
+    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int) -> None:
+        limits = Limits(message_bytes_max=message_bytes_max)
+        self._server = Server({METHOD: lambda call: _Stream(processor, call)}, limits=limits)
+
+    async def listen(self, host: str, port: int) -> int:
+        return await self._server.listen(host, port)
+
+    async def listen_unix(self, path: Path) -> None:
+        await self._server.listen_unix(path)
+
+    async def stop(self, *, grace_seconds: float) -> None:
+        await self._server.stop(grace_seconds=grace_seconds)
+
+
+class _Stream:
+    """One gRPC stream, one exchange. While it waits for the enforcer it reads nothing."""
+
+    def __init__(self, processor: ExternalProcessor, call: Call) -> None:
+        self._processor = processor
+        self._call = call
+        self._stream = processor.open(provider=call.get(PROVIDER_METADATA))
+        self._work: asyncio.Task[None] | None = None
+        """What waits for the enforcer."""
+        self._all_sent = True
+        self._body_due: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    # --- of the call ---
+
+    def on_message(self, message: bytes) -> None:
+        self._handle(self._stream.event(message))
+
+    def on_half_close(self) -> None:
+        self._close()
+        self._call.finish()
+
+    def on_cancelled(self) -> None:
+        self._close()
+
+    def on_writable(self) -> None:
+        self._all_sent = True
+        self._read_on()
+
+    # --- the exchange ---
+
+    def _handle(self, event: m.Event) -> None:
+        self._work = run_eagerly(self._stream.handle(event, self._send))
+        if self._work is None:
+            self._go_on()
+        else:
+            self._call.pause_reading()
+            self._work.add_done_callback(self._worked)
+
+    def _worked(self, work: asyncio.Task[None]) -> None:
+        if self._is_closed:
+            return
+        self._work = None
+        if (error := work.exception()) is None:
+            self._go_on()
+        else:
+            log_failure("an exchange's stream failed", error)
+            self._abort(type(error).__name__)
+
+    def _go_on(self) -> None:
+        if (aborted := self._stream.aborted) is not None:
+            self._abort(aborted)
+            return
+        self._watch_body()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self._work is None and self._all_sent:
+            self._call.resume_reading()
+
+    async def _send(self, reply: m.Reply) -> None:
+        if not self._call.send(encode(reply)):
+            self._all_sent = False
+            self._call.pause_reading()
+
+    # --- the request's body, which has to come in time ---
+
+    def _watch_body(self) -> None:
+        if not self._stream.awaits_request:
+            self._stop_watching()
+        elif self._body_due is None:
+            seconds = self._processor.request_body_seconds_max
+            self._body_due = asyncio.get_running_loop().call_later(seconds, self._refuse_slowness)
+
+    def _refuse_slowness(self) -> None:
+        if self._stream.awaits_request:
+            self._handle(m.RequestTimedOut())
+            self.on_half_close()
+
+    def _stop_watching(self) -> None:
+        if self._body_due is not None:
+            self._body_due.cancel()
+            self._body_due = None
+
+    def _abort(self, reason: str) -> None:
+        self._close()
+        self._call.finish(Status.INTERNAL, reason)
+
+    def _close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._stop_watching()
+            self._processor.close(self._stream, work=self._work)
