@@ -75,7 +75,7 @@ class Driver:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, the exchange's failure row decides what follows
             log_failure(f"{type(request).__name__} failed", error)
-            return m.Failed(_name(error))
+            return m.Failed(name_of(error))
 
     async def _answer(self, request: m.Request) -> m.Event | None:
         enforcer = self._enforcer
@@ -110,7 +110,7 @@ class Driver:
             raise
         except BaseException as error:  # noqa: BLE001 - the same
             log_failure(f"an exchange failed while {self._exchange.state}", error)
-            return self._fail(_name(error))
+            return self._fail(name_of(error))
 
     def _fail(self, name: str) -> list[m.Effect]:
         try:
@@ -133,11 +133,11 @@ async def _done(task: asyncio.Task[m.Event | None]) -> None:
         await waiter
 
 
-def _name(error: BaseException) -> str:
+def name_of(error: BaseException) -> str:
     """An error's name for the log and the record, without content that could be a client's."""
     return str(error) if isinstance(error, PolicydError) else type(error).__name__
 
 
 def log_failure(what: str, error: BaseException) -> None:
     """Logs where an error came from. Not what it says: the message of an unforeseen one could quote a prompt."""
-    log.error("%s: %s\n%s", what, _name(error), "".join(traceback.format_tb(error.__traceback__)))
+    log.error("%s: %s\n%s", what, name_of(error), "".join(traceback.format_tb(error.__traceback__)))
