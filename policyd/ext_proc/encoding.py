@@ -1,8 +1,8 @@
 """Content encodings: compressed replies, decoded as they come in.
 
-A few bytes can stand for gigabytes. So no piece of a reply may make more than `PIECE_BYTES_MAX` plain bytes, and a reply
-as a whole no more than `EXPANSION_MAX` times what has come of it, `ALLOWANCE_BYTES` aside: what is held in memory and
-what is read stay in proportion to what a provider really sends. A reply beyond either is taken for undecodable.
+A few bytes can stand for gigabytes. So no piece of a reply may make more than `PIECE_BYTES_MAX` plain bytes, and a
+reply as a whole no more than `EXPANSION_MAX` times what has come of it, `ALLOWANCE_BYTES` aside: what is held in memory
+and what is read stay in proportion to what a provider really sends. A reply beyond either is taken for undecodable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXPANSION_MAX = 256
 """More than text comes to that somebody would read. (What gzip can come to is about 1,000, the others far more.)"""
 
 ALLOWANCE_BYTES = 32 * 1024 * 1024
-"""What a reply may make whatever little has come: a model that repeats itself to its maximum shrinks to nearly nothing."""
+"""What a reply may make whatever little has come: one that repeats itself to its maximum shrinks to nearly nothing."""
 
 _WINDOW_BYTES_MAX = 8 * 1024 * 1024
 """Of zstd: what RFC 9659 lets a server use. A frame may ask for gigabytes otherwise."""

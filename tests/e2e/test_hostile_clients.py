@@ -1,4 +1,4 @@
-"""Clients and providers that mean harm: each attack has its outcome, memory stays bounded, and the next one is served."""
+"""Clients and providers that mean harm: each attack has its outcome, memory is bounded, and the next one is served."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ CHUNKED = "transfer-encoding: chunked"
 ONE_CHUNK = b"%x\r\n%s\r\n0\r\n\r\n" % (len(raw.chat()), raw.chat())
 
 REFUSED = (400, 501, 0)
-"""How Envoy answers what is no HTTP/1.1. It closes at once, so that the answer may be lost to a client that still sends."""
+"""How Envoy answers what is no HTTP/1.1. It closes at once: a client that still sends may not get the answer."""
 
 ATTACKS = {
     "100 MB announced": (["content-length: 100000000"], [], (413,)),

@@ -26,7 +26,8 @@ INPUT_SECONDS_MAX = 20
 MEMORY_MIB_MAX = 2048
 
 NO_ATHERIS = (
-    "fuzz: atheris is not installed. It has wheels for CPython 3.11 to 3.13 on Linux: make PYTHON=python3.12 clean fuzz.\n"
+    "fuzz: atheris is not installed. It has wheels for some versions of CPython on Linux only:\n"
+    "      make PYTHON=python3.12 clean fuzz.\n"
     "      What needs no atheris, seeds and their random mutations, runs in make test: make test ARGS=tests/fuzz"
 )
 

@@ -27,7 +27,7 @@ def requests() -> Iterator[bytes]:
 
 def forms() -> Iterator[bytes]:
     field = b'--x\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
-    file = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.mp3"\r\ncontent-type: audio/mpeg\r\n\r\nID3\r\n'
+    file = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.mp3"\r\n\r\nID3\r\n'
     yield field + file + b"--x--\r\n"
     yield file + field + b"--x--\r\n"
 

@@ -1,4 +1,4 @@
-"""One target under atheris, until its time is up or it fails: `python -m tests.fuzz.worker NAME [libFuzzer option]...`."""
+"""One target under atheris, until its time is up or it fails: `python -m tests.fuzz.worker NAME [OPTION]...`."""
 
 from __future__ import annotations
 

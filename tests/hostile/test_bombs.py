@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from policyd.core.record import Outcome, UsageSource
-from policyd.ext_proc.encoding import ALLOWANCE_BYTES, PIECE_BYTES_MAX, UndecodableReply, decoder
+from policyd.ext_proc.encoding import ALLOWANCE_BYTES, PIECE_BYTES_MAX, Decoder, UndecodableReply, decoder
 from tests.builders import World
 from tests.ext_proc import wire
 from tests.ext_proc.envoy_model import Envoy
@@ -52,6 +52,11 @@ def bomb(request: pytest.FixtureRequest) -> tuple[str, bytes]:
     return request.param, make[request.param]()
 
 
+def feed_all(reading: Decoder, body: bytes, *, piece_bytes: int) -> None:
+    for start in range(0, len(body), piece_bytes):
+        reading.feed(body[start : start + piece_bytes])
+
+
 @pytest.mark.parametrize("piece_bytes", [64, 16_384, 2**30], ids=["dribbled", "in pieces", "at once"])
 def test_memory_is_bounded(bomb: tuple[str, bytes], piece_bytes: int) -> None:
     encoding, body = bomb
@@ -60,8 +65,7 @@ def test_memory_is_bounded(bomb: tuple[str, bytes], piece_bytes: int) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(UndecodableReply, match="more than is read of a reply"):
-            for start in range(0, len(body), piece_bytes):
-                reading.feed(body[start : start + piece_bytes])
+            feed_all(reading, body, piece_bytes=piece_bytes)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

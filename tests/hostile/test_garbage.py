@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from policyd.ext_proc.over_h2rpc import H2rpcServer
 from policyd.ext_proc.servicer import METHOD, ExternalProcessor, ExtProcServer
 from policyd.stores.memory import MemoryStore
 from policyd.v1.policy_service_pb2 import DESCRIPTOR
-from tests.api.serving import Api
+from tests.api.serving import Api, raw_call
 from tests.api.serving import serving as serving_api
 from tests.builders import World, policy
 from tests.ext_proc.test_servicer import REQUEST_BODY, REQUEST_HEADERS, RESPONSE_HEADERS
@@ -38,7 +38,7 @@ GARBAGE = {
     "text": b"GET / HTTP/1.1\r\n\r\n",
     "groups without end": b"\x0b" * 10_000,
     "an unknown body mode": pb.ProcessingRequest(
-        protocol_config=pb.ProtocolConfiguration(request_body_mode=77),  # type: ignore[arg-type]
+        protocol_config=pb.ProtocolConfiguration(request_body_mode=77),
         request_headers=REQUEST_HEADERS.request_headers,
     ).SerializeToString(),
     "the reply before the request": RESPONSE_HEADERS.SerializeToString(),
@@ -56,7 +56,7 @@ async def opened(world: World, transport: type[GrpcioServer | H2rpcServer]) -> A
     server: ExtProcServer = transport(processor, message_bytes_max=2**20)
     port = await server.listen("127.0.0.1", 0)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        process: Any = channel.stream_stream(METHOD)
+        process: Any = channel.stream_stream(METHOD, request_serializer=bytes, response_deserializer=bytes)
         yield process(timeout=ANSWER_SECONDS_MAX)
     await server.stop(grace_seconds=0)
     await processor.finish_endings()
@@ -132,10 +132,8 @@ async def test_policy_service_with_any_bytes(method: str, message: bytes) -> Non
 
 async def code_of(api: Api, method: str, message: bytes) -> grpc.StatusCode:
     """How a call of bytes that no stub would send ends."""
-    path = f"/policyd.v1.PolicyService/{method}"
-    call: Awaitable[bytes] = api.channel.unary_unary(path)(message, timeout=ANSWER_SECONDS_MAX)
     try:
-        await call
+        await raw_call(api, method, message)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK
