@@ -46,9 +46,6 @@ version: 1
 default_max_output_tokens: 50
 prices:
   - {{provider: ollama, model: "*", usd_per_million: {OWN_PRICE}}}
-  - {{provider: voyageai, model: "*", usd_per_million: {OWN_PRICE}}}
-  - {{provider: cohere, model: "rerank*", usd_per_million: {OWN_PRICE}}}
-  - {{provider: mistral, model: "mistral-ocr*", usd_per_million: {OWN_PRICE}}}
 limits:
   - name: project-spend
     per: [project]

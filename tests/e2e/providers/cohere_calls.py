@@ -18,7 +18,6 @@ from tests.e2e.providers.case import (
     Answer,
     Caller,
     Case,
-    Charge,
     Sdk,
     document,
     events,
@@ -160,6 +159,6 @@ CASES = (
             }
         ),
         heard=[2],
-        charged=Charge.HOLD,
+        charged=Usage(search_units=1),
     ),
 )

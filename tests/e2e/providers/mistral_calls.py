@@ -19,7 +19,6 @@ from tests.e2e.providers.case import (
     Answer,
     Caller,
     Case,
-    Charge,
     Sdk,
     document,
     events,
@@ -117,7 +116,6 @@ CASES = (
             }
         ),
         heard=[ANSWER],
-        charged=Charge.HOLD,
-        own_price=True,
+        charged=Usage(pages=1),
     ),
 )

@@ -225,7 +225,6 @@ CASES = (
         answer=document({"object": "list", "data": [{"index": 2}], "usage": {"total_tokens": 26}}),
         heard={"object": "list", "data": [{"index": 2}], "usage": {"total_tokens": 26}},
         charged=Usage(input=26),
-        own_price=True,
     ),
     openai_case(
         "azure-chat",

@@ -42,7 +42,7 @@ CASES = (
         ask=lambda caller: _first(OPENAI(caller).images.generate(model="gpt-image-1", prompt=QUESTION).data),
         answer=document(PICTURE),
         heard="aGVyb24=",
-        charged=Usage(input=14, image_input=36, image_output=272),
+        charged=Usage(input=14, image_input=36, image_output=272, images_generated=1),
     ),
     openai_case(
         "images-edit",
@@ -51,7 +51,7 @@ CASES = (
         ask=edit_image,
         answer=document(PICTURE),
         heard="aGVyb24=",
-        charged=Usage(input=14, image_input=36, image_output=272),
+        charged=Usage(input=14, image_input=36, image_output=272, images_generated=1),
     ),
     openai_case(
         "speech",
