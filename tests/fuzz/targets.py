@@ -20,8 +20,9 @@ from policyd.ext_proc import messages as m
 from policyd.ext_proc.encoding import PIECE_BYTES_MAX, UndecodableReply, decoder
 from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.servicer import ExternalProcessor
-from policyd.providers.base import OUTPUT_TOKENS_MAX, Endpoint, RawRequest, ReplyReader, RequestEdits, RequestFacts
+from policyd.providers.base import OUTPUT_TOKENS_MAX, RawRequest, ReplyReader, RequestEdits, RequestFacts
 from policyd.providers.editing import reread
+from policyd.providers.endpoint import Endpoint
 from policyd.providers.framing.event_stream import EventStreamFramer
 from policyd.providers.framing.frame import Framer
 from policyd.providers.framing.json_array import JsonArrayFramer

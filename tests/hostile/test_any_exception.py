@@ -9,7 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from inspect import isclass, isfunction
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -38,7 +40,6 @@ MODULES: Sequence[ModuleType] = (
     document,
     editing,
     encoding,
-    enforcer,
     estimator,
     headers,
     limits,
@@ -51,13 +52,14 @@ MODULES: Sequence[ModuleType] = (
     request,
     request_body,
     sse,
+    *(import_module(f"{enforcer.__name__}.{found.name}") for found in iter_modules(enforcer.__path__)),
 )
 
 LEFT_OUT = {
     "Enforcer.budget": "the test looks at the books with it",
     "Enforcer.now_ms": "the test makes its exchange with it",
     "Enforcer.let_go": "the last resort itself, a set that lets go of a text",
-    "Enforcer._timed": "is handed a coroutine, which would never be awaited; what stores raise has tests of its own",
+    "observer.timed": "is handed a coroutine, which would never be awaited; what stores raise has tests of its own",
 }
 
 
@@ -84,7 +86,9 @@ def boundaries() -> Iterator[Boundary]:
             if isfunction(member):
                 users = [user for key, user in sys.modules.items() if key.startswith("policyd.")]
                 places = tuple((user, name) for user in users if vars(user).get(name) is member)
-                yield Boundary(f"{module.__name__.removeprefix('policyd.')}.{name}", places)
+                label = f"{module.__name__.rpartition('.')[2]}.{name}"
+                if label not in LEFT_OUT:
+                    yield Boundary(label, places)
             elif isclass(member):
                 for method, function in vars(member).items():
                     label = f"{name}.{method}"
