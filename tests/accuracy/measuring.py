@@ -87,6 +87,8 @@ class Excuse(StrEnum):
     )
     SYNTHETIC = "made by hand, not recorded"
     FIRST_WEEKS = "the first weeks of the Responses API (until April 2025), which counted 18 tokens more"
+    COUNTED_AS_NOTHING = "the reply reports no tokens at all for a prompt that is not empty"
+    NORMALISED = "the recorder put other characters in place of some that were sent"
 
 
 class Measurer:
@@ -252,12 +254,20 @@ class _Exchange:
         if not check or check["class"] not in EXACT_CLASSES:
             return
         ours, theirs = self._estimate.expected.input, check["provider_count"]
-        excuse = ""
-        if self._facts.prompt.hides_input:
-            excuse = Excuse.HIDDEN_INPUT
-        elif self._recording["wire"] == "openai-responses" and self._at_ms < FIRST_WEEKS_UNTIL_MS:
-            excuse = Excuse.FIRST_WEEKS
+        excuse = self._count_excuse(ours=ours, theirs=theirs)
         self._judge(measured, Number.COUNT, f"{ours} tokens, not {theirs}" if ours != theirs else "", excuse)
+
+    def _count_excuse(self, *, ours: int, theirs: int) -> str:
+        if self._facts.prompt.hides_input:
+            return Excuse.HIDDEN_INPUT
+        if is_invented(self._recording):
+            return Excuse.SYNTHETIC
+        if not theirs:
+            return Excuse.COUNTED_AS_NOTHING
+        if NORMALISED in self._recording["notes"]:
+            return Excuse.NORMALISED
+        in_first_weeks = self._recording["wire"] == "openai-responses" and self._at_ms < FIRST_WEEKS_UNTIL_MS
+        return Excuse.FIRST_WEEKS if in_first_weeks and theirs - ours == FIRST_WEEKS_TOKENS else ""
 
     def _check_hold(self, measured: Measured, usage: Usage, served: Price | None) -> None:
         if self._facts.max_output_tokens is None or self._recording["status"] >= 400:
@@ -310,6 +320,19 @@ EXACT_CLASSES = ("text-plain", "raw-prompt", "embedding-text")
 """The requests whose count OpenAI's published vocabulary and chat format give: of text alone."""
 
 FIRST_WEEKS_UNTIL_MS = 1_744_000_000_000
+FIRST_WEEKS_TOKENS = 18
+
+NORMALISED = "smart-quotes-and-NFKC-normalised-by-recorder"
+"""The note of recordings whose texts are not, letter for letter, what was sent."""
+
+_REPLY_ID = re.compile(r'"id": ?"((?:resp_|chatcmpl-|cmpl-)[^"]*)"')
+_OPENAI_ID = re.compile(r"resp_[0-9a-f]{32,64}|(?:chatcmpl|cmpl)-[0-9A-Za-z]{29}|[a-z]+.REDACTED_[0-9]+")
+
+
+def is_invented(recording: Recording) -> bool:
+    """Whether a reply in OpenAI's form has an id that OpenAI would not give: it was written by hand."""
+    named = _REPLY_ID.search(recording["response_body"])
+    return recording["vendor"] == "openai" and named is not None and _OPENAI_ID.fullmatch(named[1]) is None
 
 _NOW_MS = int(datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()) * 1000
 _CREATED = re.compile(r'"created(?:_at)?": ?([0-9]{10})\b')

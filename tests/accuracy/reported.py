@@ -16,7 +16,7 @@ _UNCOVERED_ITERATIONS = ("compaction", "advisor_message")
 
 def disagreements(usage: Usage | None, recording: Recording) -> list[str]:
     """Each field that was read otherwise than it was recorded, as `name read/recorded`."""
-    wanted, got = _recorded(recording), _reading(recording)(usage or Usage(), recording)
+    wanted, got = _recorded(recording), _read(usage or Usage(), recording)
     comparable = {name: value for name, value in wanted.items() if name in got}
     if usage is None:
         return [f"{name} none/{value}" for name, value in comparable.items()]
@@ -25,7 +25,7 @@ def disagreements(usage: Usage | None, recording: Recording) -> list[str]:
 
 def has_truth(recording: Recording) -> bool:
     """Whether the provider told any number that a kind of usage stands for."""
-    return bool(_recorded(recording).keys() & _reading(recording)(Usage(), recording).keys())
+    return bool(_recorded(recording).keys() & _read(Usage(), recording).keys())
 
 
 def reported_input_tokens(recording: Recording) -> int:
@@ -44,9 +44,8 @@ _CACHED = ("cached_input_tokens", "cache_write_tokens")
 
 def _recorded(recording: Recording) -> Numbers:
     """The recorded numbers, where they do not contradict themselves."""
-    numbers: Numbers = {
-        name: value for name, value in (recording["expected_usage"] or {}).items() if isinstance(value, int)
-    }
+    numbers = _recorded_pieces(recording)
+    numbers |= {name: value for name, value in (recording["expected_usage"] or {}).items() if isinstance(value, int)}
     wire: str = recording["wire"]
     if wire == "openai-chat" and "input_tokens" in numbers:
         # A part that is larger than its whole is cut to it.
@@ -60,6 +59,32 @@ def _recorded(recording: Recording) -> Numbers:
         # Something was written, and into no cache of either kind: only the sum says something.
         del numbers["cache_write_5m"], numbers["cache_write_1h"]
     return numbers
+
+
+def _recorded_pieces(recording: Recording) -> Numbers:
+    """What was sold by the piece, which a provider's usage object tells and the numbers taken from it do not."""
+    raw = recording["usage_raw"]
+    if not isinstance(raw, Mapping):
+        return {}
+    billed = raw.get("billed_units") or {}
+    pieces = {
+        "pages": raw.get("pages_processed"),
+        "audio_input_ms": raw["seconds"] * 1000 if "seconds" in raw else None,
+        "images_read": billed.get("images"),
+        "search_units": billed.get("search_units"),
+    }
+    return {name: int(value) for name, value in pieces.items() if value is not None}
+
+
+def _read(usage: Usage, recording: Recording) -> Numbers:
+    """What was read, by the names of what is recorded."""
+    pieces = {
+        "pages": usage.pages + usage.annotated_pages,
+        "audio_input_ms": usage.audio_input_ms,
+        "images_read": usage.images_read,
+        "search_units": usage.search_units,
+    }
+    return pieces | _reading(recording)(usage, recording)
 
 
 def _beside(recording: Recording) -> str:
