@@ -63,9 +63,7 @@ def _recorded(recording: Recording) -> Numbers:
 
 def _recorded_pieces(recording: Recording) -> Numbers:
     """What was sold by the piece, which a provider's usage object tells and the numbers taken from it do not."""
-    raw = recording["usage_raw"]
-    if not isinstance(raw, Mapping):
-        return {}
+    raw = _raw(recording)
     billed = raw.get("billed_units") or {}
     pieces = {
         "pages": raw.get("pages_processed"),
@@ -74,6 +72,12 @@ def _recorded_pieces(recording: Recording) -> Numbers:
         "search_units": billed.get("search_units"),
     }
     return {name: int(value) for name, value in pieces.items() if value is not None}
+
+
+def _raw(recording: Recording) -> Mapping[str, Any]:
+    """The provider's own usage object; empty where there are several, those of a session's responses."""
+    raw = recording["usage_raw"]
+    return raw if isinstance(raw, Mapping) else {}
 
 
 def _read(usage: Usage, recording: Recording) -> Numbers:
@@ -114,7 +118,7 @@ def _by_openai(usage: Usage, recording: Recording) -> Numbers:
 
 
 def _by_anthropic(usage: Usage, recording: Recording) -> Numbers:
-    raw: Mapping[str, Any] = recording["usage_raw"] or {}
+    raw = _raw(recording)
     last = raw.get("message_delta") or raw
     beside = [run for run in last.get("iterations") or () if run.get("type") in _UNCOVERED_ITERATIONS]
     return {
@@ -130,7 +134,7 @@ def _by_anthropic(usage: Usage, recording: Recording) -> Numbers:
 
 
 def _by_google(usage: Usage, recording: Recording) -> Numbers:
-    raw: Mapping[str, Any] = recording["usage_raw"] or {}
+    raw = _raw(recording)
     details = raw.get("promptTokensDetails") or ()
     # Documents and videos are charged as images, and have no number of their own among the recorded ones.
     media = sum(each.get("tokenCount", 0) for each in details if each.get("modality") in ("DOCUMENT", "VIDEO"))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from policyd.core.pricing import DatedRates, ModelPrices, PriceBook, ProviderPrices, Rate, RateTier, Validity
-from tests.accuracy.measuring import Excuse, Measured, Measurer, Number
+from tests.accuracy.measured import Excuse, Measured, Number
+from tests.accuracy.measuring import Measurer
 from tests.accuracy.own import OWN
 from tests.accuracy.table import failures, misses, table
 from tests.recordings import Recording
