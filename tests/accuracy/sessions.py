@@ -43,7 +43,7 @@ def session_disagreements(ends: list[ResponseEnd], recording: Recording) -> list
     told = [usage for usage in _told(recording) if usage]
     wanted = [_totals(usage) for usage in told]
     got = [(end.usage.input_tokens, end.usage.output_tokens) for end in ends if end.usage is not None]
-    wrong = [] if got == wanted else [f"{got}/{wanted}"]
+    wrong = [] if got == wanted else [f"responses {got}/{wanted}"]
     return wrong + disagreements(total_usage(ends), recording)
 
 

@@ -343,7 +343,10 @@ def test_each_message_is_its_role_and_content_and_three_tokens_more() -> None:
 def test_texts_that_follow_one_another_are_one_text() -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.com/heron.png"}}
     texts = [{"type": "text", "text": text} for text in ("What is in this file?", "<file>reeds</file>", "c")]
-    assert prompt_of({"role": "user", "content": texts[:2]}).texts == ("user", "What is in this file?<file>reeds</file>")
+    assert prompt_of({"role": "user", "content": texts[:2]}).texts == (
+        "user",
+        "What is in this file?<file>reeds</file>",
+    )
     assert prompt_of({"role": "user", "content": texts}).texts[1:] == ("What is in this file?<file>reeds</file>c",)
     divided = prompt_of({"role": "user", "content": [texts[0], image, *texts[1:]]})
     assert divided.texts == ("user", "What is in this file?", "<file>reeds</file>c")
