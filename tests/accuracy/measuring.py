@@ -18,7 +18,8 @@ from policyd.estimator import Ask, Estimator, output_token_amounts, price_served
 from policyd.ext_proc.charging import ended
 from policyd.ext_proc.meter import ReplyMeter
 from policyd.prices.table import load_price_book
-from policyd.providers.base import Endpoint, HeaderReader, Prompt, RequestFacts, WireFormat
+from policyd.providers.base import HeaderReader, Prompt, RequestFacts, WireFormat
+from policyd.providers.endpoint import Endpoint
 from policyd.providers.framing.choice import framer_for
 from policyd.tokens import TokenCounter
 from tests.accuracy.counts import EXACT_CLASSES, count_excuse
