@@ -55,6 +55,8 @@ def _recorded(recording: Recording) -> Numbers:
             numbers["image_input_tokens"] = min(numbers["image_input_tokens"], numbers["input_tokens"] - cached)
         if numbers.get("reasoning_tokens") and not _beside(recording):
             numbers["reasoning_tokens"] = min(numbers["reasoning_tokens"], numbers.get("output_tokens", 0))
+    if _is_left_out(recording):
+        numbers.pop("total_tokens", None)
     if numbers.get("cache_write_5m") == numbers.get("cache_write_1h") == 0 and numbers.get("cache_write_tokens"):
         # Something was written, and into no cache of either kind: only the sum says something.
         del numbers["cache_write_5m"], numbers["cache_write_1h"]
@@ -95,8 +97,18 @@ def _beside(recording: Recording) -> str:
     """Which part stands beside input and output, by the total: `reasoning_tokens`, `audio_input_tokens` or none."""
     fields: Mapping[str, int] = recording["expected_usage"] or {}
     rest = (fields.get("total_tokens") or 0) - (fields.get("input_tokens") or 0) - (fields.get("output_tokens") or 0)
+    if _is_left_out(recording):
+        return "reasoning_tokens"
     parts = ("reasoning_tokens", "audio_input_tokens")
     return next((name for name in parts if rest > 0 and fields.get(name) == rest), "")
+
+
+def _is_left_out(recording: Recording) -> bool:
+    """Whether the reasoning is charged and is in no sum: Vercel's gateway tells a cost that shows it."""
+    fields: Mapping[str, int] = recording["expected_usage"] or {}
+    return "market_cost" in _raw(recording) and (fields.get("reasoning_tokens") or 0) > (
+        fields.get("output_tokens") or 0
+    )
 
 
 def _by_openai(usage: Usage, recording: Recording) -> Numbers:
