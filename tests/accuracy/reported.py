@@ -78,7 +78,7 @@ def _recorded_pieces(recording: Recording) -> Numbers:
 
 def _raw(recording: Recording) -> Mapping[str, Any]:
     """The provider's own usage object; empty where there are several, those of a session's responses."""
-    raw = recording["usage_raw"]
+    raw = recording.get("usage_raw")
     return raw if isinstance(raw, Mapping) else {}
 
 
