@@ -7,7 +7,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Two targets started at once must not install into one .venv at once.
 .NOTPARALLEL:
-.PHONY: help demo test check bench accuracy soak format proto prices constraints clean
+.PHONY: help demo test simulate check bench accuracy soak format proto prices constraints clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -17,6 +17,9 @@ demo: .venv/.envoy ## See policyd guard a budget on a real Envoy, in half a minu
 
 test: .venv/.dev ## Run the tests
 	@$(BIN)/pytest $(ARGS)
+
+simulate: .venv/.dev ## Try to break the promises in 10,000 histories of many replicas (SEED=... tells one)
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: .venv/.dev ## Check format, lint, types, layers, protos, generated files and pins (STEPS='lint types' for some)
 	@.ci/check $(STEPS)
