@@ -20,7 +20,7 @@ _END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
 class GrpcioServer:
     """A `policyd.ext_proc.servicer.ExtProcServer`."""
 
-    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int, shares_port: bool) -> None:
+    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int, shares_port: bool = False) -> None:
         self._processor = processor
         self._server = grpc.aio.server(
             options=[

@@ -16,7 +16,7 @@ from policyd.h2rpc import Call, Limits, Server, Status
 class H2rpcServer:
     """A `policyd.ext_proc.servicer.ExtProcServer`."""
 
-    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int, shares_port: bool) -> None:
+    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int, shares_port: bool = False) -> None:
         self._shares_port = shares_port
         limits = Limits(message_bytes_max=message_bytes_max)
         self._server = Server({METHOD: lambda call: _Stream(processor, call)}, limits=limits)

@@ -192,7 +192,7 @@ def test_a_lone_worker_has_the_address_itself() -> None:
 
 @pytest.mark.parametrize("text", ["0", "65", "-1", "two", "1.5", "\N{ARABIC-INDIC DIGIT TWO}"])
 def test_a_number_of_workers_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="^--workers: found .*expected a number of processes from 1 to 64"):
+    with pytest.raises(ConfigError, match=r"^--workers: found .*expected a number of processes from 1 to 64"):
         Settings.from_environment({}, workers=text)
 
 
