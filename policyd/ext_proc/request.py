@@ -136,11 +136,7 @@ class RequestSide:
 
     def identity(self, policy: Policy, *, body: Mapping[str, str]) -> dict[str, str]:
         """The attributes of the request; `body` by dotted path. Raises `RequestError`s."""
-        try:
-            query = parse_query(self._query)
-        except ValueError:
-            raise BodyUnreadable("the query has too many parameters") from None
-        return policy.identity.attributes(headers=self._headers, query=query, body=body)
+        return policy.identity.attributes(headers=self._headers, query=parse_query(self._query), body=body)
 
     def handshake(self, endpoint: Endpoint) -> RawRequest:
         """The request as a session's handshake, which is all in its address."""
