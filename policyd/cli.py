@@ -7,9 +7,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,11 @@ from policyd import __version__
 from policyd.control.commands import add_commands
 from policyd.core.errors import ConfigError, PolicydError
 from policyd.options import AsJson, Config, Store
+
+if TYPE_CHECKING:
+    from policyd.config import Settings
+    from policyd.server import Server
+    from policyd.workers import Supervisor
 
 app = typer.Typer(
     name="policyd",
@@ -45,6 +50,9 @@ ExtProc = Annotated[
 TransportName = Annotated[
     str | None,
     typer.Option("--transport", metavar="NAME", help="What serves Envoy: grpcio or h2rpc. [POLICYD_TRANSPORT]"),
+]
+Workers = Annotated[
+    str | None, typer.Option("--workers", metavar="N", help="How many processes serve. [POLICYD_WORKERS]")
 ]
 Http = Annotated[str | None, typer.Option("--http", metavar="HOST:PORT", help="Metrics and health. [POLICYD_HTTP]")]
 Listen = Annotated[
@@ -78,30 +86,34 @@ def serve(
     grpc: Grpc = None,
     ext_proc: ExtProc = None,
     transport: TransportName = None,
+    workers: Workers = None,
     http: Http = None,
 ) -> None:
     """Run the server: ext_proc and PolicyService over gRPC, metrics and health over HTTP."""
     from policyd.config import Settings
+
+    flags = {
+        "config": config,
+        "prices": prices,
+        "store": store,
+        "grpc": grpc,
+        "ext_proc": ext_proc,
+        "transport": transport,
+        "workers": workers,
+        "http": http,
+    }
+    settings = Settings.from_environment(os.environ, **flags)
+    _run(_serve(lambda: _server(settings, flags)))
+
+
+@app.command(hidden=True)
+def worker() -> None:
+    """Run one worker of a server, which `serve --workers` starts."""
+    from policyd.config import Settings
     from policyd.server import Server
 
-    settings = Settings.from_environment(
-        os.environ,
-        config=config,
-        prices=prices,
-        store=store,
-        grpc=grpc,
-        ext_proc=ext_proc,
-        transport=transport,
-        http=http,
-    )
-
-    async def run() -> None:
-        async with Server(settings) as server:
-            server.handle_signals()
-            _announce(grpc=server.grpc_address, ext_proc=server.ext_proc_address, http=server.http_address)
-            await server.wait()
-
-    _run(run())
+    settings = Settings.from_environment(os.environ)
+    _run(_serve(lambda: Server(settings, shares_ports=True)))
 
 
 @app.command()
@@ -114,37 +126,38 @@ def up(
     grpc: Grpc = None,
     ext_proc: ExtProc = None,
     transport: TransportName = None,
+    workers: Workers = None,
     http: Http = None,
     admin: Admin = None,
 ) -> None:
     """Run Envoy and the server together, in front of the providers."""
     from policyd.config import Settings
     from policyd.envoy_config import EnvoySettings
-    from policyd.server import Server
     from policyd.up import running
 
-    settings = Settings.from_environment(
-        os.environ,
-        config=config,
-        prices=prices,
-        store=store,
-        grpc=grpc,
-        ext_proc=ext_proc,
-        transport=transport,
-        http=http,
-    )
+    flags = {
+        "config": config,
+        "prices": prices,
+        "store": store,
+        "grpc": grpc,
+        "ext_proc": ext_proc,
+        "transport": transport,
+        "workers": workers,
+        "http": http,
+    }
+    settings = Settings.from_environment(os.environ, **flags)
     envoy = EnvoySettings.from_environment(
         os.environ, listen=listen, admin=admin, upstreams=upstream, buffer_bytes_max=settings.request_body_bytes_max
     )
 
     async def run() -> None:
-        server = Server(settings)
+        server = _server(settings, flags)
         async with running(server, envoy) as mesh:
             server.handle_signals()
             _announce(
                 listen=mesh.listen_address,
                 grpc=mesh.grpc_address,
-                ext_proc=mesh.ext_proc_address,
+                ext_proc=",".join(mesh.ext_proc_addresses),
                 http=mesh.http_address,
                 admin=mesh.admin_address,
             )
@@ -263,17 +276,21 @@ def explain_request(
 
 @app.command("envoy-config")
 def envoy_config(
-    listen: Listen = None, upstream: Upstreams = None, ext_proc: ExtProc = None, admin: Admin = None
+    listen: Listen = None,
+    upstream: Upstreams = None,
+    ext_proc: ExtProc = None,
+    workers: Workers = None,
+    admin: Admin = None,
 ) -> None:
     """Print the Envoy configuration that `up` runs, as YAML."""
     from policyd.config import Settings
     from policyd.envoy_config import EnvoySettings, build_bootstrap, to_yaml
 
-    settings = Settings.from_environment(os.environ, ext_proc=ext_proc)
+    settings = Settings.from_environment(os.environ, ext_proc=ext_proc, workers=workers)
     envoy = EnvoySettings.from_environment(
         os.environ, listen=listen, admin=admin, upstreams=upstream, buffer_bytes_max=settings.request_body_bytes_max
     )
-    typer.echo(to_yaml(build_bootstrap(envoy, policyd_address=settings.ext_proc_address)), nl=False)
+    typer.echo(to_yaml(build_bootstrap(envoy, policyd_addresses=settings.ext_proc_addresses)), nl=False)
 
 
 @prices_app.command("list")
@@ -334,6 +351,24 @@ def prices_diff(
 
     told = differences(load_table(old), load_table(new))
     typer.echo(to_json(told) if as_json else differences_text(told))
+
+
+def _server(settings: Settings, flags: Mapping[str, str | None]) -> Server | Supervisor:
+    """One process or several, as `settings` say. `flags` are what they were made of."""
+    from policyd.config import with_flags
+    from policyd.server import Server
+    from policyd.workers import Supervisor
+
+    if settings.workers == 1:
+        return Server(settings)
+    return Supervisor(settings, with_flags(os.environ, flags))
+
+
+async def _serve(make: Callable[[], Server | Supervisor]) -> None:
+    async with make() as server:
+        server.handle_signals()
+        _announce(grpc=server.grpc_address, ext_proc=",".join(server.ext_proc_addresses), http=server.http_address)
+        await server.wait()
 
 
 def _read(file: Path) -> bytes:

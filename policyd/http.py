@@ -8,21 +8,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from policyd.core.errors import ConfigError
 
-def create_app(*, registry: CollectorRegistry, ready: Callable[[], Awaitable[str | None]]) -> Starlette:
+
+def create_app(*, metrics: Callable[[], Awaitable[bytes]], ready: Callable[[], Awaitable[str | None]]) -> Starlette:
     """`/metrics`, `/healthz` (the process lives) and `/readyz` (it can decide).
 
-    `ready` answers what stands in the way, or `None`.
+    `metrics` answers the page in Prometheus's text format, `ready` what stands in the way, or `None`.
     """
 
-    async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics_page(_: Request) -> Response:
+        return Response(await metrics(), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -31,7 +33,16 @@ def create_app(*, registry: CollectorRegistry, ready: Callable[[], Awaitable[str
         problem = await ready()
         return PlainTextResponse("ok\n") if problem is None else PlainTextResponse(f"{problem}\n", status_code=503)
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)])
+    return Starlette(routes=[Route("/metrics", metrics_page), Route("/healthz", healthz), Route("/readyz", readyz)])
+
+
+def listen(host: str, port: int, *, flag: str) -> socket.socket:
+    """Raises `ConfigError`, which names `flag`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(f"{flag}: cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
 @asynccontextmanager

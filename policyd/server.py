@@ -10,7 +10,6 @@ import asyncio
 import gc
 import logging
 import signal
-import socket
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO, Self
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
+from prometheus_client import generate_latest
 
 from policyd import __version__
 from policyd.api.service import SERVICE_NAME, add_policy_service, add_standard_services
@@ -33,8 +33,9 @@ from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.over_grpcio import GrpcioServer
 from policyd.ext_proc.over_h2rpc import H2rpcServer
 from policyd.ext_proc.servicer import ExternalProcessor, ExtProcServer
-from policyd.http import create_app, serving
+from policyd.http import create_app, listen, serving
 from policyd.prices.table_file import open_price_book
+from policyd.signals import handled
 from policyd.stores.url import open_store
 from policyd.telemetry import LineWriter, Telemetry
 from policyd.tokens import TokenCounter
@@ -62,9 +63,20 @@ log = logging.getLogger(__name__)
 class Server:
     """policyd as one process: `async with Server(settings) as server: await server.wait()`."""
 
-    def __init__(self, settings: Settings, *, log_stream: BinaryIO | None = None, clock: Clock | None = None) -> None:
-        """Exchanges are logged to `log_stream`, standard output by default."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        log_stream: BinaryIO | None = None,
+        clock: Clock | None = None,
+        shares_ports: bool = False,
+    ) -> None:
+        """Exchanges are logged to `log_stream`, standard output by default.
+
+        `shares_ports`: other processes of this user may listen at the same gRPC ports (SO_REUSEPORT).
+        """
         self._settings = settings
+        self._shares_ports = shares_ports
         self._log_stream = log_stream
         self._clock = clock or SystemClock()
         self._stopping = asyncio.Event()
@@ -83,6 +95,11 @@ class Server:
     def ext_proc_address(self) -> str:
         """Where Envoy is served, with the real port where 0 was asked for."""
         return _with_port(self._settings.ext_proc_address, self._ext_proc_port)
+
+    @property
+    def ext_proc_addresses(self) -> tuple[str, ...]:
+        """The same, as of a server with several processes."""
+        return (self.ext_proc_address,)
 
     @property
     def http_address(self) -> str:
@@ -107,19 +124,10 @@ class Server:
         self._prices.reload()
 
     def handle_signals(self) -> None:
-        """Until the server has stopped, SIGTERM and SIGINT ask it to stop, and SIGHUP reloads policy and prices.
-
-        A second signal is no other than the first: it must not end the process while charges are being settled.
-        """
-        loop = asyncio.get_running_loop()
-        handlers: dict[signal.Signals, Callable[[], None]] = {
-            signal.SIGTERM: self.stop,
-            signal.SIGINT: self.stop,
-            signal.SIGHUP: self._reload,
-        }
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
-            self._signals.callback(loop.remove_signal_handler, number)
+        """Until the server has stopped, SIGTERM and SIGINT ask it to stop, and SIGHUP reloads policy and prices."""
+        self._signals.enter_context(
+            handled({signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._reload})
+        )
 
     async def wait(self) -> None:
         """Returns once the server was asked to stop; it goes on serving."""
@@ -144,7 +152,7 @@ class Server:
     async def _start(self) -> None:
         settings, stack = self._settings, self._stack
         # Sockets first: a taken port is said before anything else happens.
-        listener = stack.enter_context(_listen(settings.http_address))
+        listener = stack.enter_context(listen(settings.http_address.host, settings.http_address.port, flag="--http"))
         self._http_port = listener.getsockname()[1]
 
         writer = LineWriter(self._log_stream) if self._log_stream is not None else LineWriter()
@@ -196,8 +204,7 @@ class Server:
         )
         processor = ExternalProcessor(enforcer, exchange_settings)
         telemetry.count_open_exchanges(lambda: processor.open_exchanges)
-        await self._start_serving(processor)
-        app = create_app(registry=telemetry.registry, ready=self._readiness)
+        app = create_app(metrics=self._metrics, ready=self._readiness)
         await stack.enter_async_context(serving(app, listener))
         for chore in (
             self._prices.watch(interval_seconds=FILE_POLL_SECONDS),
@@ -208,14 +215,21 @@ class Server:
             self._repeat(enforcer.learn, lambda: LEARN_SECONDS),
         ):
             self._start_chore(chore)
+        # Last: whoever gets through is answered at once, and holds are renewed until the last exchange has ended.
+        await self._start_serving(processor)
 
     async def _start_serving(self, processor: ExternalProcessor) -> None:
         """Envoy at one address, other services at another: they can be served by different transports."""
         settings = self._settings
         bytes_max = settings.request_body_bytes_max + MESSAGE_BYTES_OVERHEAD
-        ext_proc = _TRANSPORTS[settings.transport](processor, message_bytes_max=bytes_max)
+        ext_proc = _TRANSPORTS[settings.transport](
+            processor, message_bytes_max=bytes_max, shares_port=self._shares_ports
+        )
         server = grpc.aio.server(
-            options=[("grpc.max_receive_message_length", bytes_max), ("grpc.so_reuseport", 0)],
+            options=[
+                ("grpc.max_receive_message_length", bytes_max),
+                ("grpc.so_reuseport", int(self._shares_ports)),
+            ],
         )
         calls = add_policy_service(server, self._enforcer)
         health = add_standard_services(server)
@@ -269,6 +283,9 @@ class Server:
     async def _renew(self) -> None:
         await self._enforcer.renew_open()
 
+    async def _metrics(self) -> bytes:
+        return generate_latest(self._telemetry.registry)
+
     async def _readiness(self) -> str | None:
         if self._stopping.is_set():
             return "stopping"
@@ -313,11 +330,3 @@ def _cannot_listen(flag: str, address: Address) -> ConfigError:
 def _with_port(address: Address, port: int) -> str:
     """Where 0 was asked for, the port that was found."""
     return str(replace(address, port=port) if isinstance(address, HostPort) else address)
-
-
-def _listen(address: HostPort) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        return socket.create_server((address.host, address.port), family=family)
-    except OSError as error:
-        raise ConfigError(f"--http: cannot listen on {address}: {error.strerror or error}") from error

@@ -14,7 +14,16 @@ settings.py       flags and environment variables -> `Settings`
 from policyd.config.file_source import FileSource
 from policyd.config.policy_file import load_policy, parse_policy
 from policyd.config.policy_source import PolicySource
-from policyd.config.settings import Address, HostPort, Settings, Transport, UnixSocket, parse_address, parse_host_port
+from policyd.config.settings import (
+    Address,
+    HostPort,
+    Settings,
+    Transport,
+    UnixSocket,
+    parse_address,
+    parse_host_port,
+    with_flags,
+)
 
 __all__ = [
     "Address",
@@ -28,4 +37,5 @@ __all__ = [
     "parse_address",
     "parse_host_port",
     "parse_policy",
+    "with_flags",
 ]

@@ -47,6 +47,8 @@ class Transport(StrEnum):
     H2RPC = "h2rpc"
 
 
+WORKERS_MAX = 64
+
 _PORT_MAX = 65_535
 _HOST_PORT = re.compile(r"(\[(?P<bracketed>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>\d{1,5})", re.ASCII)
 _SIZE = re.compile(r"(\d{1,12}) ?(KiB|MiB|GiB)?", re.ASCII)
@@ -112,6 +114,12 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _worker_count(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= WORKERS_MAX:
+        raise ValueError(text)
+    return int(text)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Every setting of the process with its default."""
@@ -128,6 +136,8 @@ class Settings:
     """Where Envoy reaches policyd."""
     transport: Transport = Transport.GRPCIO
     """What serves Envoy."""
+    workers: int = 1
+    """How many processes serve."""
     http_address: HostPort = HostPort("127.0.0.1", 9464)
     """Where metrics and health are served."""
     header_prefix: str = "x-policyd-"
@@ -140,6 +150,22 @@ class Settings:
     """Attributes that become metric labels. None by default: each value of each one is a time series of its own."""
     shutdown_grace_seconds: int = 30
     """How long open exchanges may take to end once policyd is told to stop."""
+
+    @property
+    def ext_proc_addresses(self) -> tuple[Address, ...]:
+        """Where Envoy reaches each worker: one port after the other, or PATH.0, PATH.1, ...; a lone one at the address
+        itself. Raises `ConfigError` where there are not that many ports."""
+        address = self.ext_proc_address
+        if self.workers == 1:
+            return (address,)
+        numbers = range(self.workers)
+        if isinstance(address, UnixSocket):
+            return tuple(UnixSocket(Path(f"{address.path}.{number}")) for number in numbers)
+        if address.port == 0:
+            return (address,) * self.workers
+        if address.port + self.workers - 1 > _PORT_MAX:
+            raise ConfigError(f"--workers: {self.workers} workers have no ports from {address} on")
+        return tuple(HostPort(address.host, address.port + number) for number in numbers)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], **flags: str | None) -> Self:
@@ -169,6 +195,12 @@ class Settings:
         return cls(**given)
 
 
+def with_flags(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> dict[str, str]:
+    """The environment in which a process without flags has the same settings."""
+    given = {f"POLICYD_{name.upper()}": text for name, text in flags.items() if text is not None}
+    return {**environ, **given}
+
+
 @dataclass(frozen=True, slots=True)
 class _Reader:
     """How the text of one flag or variable becomes a field of `Settings`. A `secret` text is never shown."""
@@ -190,6 +222,7 @@ _READERS: Mapping[str, _Reader] = {
     "grpc": _Reader("grpc_address", parse_address, _ADDRESS_EXPECTED),
     "ext_proc": _Reader("ext_proc_address", parse_address, _ADDRESS_EXPECTED),
     "transport": _Reader("transport", Transport, " or ".join(Transport)),
+    "workers": _Reader("workers", _worker_count, f"a number of processes from 1 to {WORKERS_MAX}"),
     "http": _Reader("http_address", parse_host_port, "HOST:PORT such as 127.0.0.1:9464 or [::1]:9464"),
     "header_prefix": _Reader("header_prefix", _header_prefix, "words that end in a dash, such as x-policyd-"),
     "request_body_max": _Reader("request_body_bytes_max", _size_bytes, _SIZE_EXPECTED),

@@ -1,5 +1,6 @@
 """Envoy's bootstrap, whole. Why each value is what it is stands in envoy/envoy.yaml, line by line."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import yaml
@@ -15,11 +16,11 @@ CONNECTIONS_MAX: Final = 10_000
 """How many clients may be connected."""
 
 
-def build_bootstrap(settings: EnvoySettings, *, policyd_address: Address) -> Json:
+def build_bootstrap(settings: EnvoySettings, *, policyd_addresses: Sequence[Address]) -> Json:
     """The bootstrap as plain dicts and lists, ready for JSON or YAML.
 
-    `policyd_address` is where policyd serves ext_proc. Raises `ConfigError` where an upstream speaks TLS and this
-    machine's CA certificates are not found.
+    `policyd_addresses` are where policyd's workers serve ext_proc, one each. Raises `ConfigError` where an upstream
+    speaks TLS and this machine's CA certificates are not found.
     """
     return {
         "admin": {"address": socket_address(settings.admin_address)},
@@ -27,7 +28,7 @@ def build_bootstrap(settings: EnvoySettings, *, policyd_address: Address) -> Jso
         "static_resources": {
             "listeners": [listener(settings)],
             "clusters": [
-                policyd_cluster(policyd_address),
+                policyd_cluster(policyd_addresses),
                 *(
                     cluster
                     for name, upstream in settings.upstreams.items()

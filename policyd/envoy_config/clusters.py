@@ -1,6 +1,7 @@
 """What Envoy reaches: policyd and the providers."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,12 +29,14 @@ CA_PATHS: Final = (
 """Where systems keep the certificates that they trust."""
 
 
-def policyd_cluster(address: Address) -> Json:
+def policyd_cluster(addresses: Sequence[Address]) -> Json:
+    """`addresses`: of policyd's workers, one each."""
     return {
         "name": POLICYD_CLUSTER,
-        **_reaching(POLICYD_CLUSTER, on_this_machine(address), dns="STRICT_DNS"),
+        **_reaching(POLICYD_CLUSTER, *map(on_this_machine, addresses), dns="STRICT_DNS"),
+        "lb_policy": "LEAST_REQUEST",
         "connect_timeout": "1s",
-        "circuit_breakers": _circuit_breakers(),
+        "circuit_breakers": _circuit_breakers("max_retries"),
         **_http_protocol_options(
             explicit_http_config={"http2_protocol_options": {"max_concurrent_streams": OPEN_EXCHANGES_MAX}}
         ),
@@ -83,26 +86,26 @@ def find_ca_path() -> Path:
     )
 
 
-def _reaching(cluster: str, address: Address, *, dns: str) -> Json:
+def _reaching(cluster: str, *addresses: Address, dns: str) -> Json:
     """The members of a cluster that say where it is. `dns`: how a name is resolved."""
     discovery: Json = {"type": "STATIC"}
-    if isinstance(address, UnixSocket):
-        endpoint: Json = {"pipe": {"path": str(address.path)}}
-    else:
-        endpoint = socket_address(address)
-        if not is_ip(address.host):
-            discovery = {"type": dns, "dns_lookup_family": "V4_PREFERRED", "wait_for_warm_on_init": False}
+    if any(isinstance(address, HostPort) and not is_ip(address.host) for address in addresses):
+        discovery = {"type": dns, "dns_lookup_family": "V4_PREFERRED", "wait_for_warm_on_init": False}
     return {
         **discovery,
         "load_assignment": {
             "cluster_name": cluster,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": endpoint}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _endpoint(address)}} for address in addresses]}],
         },
     }
 
 
-def _circuit_breakers() -> Json:
-    limits = ("max_connections", "max_pending_requests", "max_requests")
+def _endpoint(address: Address) -> Json:
+    return {"pipe": {"path": str(address.path)}} if isinstance(address, UnixSocket) else socket_address(address)
+
+
+def _circuit_breakers(*more: str) -> Json:
+    limits = ("max_connections", "max_pending_requests", "max_requests", *more)
     return {"thresholds": [dict.fromkeys(limits, OPEN_EXCHANGES_MAX)]}
 
 

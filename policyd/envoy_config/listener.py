@@ -84,7 +84,7 @@ def _http_connection_manager(settings: EnvoySettings) -> Json:
 def _ext_proc() -> Json:
     return typed(
         "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
-        grpc_service={"envoy_grpc": {"cluster_name": POLICYD_CLUSTER}},
+        grpc_service={"envoy_grpc": {"cluster_name": POLICYD_CLUSTER}, "retry_policy": _retry_policy()},
         failure_mode_allow=False,
         message_timeout="2s",
         request_attributes=[ENVOY_VERSION_ATTRIBUTE],
@@ -100,6 +100,22 @@ def _ext_proc() -> Json:
         },
         forward_rules={"disallowed_headers": {"patterns": [{"exact": header} for header in CREDENTIAL_HEADERS]}},
     )
+
+
+def _retry_policy() -> Json:
+    """For streams that no worker has answered at all; a hold is taken after the first answer."""
+    return {
+        "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+        "retry_on": "connect-failure,refused-stream,reset,cancelled,unavailable",
+        "num_retries": 3,
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
+            }
+        ],
+        "host_selection_retry_max_attempts": 100,
+    }
 
 
 def _access_log() -> Json:

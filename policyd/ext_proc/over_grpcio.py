@@ -20,10 +20,13 @@ _END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
 class GrpcioServer:
     """A `policyd.ext_proc.servicer.ExtProcServer`."""
 
-    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int) -> None:
+    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int, shares_port: bool = False) -> None:
         self._processor = processor
         self._server = grpc.aio.server(
-            options=[("grpc.max_receive_message_length", message_bytes_max), ("grpc.so_reuseport", 0)]
+            options=[
+                ("grpc.max_receive_message_length", message_bytes_max),
+                ("grpc.so_reuseport", int(shares_port)),
+            ]
         )
         service, _, name = METHOD[1:].partition("/")
         # By hand and without types: the messages are read and written where those of every transport are.

@@ -16,12 +16,13 @@ from policyd.h2rpc import Call, Limits, Server, Status
 class H2rpcServer:
     """A `policyd.ext_proc.servicer.ExtProcServer`."""
 
-    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int) -> None:
+    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int, shares_port: bool = False) -> None:
+        self._shares_port = shares_port
         limits = Limits(message_bytes_max=message_bytes_max)
         self._server = Server({METHOD: lambda call: _Stream(processor, call)}, limits=limits)
 
     async def listen(self, host: str, port: int) -> int:
-        return await self._server.listen(host, port)
+        return await self._server.listen(host, port, reuse_port=self._shares_port)
 
     async def listen_unix(self, path: Path) -> None:
         await self._server.listen_unix(path)

@@ -35,13 +35,16 @@ class Server:
     def open_calls(self) -> int:
         return sum(connection.session.open_calls for connection in self._connections)
 
-    async def listen(self, host: str, port: int, *, ssl: SSLContext | None = None) -> int:
-        """Returns the real port, where `port` is 0. An `ssl` context must offer `h2` by ALPN.
+    async def listen(self, host: str, port: int, *, ssl: SSLContext | None = None, reuse_port: bool = False) -> int:
+        """Returns the real port, where `port` is 0. An `ssl` context must offer `h2` by ALPN. With `reuse_port`
+        other processes of this user may listen there too (SO_REUSEPORT).
 
         Raises `OSError` if the address is taken or is none of this machine's.
         """
         loop = asyncio.get_running_loop()
-        listener = await loop.create_server(self._protocol, host, port, ssl=ssl, backlog=_BACKLOG_CONNECTIONS)
+        listener = await loop.create_server(
+            self._protocol, host, port, ssl=ssl, backlog=_BACKLOG_CONNECTIONS, reuse_port=reuse_port
+        )
         self._listeners.append(listener)
         real_port: int = listener.sockets[0].getsockname()[1]
         return real_port

@@ -50,6 +50,12 @@ def open_shared_store(url: str) -> Store:
     return open_store(url)
 
 
+def check_shareable(url: str) -> None:
+    """Raises `ConfigError` for a store that several processes of one host cannot have open at once."""
+    if urlsplit(url).scheme == "memory":
+        raise ConfigError("--workers: memory:// is inside one process, and workers would each have their own ledger")
+
+
 def _open_memory(parts: SplitResult) -> Store:
     if parts.netloc or parts.path or parts.query:
         raise ConfigError("the store URL memory:// takes no host, path or option")

@@ -1,7 +1,6 @@
 """`policyd up`: the server and a real Envoy in front of it, with one command.
 
 binary.py    finds Envoy
-launch.py    the script that becomes Envoy, so that it ends with policyd whatever happens
 admin.py     Envoy's admin interface
 process.py   Envoy as a child process
 run.py       server and Envoy together

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO, Final, Self, cast
 
 from policyd.config import HostPort
 from policyd.core.errors import PolicydError
-from policyd.up import launch
+from policyd.launch import launched
 from policyd.up.admin import Admin
 
 START_SECONDS_MAX: Final = 20
@@ -92,18 +91,17 @@ class EnvoyProcess:
     async def _start(self, folder: Path) -> None:
         (folder / "bootstrap.yaml").write_text(self._config)
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-IS",
-            launch.__file__,
-            str(os.getpid()),
-            str(self._binary),
-            *("--config-path", str(folder / "bootstrap.yaml")),
-            *("--admin-address-path", str(folder / "admin-address")),
-            *("--concurrency", str(self._concurrency)),
-            *("--log-level", "warning"),
-            *("--log-format", "%Y-%m-%dT%T.%e%z envoy %l: %v"),
-            # Without it two Envoys need different base ids, and each leaves a file in /dev/shm.
-            "--disable-hot-restart",
+            *launched(
+                str(self._binary),
+                *("--config-path", str(folder / "bootstrap.yaml")),
+                *("--admin-address-path", str(folder / "admin-address")),
+                *("--concurrency", str(self._concurrency)),
+                *("--log-level", "warning"),
+                *("--log-format", "%Y-%m-%dT%T.%e%z envoy %l: %v"),
+                # Without it two Envoys need different base ids, and each leaves a file in /dev/shm.
+                "--disable-hot-restart",
+                with_parent=signal.SIGKILL,
+            ),
             stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             # Ctrl-C on a terminal signals every process of the group, and Envoy would end before its requests do.

@@ -32,8 +32,8 @@ class Server(Protocol):
         ...
 
     @property
-    def ext_proc_address(self) -> str:
-        """Of what Envoy asks, in the same form."""
+    def ext_proc_addresses(self) -> tuple[str, ...]:
+        """Of what Envoy asks, in the same form: one of each process that serves."""
         ...
 
     @property
@@ -57,7 +57,7 @@ class Mesh:
         self.admin_address = str(on_this_machine(envoy.admin_address))
         """Envoy's admin interface."""
         self.grpc_address = _on_this_machine(server.grpc_address)
-        self.ext_proc_address = _on_this_machine(server.ext_proc_address)
+        self.ext_proc_addresses = tuple(map(_on_this_machine, server.ext_proc_addresses))
         self.http_address = _on_this_machine(server.http_address)
 
     async def wait(self, *, drain_seconds: float) -> None:
@@ -86,7 +86,8 @@ async def running(server: Server, settings: EnvoySettings) -> AsyncIterator[Mesh
     _check_free(settings.listen_address, flag="--listen")
     _check_free(settings.admin_address, flag="--admin")
     async with server:
-        bootstrap = build_bootstrap(settings, policyd_address=parse_address(server.ext_proc_address))
+        addresses = [parse_address(address) for address in server.ext_proc_addresses]
+        bootstrap = build_bootstrap(settings, policyd_addresses=addresses)
         async with EnvoyProcess(bootstrap, binary=binary) as envoy:
             yield Mesh(server, envoy)
 

@@ -112,7 +112,7 @@ async def _arrangement(stack: AsyncExitStack, name: str, provider: HostPort, ser
     )
     ready = server.ready if server is not None else {}
     asked = _host_port(ready["ext_proc"]) if ready else None
-    bootstrap = build_bootstrap(settings, policyd_address=asked or _NOBODY)
+    bootstrap = build_bootstrap(settings, policyd_addresses=[asked or _NOBODY])
     if asked is None:
         _take_out_ext_proc(bootstrap)
     envoy = await stack.enter_async_context(EnvoyProcess(bootstrap, binary=find_envoy()))

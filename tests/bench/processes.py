@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from policyd.up import launch
+from policyd.launch import launched
 
 READY_SECONDS_MAX: Final = 30
 STOP_SECONDS_MAX: Final = 10
@@ -49,8 +49,7 @@ async def child(module: str, *arguments: str, log: Path) -> AsyncIterator[Child]
     with log.open("wb") as stdout:
         process = await asyncio.create_subprocess_exec(
             # It does not outlive this process, however that ends.
-            *(sys.executable, "-IS", launch.__file__, str(os.getpid())),
-            *(sys.executable, "-m", module, *arguments),
+            *launched(sys.executable, "-m", module, *arguments, with_parent=signal.SIGKILL),
             cwd=_ROOT,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=stdout,

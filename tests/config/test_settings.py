@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from policyd.config import Address, HostPort, Settings, Transport, UnixSocket
+from policyd.config import Address, HostPort, Settings, Transport, UnixSocket, with_flags
 from policyd.core.errors import ConfigError
 
 
@@ -16,6 +16,7 @@ def test_defaults() -> None:
         grpc_address=HostPort("127.0.0.1", 50051),
         ext_proc_address=HostPort("127.0.0.1", 50052),
         transport=Transport.GRPCIO,
+        workers=1,
         http_address=HostPort("127.0.0.1", 9464),
         header_prefix="x-policyd-",
         request_body_bytes_max=16_777_216,
@@ -169,3 +170,32 @@ def test_the_stores_password_is_never_shown() -> None:
         Settings.from_environment({"POLICYD_STORE": "redis:secret@host"})
     assert str(caught.value) == "POLICYD_STORE: expected a URL such as sqlite:///policyd.db or redis://host:6379/0"
     assert "secret" not in repr(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("ext_proc", "addresses"),
+    [
+        ("127.0.0.1:50052", ["127.0.0.1:50052", "127.0.0.1:50053", "127.0.0.1:50054"]),
+        ("127.0.0.1:0", ["127.0.0.1:0"] * 3),
+        ("unix:/run/p.sock", ["unix:/run/p.sock.0", "unix:/run/p.sock.1", "unix:/run/p.sock.2"]),
+    ],
+)
+def test_each_worker_has_an_address_of_its_own(ext_proc: str, addresses: list[str]) -> None:
+    settings = Settings.from_environment({}, ext_proc=ext_proc, workers="3")
+    assert [str(address) for address in settings.ext_proc_addresses] == addresses
+
+
+def test_a_lone_worker_has_the_address_itself() -> None:
+    settings = Settings.from_environment({}, ext_proc="unix:/run/p.sock")
+    assert [str(address) for address in settings.ext_proc_addresses] == ["unix:/run/p.sock"]
+
+
+@pytest.mark.parametrize("text", ["0", "65", "-1", "two", "1.5", "\N{ARABIC-INDIC DIGIT TWO}"])
+def test_a_number_of_workers_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--workers: found .*expected a number of processes from 1 to 64"):
+        Settings.from_environment({}, workers=text)
+
+
+def test_flags_become_the_environment_that_says_the_same() -> None:
+    environ = with_flags({"POLICYD_GRPC": "127.0.0.1:1", "HOME": "/"}, {"grpc": "127.0.0.1:2", "http": None})
+    assert environ == {"POLICYD_GRPC": "127.0.0.1:2", "HOME": "/"}

@@ -69,7 +69,7 @@ async def place(provider: SimulatedProvider, tmp_path: Path) -> AsyncIterator[Pl
     wait_until_idle(provider)
     provider.reset()
     bootstrap = build_bootstrap(
-        loopback(f"openai={provider.url}"), policyd_address=UnixSocket(tmp_path / "policyd.sock")
+        loopback(f"openai={provider.url}"), policyd_addresses=[UnixSocket(tmp_path / "policyd.sock")]
     )
     async with EnvoyProcess(bootstrap, binary=find_envoy()) as envoy:
         yield Place(tmp_path, envoy)

@@ -212,7 +212,7 @@ def loopback(*upstreams: str, access_log: bool = False) -> EnvoySettings:
 
 
 def envoy(settings: EnvoySettings, *, policyd_address: HostPort = NOBODY) -> EnvoyProcess:
-    return EnvoyProcess(build_bootstrap(settings, policyd_address=policyd_address), binary=find_envoy())
+    return EnvoyProcess(build_bootstrap(settings, policyd_addresses=[policyd_address]), binary=find_envoy())
 
 
 def readme_examples() -> list[Any]:

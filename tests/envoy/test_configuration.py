@@ -58,7 +58,7 @@ def complaints(config: str, folder: Path) -> str:
 def test_envoy_accepts_the_generated_bootstrap(
     settings: EnvoySettings, policyd_address: Address, tmp_path: Path
 ) -> None:
-    bootstrap = build_bootstrap(settings, policyd_address=policyd_address)
+    bootstrap = build_bootstrap(settings, policyd_addresses=[policyd_address])
     assert complaints(to_yaml(bootstrap), tmp_path) == ""
 
 
@@ -72,7 +72,7 @@ def test_envoy_yaml_is_the_generated_bootstrap_with_reasons() -> None:
         admin_address=HostPort("0.0.0.0", 9901),
         upstreams={name: DEFAULT_UPSTREAMS[name] for name in ("openai", "anthropic")},
     )
-    generated = build_bootstrap(settings, policyd_address=HostPort("policyd", 50052))
+    generated = build_bootstrap(settings, policyd_addresses=[HostPort("policyd", 50052)])
     # The one thing that it leaves out: what to say of providers that it does not know.
     virtual_host = _connection_manager(generated)["route_config"]["virtual_hosts"][0]
     virtual_host["routes"] = [route for route in virtual_host["routes"] if "not configured" not in str(route)]
@@ -90,9 +90,9 @@ def test_the_readmes_examples_are_those_of_envoy_yaml() -> None:
 
 def test_a_wildcard_is_reached_by_loopback() -> None:
     for served, reached in (("0.0.0.0", "127.0.0.1"), ("::", "::1")):
-        cluster = build_bootstrap(EnvoySettings(), policyd_address=HostPort(served, 1))["static_resources"]["clusters"][
-            0
-        ]
+        cluster = build_bootstrap(EnvoySettings(), policyd_addresses=[HostPort(served, 1)])["static_resources"][
+            "clusters"
+        ][0]
         endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
         assert endpoint["address"]["socket_address"] == {"address": reached, "port_value": 1}
 
@@ -100,9 +100,9 @@ def test_a_wildcard_is_reached_by_loopback() -> None:
 def test_missing_ca_certificates_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
     with pytest.raises(ConfigError, match=r'^SSL_CERT_FILE: found "/no/such/file"'):
-        build_bootstrap(EnvoySettings(), policyd_address=POLICYD)
+        build_bootstrap(EnvoySettings(), policyd_addresses=[POLICYD])
     # In clear there is nothing to trust.
-    build_bootstrap(loopback("openai=http://127.0.0.1:1"), policyd_address=POLICYD)
+    build_bootstrap(loopback("openai=http://127.0.0.1:1"), policyd_addresses=[POLICYD])
 
 
 def _connection_manager(bootstrap: dict[str, Any]) -> dict[str, Any]:

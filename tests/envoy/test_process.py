@@ -20,7 +20,7 @@ from policyd.envoy_config import build_bootstrap, to_yaml
 from policyd.up import EnvoyFailed, EnvoyProcess, binary, find_envoy, process
 from tests.envoy.rig import NOBODY, envoy, loopback, request
 
-BOOTSTRAP = build_bootstrap(loopback("openai=http://127.0.0.1:1"), policyd_address=NOBODY)
+BOOTSTRAP = build_bootstrap(loopback("openai=http://127.0.0.1:1"), policyd_addresses=[NOBODY])
 END_SECONDS_MAX = 10
 
 
@@ -97,7 +97,7 @@ async def test_what_envoy_cannot_read_is_told_in_its_own_words(temporary: Path) 
 
 async def test_a_taken_port_is_told_in_its_own_words() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        bootstrap = build_bootstrap(loopback(), policyd_address=NOBODY)
+        bootstrap = build_bootstrap(loopback(), policyd_addresses=[NOBODY])
         address = bootstrap["static_resources"]["listeners"][0]["address"]["socket_address"]
         address["port_value"] = taken.getsockname()[1]
         with pytest.raises(EnvoyFailed, match="Address already in use"):

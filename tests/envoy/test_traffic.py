@@ -64,7 +64,7 @@ async def test_a_key_from_a_file_reaches_the_provider_and_never_policyd(tmp_path
     key_file.write_text("sk-from-a-file")
     secrets["secrets"][0]["generic_secret"]["secret"]["filename"] = str(key_file)
     async with upstream() as openai, ext_proc() as policyd:
-        bootstrap = build_bootstrap(loopback(f"openai={openai.url}"), policyd_address=policyd.address)
+        bootstrap = build_bootstrap(loopback(f"openai={openai.url}"), policyd_addresses=[policyd.address])
         bootstrap["static_resources"] |= secrets
         (options,) = bootstrap["static_resources"]["clusters"][1]["typed_extension_protocol_options"].values()
         options |= injection
@@ -81,7 +81,7 @@ async def test_envoy_signs_what_policyd_lets_pass(model: str, monkeypatch: pytes
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up-secret")
     *_, signing = readme_examples()
     async with upstream() as bedrock, ext_proc() as policyd:
-        bootstrap = build_bootstrap(loopback(f"aws={bedrock.url}"), policyd_address=policyd.address)
+        bootstrap = build_bootstrap(loopback(f"aws={bedrock.url}"), policyd_addresses=[policyd.address])
         (options,) = bootstrap["static_resources"]["clusters"][1]["typed_extension_protocol_options"].values()
         options |= signing
         async with EnvoyProcess(bootstrap, binary=find_envoy()) as process:
@@ -179,7 +179,7 @@ async def test_a_provider_with_a_certificate_for_another_name_gets_nothing(monke
 async def test_a_name_server_that_does_not_answer_delays_no_start() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
-        bootstrap = build_bootstrap(loopback("openai=http://provider.example"), policyd_address=NOBODY)
+        bootstrap = build_bootstrap(loopback("openai=http://provider.example"), policyd_addresses=[NOBODY])
         provider = bootstrap["static_resources"]["clusters"][1]
         provider["typed_dns_resolver_config"] = {
             "name": "envoy.network.dns_resolver.cares",

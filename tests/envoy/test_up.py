@@ -41,8 +41,8 @@ class LettingAllPass:
         return "0.0.0.0:50051"
 
     @property
-    def ext_proc_address(self) -> str:
-        return str(self._ext_proc.address)
+    def ext_proc_addresses(self) -> tuple[str, ...]:
+        return (str(self._ext_proc.address),)
 
     @property
     def http_address(self) -> str:
@@ -77,7 +77,7 @@ async def test_a_request_passes_both_at_the_addresses_told() -> None:
         assert (await request(address_of(mesh.listen_address), "/v1/models")).status == 200
         assert (await request(address_of(mesh.admin_address), "/ready")).body == b"LIVE\n"
         assert mesh.grpc_address == "127.0.0.1:50051"
-        assert mesh.ext_proc_address == server.ext_proc_address
+        assert mesh.ext_proc_addresses == server.ext_proc_addresses
         assert mesh.http_address == "127.0.0.1:9464"
     assert len(openai.seen) == 1
 

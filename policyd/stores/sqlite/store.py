@@ -8,7 +8,8 @@ What a power cut or a crash of the operating system may take depends on `?synchr
 
 **Who may share a file.** Any number of processes on one host, on a local disk: each batch takes SQLite's write lock
 before it reads a balance, so their reservations line up, and a process that cannot get the lock in time answers
-`StoreUnavailable`. Not over a network file system, on whose locks SQLite cannot rely: several hosts need another store.
+`StoreUnavailable`. What they share is the counting and pricing; writing they do by turns. Not over a network file
+system, on whose locks SQLite cannot rely: several hosts need another store.
 
 **How.** One thread writes, with a group commit (`policyd.stores.sqlite.group_commit`); a second one reads, so that a
 long listing of usage holds up no reservation. The event loop itself never waits for SQLite. A sweep goes in steps of at
