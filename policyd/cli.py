@@ -118,7 +118,7 @@ def up(
     admin: Admin = None,
 ) -> None:
     """Run Envoy and the server together, in front of the providers."""
-    from policyd.config import Settings
+    from policyd.config import Settings, open_policy
     from policyd.envoy_config import EnvoySettings
     from policyd.server import Server
     from policyd.up import running
@@ -134,7 +134,12 @@ def up(
         http=http,
     )
     envoy = EnvoySettings.from_environment(
-        os.environ, listen=listen, admin=admin, upstreams=upstream, buffer_bytes_max=settings.request_body_bytes_max
+        os.environ,
+        listen=listen,
+        admin=admin,
+        upstreams=upstream,
+        buffer_bytes_max=settings.request_body_bytes_max,
+        policy=open_policy(settings.policy_path),
     )
 
     async def run() -> None:
@@ -204,13 +209,12 @@ def estimate(
     prices: Prices = None,
 ) -> None:
     """Tell what a request would cost, without sending it."""
-    from policyd.config import Settings, load_policy
-    from policyd.core.policy import default_policy
+    from policyd.config import Settings, open_policy
     from policyd.estimates import estimate_body
     from policyd.prices.table_file import open_price_book
 
     settings = Settings.from_environment(os.environ, config=config, prices=prices)
-    policy = load_policy(settings.policy_path) if settings.policy_path is not None else default_policy()
+    policy = open_policy(settings.policy_path)
     book = open_price_book(settings.prices_path)
     content = sys.stdin.buffer.read() if str(body) == "-" else _read(body)
     told = estimate_body(content, provider=provider, path=path, content_type=content_type, policy=policy, prices=book)
@@ -220,15 +224,24 @@ def estimate(
 
 @app.command("envoy-config")
 def envoy_config(
-    listen: Listen = None, upstream: Upstreams = None, ext_proc: ExtProc = None, admin: Admin = None
+    config: Config = None,
+    listen: Listen = None,
+    upstream: Upstreams = None,
+    ext_proc: ExtProc = None,
+    admin: Admin = None,
 ) -> None:
     """Print the Envoy configuration that `up` runs, as YAML."""
-    from policyd.config import Settings
+    from policyd.config import Settings, open_policy
     from policyd.envoy_config import EnvoySettings, build_bootstrap, to_yaml
 
-    settings = Settings.from_environment(os.environ, ext_proc=ext_proc)
+    settings = Settings.from_environment(os.environ, config=config, ext_proc=ext_proc)
     envoy = EnvoySettings.from_environment(
-        os.environ, listen=listen, admin=admin, upstreams=upstream, buffer_bytes_max=settings.request_body_bytes_max
+        os.environ,
+        listen=listen,
+        admin=admin,
+        upstreams=upstream,
+        buffer_bytes_max=settings.request_body_bytes_max,
+        policy=open_policy(settings.policy_path),
     )
     typer.echo(to_yaml(build_bootstrap(envoy, policyd_address=settings.ext_proc_address)), nl=False)
 

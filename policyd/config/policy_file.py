@@ -73,6 +73,11 @@ def load_policy(path: Path) -> Policy:
     return parse_policy(content, source=str(path))
 
 
+def open_policy(path: Path | None) -> Policy:
+    """The policy in the file at `path`, or what applies without one. Raises `ConfigError`."""
+    return load_policy(path) if path is not None else default_policy()
+
+
 def parse_policy(content: str | bytes, *, source: str) -> Policy:
     """The policy that `content` describes. `source` is how messages name the file.
 

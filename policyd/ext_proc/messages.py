@@ -16,8 +16,6 @@ from policyd.core.usage import Usage
 from policyd.enforcer import Ending, Verdict
 from policyd.estimator import Ask
 
-NO_HEADERS: Mapping[str, str] = {}
-
 
 class BodyMode(Enum):
     """How Envoy passes a body. The names are Envoy's."""
@@ -43,6 +41,10 @@ class RequestHeaders:
     """The provider that the route names; a client cannot set it."""
     envoy_minor: int | None = None
     """40 of Envoy 1.40; `None` where Envoy is not configured to tell."""
+    envoy_attributes: Mapping[str, str] = field(default_factory=dict)
+    """What Envoy is configured to tell of a request beside its headers, by Envoy's names."""
+    claims: Mapping[str, str] = field(default_factory=dict)
+    """Of the tokens that Envoy has verified, by dotted path."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from policyd.core.attributes import Strip, check_value, parse_query, strip_query
+from policyd.core.attributes import Strip, check_value, parse_cookies, parse_query, strip_cookies, strip_query
 from policyd.core.errors import BodyTooLarge, BodyUnreadable, RequestError
 from policyd.core.policy import Policy
 from policyd.estimator import Ask
@@ -48,15 +48,18 @@ class RequestSide:
         self._mode = event.request_body_mode
         self._has_body = not event.end_of_stream
         self._envoy_minor = event.envoy_minor
+        self._envoy_attributes = event.envoy_attributes
+        self._claims = event.claims
         self._reply_mode = event.response_body_mode
         self._body = bytearray()
         self._whole = False
         self.path, _, self._query = event.headers.get(":path", "").partition("?")
         self._signed = is_signed(event.headers, self._query)
+        set_cookies, remove_cookies = self._stripped_cookies(strip)
         self._headers_reply = m.HeadersReply(
             response=False,
-            set_headers=self._stripped_path(strip),
-            remove_headers=tuple(name for name in strip.headers if name in event.headers),
+            set_headers={**self._stripped_path(strip), **set_cookies},
+            remove_headers=(*(name for name in strip.headers if name in event.headers), *remove_cookies),
         )
 
     @property
@@ -139,7 +142,14 @@ class RequestSide:
             query = parse_query(self._query)
         except ValueError:
             raise BodyUnreadable("the query has too many parameters") from None
-        return policy.identity.attributes(headers=self._headers, query=query, body=body)
+        return policy.identity.attributes(
+            headers=self._headers,
+            query=query,
+            body=body,
+            cookies=parse_cookies(self._headers.get("cookie", "")),
+            claims=self._claims,
+            envoy=self._envoy_attributes,
+        )
 
     def handshake(self, endpoint: Endpoint) -> RawRequest:
         """The request as a session's handshake, which is all in its address."""
@@ -200,6 +210,14 @@ class RequestSide:
         if kept == self._query:
             return {}
         return {":path": f"{self.path}?{kept}" if kept else self.path}
+
+    def _stripped_cookies(self, strip: Strip) -> tuple[dict[str, str], tuple[str, ...]]:
+        """What to set and what to remove."""
+        header = self._headers.get("cookie", "")
+        kept = strip_cookies(header, strip.cookies)
+        if kept == header:
+            return {}, ()
+        return ({"cookie": kept}, ()) if kept else ({}, ("cookie",))
 
 
 UNMETERED = m.ModeOverride(
