@@ -46,7 +46,7 @@ async def test_the_tiniest_slice() -> None:
     # Envoy asked the servers, and did not let the requests pass without them.
     for row in (*ON_GRPCIO, *ON_GRPCIO.values()):
         assert told["requests"][row]["server_cpu_us"]["median"] > 0
-        assert told["requests"][row]["to_envoy_alone"]["median"] < 1
+        assert told["requests"][row]["to_envoy_alone"]["median"] > 0
     assert told["requests"][FLOOR]["to_floor"]["median"] == 1
 
 

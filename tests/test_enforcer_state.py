@@ -15,9 +15,9 @@ from policyd.core.reservation import State
 from policyd.core.runtime import Block, Blocked, Kind, Override, Piece, Reset
 from policyd.core.usage import Usage
 from policyd.enforcer import Ending
+from policyd.enforcer.runtime_state import deletion_of, item_of
 from policyd.estimator import Ask
 from policyd.providers.base import Prompt, RequestFacts
-from policyd.runtime_state import deletion_of, item_of
 from policyd.stores.base import Store
 from policyd.stores.url import open_store
 from tests.builders import NOW_MS, World, limit, policy

@@ -6,8 +6,8 @@ from policyd.core.limits import FirstUse
 from policyd.core.policy import Metric
 from policyd.core.windows import FirstUseWindow
 from policyd.enforcer import Enforcer
+from policyd.enforcer.first_use import WINDOWS_KEPT_MAX, FirstUseWindows
 from policyd.estimator import Ask
-from policyd.first_use import WINDOWS_KEPT_MAX, FirstUseWindows
 from policyd.providers.base import Prompt, RequestFacts
 from policyd.stores.memory import MemoryStore
 from tests.builders import NOW_MS, World, limit, policy

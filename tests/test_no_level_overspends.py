@@ -127,13 +127,12 @@ async def play(random: Policy, crowds: list[list[Step]], store: Store) -> None:
 CROWDS = st.lists(st.lists(STEPS, min_size=1, max_size=4), max_size=8)
 
 
-@settings(deadline=None)
 @given(policies(), CROWDS)
 def test_in_memory(random: Policy, crowds: list[list[Step]]) -> None:
     asyncio.run(play(random, crowds, MemoryStore()))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(policies(), CROWDS)
 def test_in_sqlite(random: Policy, crowds: list[list[Step]]) -> None:
     with TemporaryDirectory() as folder:

@@ -14,9 +14,9 @@ from policyd.core.policy import Action, Match, Metric, Unbounded
 from policyd.core.reservation import State
 from policyd.core.usage import Usage
 from policyd.enforcer import Verdict, reported_ending
+from policyd.enforcer.revising import REVISIONS_MAX
 from policyd.estimator import BOUND_FIRST_CHARACTERS_MIN, Ask
 from policyd.providers.base import Prompt, RequestEdits, RequestFacts
-from policyd.revising import REVISIONS_MAX
 from policyd.stores.base import ReserveResult
 from policyd.stores.memory import MemoryStore
 from tests.builders import World, limit, policy, price_of

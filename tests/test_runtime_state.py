@@ -10,7 +10,7 @@ import pytest
 
 from policyd.core.errors import StoreError, StoreUnavailable
 from policyd.core.runtime import Block, Blocked, Kind, Override, Piece, Reset
-from policyd.runtime_state import ATTEMPTS_MAX, FollowedState, deletion_of, item_of
+from policyd.enforcer.runtime_state import ATTEMPTS_MAX, FollowedState, deletion_of, item_of
 from policyd.stores.base import Stale, StateChanges, StateItem, Store
 from policyd.stores.memory import MemoryStore
 from policyd.stores.url import open_store

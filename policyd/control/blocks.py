@@ -10,7 +10,7 @@ from policyd.control.desk import Desk
 from policyd.core.errors import ConfigError
 from policyd.core.runtime import Block, Kind, RuntimeState
 from policyd.core.scopes import shown
-from policyd.runtime_state import deletion_of, item_of
+from policyd.enforcer.runtime_state import deletion_of, item_of
 from policyd.stores.base import StateItem
 
 REASON_LENGTH_MAX = 500

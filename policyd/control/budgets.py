@@ -13,7 +13,7 @@ from policyd.core.policy import Limit
 from policyd.core.runtime import Kind, Override, Reset, RuntimeState, limit_key
 from policyd.core.scopes import scope_name
 from policyd.core.windows import SlidingWindow
-from policyd.runtime_state import deletion_of, item_of
+from policyd.enforcer.runtime_state import deletion_of, item_of
 from policyd.stores.base import StateItem
 
 ACCOUNTS_PAGE = 1_000

@@ -13,7 +13,7 @@ from policyd.core.limits import AppliedLimit, apply_limit, first_use
 from policyd.core.policy import Limit, Policy
 from policyd.core.runtime import RuntimeState
 from policyd.core.windows import FirstUseWindow
-from policyd.runtime_state import with_changes
+from policyd.enforcer.runtime_state import with_changes
 from policyd.stores.base import StateItem, Store
 from policyd.stores.url import open_shared_store
 

@@ -52,7 +52,8 @@ from policyd.ext_proc.refusal import block_refusal, denial, error_info, immediat
 from policyd.ext_proc.reply import NO_REPLY, ReplyHead, ReplySide
 from policyd.ext_proc.request import NO_UPGRADE, UNMETERED, RequestSide
 from policyd.ext_proc.table import Table, row, step
-from policyd.providers.base import Endpoint, ErrorInfo, HeaderReader, RequestEdits, WireFormat
+from policyd.providers.base import ErrorInfo, HeaderReader, RequestEdits, WireFormat
+from policyd.providers.endpoint import Endpoint
 from policyd.providers.registry import OPENAI_CHAT, might_be_priced, resolve
 
 

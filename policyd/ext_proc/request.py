@@ -22,8 +22,9 @@ from policyd.core.policy import Policy
 from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.signing import is_signed, refuse_edits, refuse_new_query
-from policyd.providers.base import Endpoint, RawRequest, RequestEdits, WireFormat
+from policyd.providers.base import RawRequest, RequestEdits, WireFormat
 from policyd.providers.editing import edited, reread
+from policyd.providers.endpoint import Endpoint
 
 NO_UPGRADE = "this endpoint does not take a connection upgrade"
 

@@ -52,7 +52,8 @@ from policyd.ext_proc.reply import ReplyHead
 from policyd.ext_proc.request import RequestSide
 from policyd.ext_proc.session_meter import SessionMeter
 from policyd.ext_proc.table import Table, row, step
-from policyd.providers.base import Endpoint, ErrorInfo, Prompt, RequestFacts
+from policyd.providers.base import ErrorInfo, Prompt, RequestFacts
+from policyd.providers.endpoint import Endpoint
 from policyd.providers.framing.websocket import (
     Kind,
     Unit,

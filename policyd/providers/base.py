@@ -12,13 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.framing.frame import Frame
-
-if TYPE_CHECKING:
-    from policyd.providers.realtime import RealtimeFormat
 
 OUTPUT_TOKENS_MAX = 100_000_000
 """More output than any provider serves: a larger maximum in a request is refused, so that no cost leaves 64 bits."""
@@ -280,28 +277,3 @@ class Vendor:
     """What a transcript is charged for at least, in milliseconds of audio."""
     exact_prompts: bool = False
     """Whether its models see a prompt as the wire format's maker documents it, so that it can be counted exactly."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a request goes. `wire` is `None` for an endpoint that costs nothing (a list of models, a token count)."""
-
-    vendor: Vendor
-    name: str
-    """`chat.completions`, `messages`, `models`, ...: the `endpoint` attribute."""
-    path: str
-    """The path at the vendor: without the query, and without a first segment that only named the vendor."""
-    wire: WireFormat | None
-    error_wire: WireFormat
-    """Who words a refusal on this endpoint."""
-    realtime: RealtimeFormat | None = None
-    """How the sessions of an endpoint that takes WebSockets are read; it takes nothing else."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnknownEndpoint:
-    """A request to a known vendor for which no wire format is known: what it would cost cannot be told."""
-
-    vendor: Vendor
-    error_wire: WireFormat
-    """Who words its refusal."""

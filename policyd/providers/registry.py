@@ -18,12 +18,13 @@ from policyd.providers.anthropic.batches import AnthropicBatches
 from policyd.providers.anthropic.complete import AnthropicComplete
 from policyd.providers.anthropic.messages import AnthropicMessages
 from policyd.providers.anthropic.vertex import VertexAnthropic
-from policyd.providers.base import Api, Endpoint, UnknownEndpoint, Vendor, WireFormat
+from policyd.providers.base import Api, Vendor, WireFormat
 from policyd.providers.bedrock.converse import BedrockConverse
 from policyd.providers.bedrock.invoke import BedrockInvoke
 from policyd.providers.bedrock.model import MODEL_PATTERN as BEDROCK_MODEL
 from policyd.providers.cohere.chat import CohereChat, CohereChatV1, CohereGenerate
 from policyd.providers.cohere.embed import CohereEmbed, CohereRerank
+from policyd.providers.endpoint import Endpoint, UnknownEndpoint
 from policyd.providers.gemini.embeddings import GeminiEmbeddings
 from policyd.providers.gemini.generate import GeminiGenerate
 from policyd.providers.gemini.interactions import GeminiInteractions

@@ -26,7 +26,8 @@ from policyd.ext_proc.charging import ended
 from policyd.ext_proc.meter import ReplyMeter
 from policyd.prices.compile import KIND_BY_PRICE_KEY
 from policyd.prices.table import load_price_book
-from policyd.providers.base import Endpoint, HeaderReader, Prompt, RequestFacts, WireFormat
+from policyd.providers.base import HeaderReader, Prompt, RequestFacts, WireFormat
+from policyd.providers.endpoint import Endpoint
 from policyd.providers.framing.choice import framer_for
 from policyd.tokens import TokenCounter
 from tests.accuracy.recorded import endpoint_of, headers, reply_body, reply_head, request_of

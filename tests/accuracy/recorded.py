@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from policyd.ext_proc.reply import ReplyHead
-from policyd.providers.base import Endpoint, RawRequest
+from policyd.providers.base import RawRequest
+from policyd.providers.endpoint import Endpoint
 from policyd.providers.framing.event_stream import encode_message
 from policyd.providers.registry import resolve
 from policyd.providers.vendors import vendor_at

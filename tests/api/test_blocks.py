@@ -5,7 +5,7 @@ from __future__ import annotations
 from policyd.core.money import NANOS_PER_USD
 from policyd.core.record import Outcome
 from policyd.core.runtime import Block, Kind, Override, Piece
-from policyd.runtime_state import item_of
+from policyd.enforcer.runtime_state import item_of
 from policyd.v1 import policy_service_pb2 as service
 from policyd.v1.verdict_pb2 import BLOCK_KIND_FREEZE, DECISION_ALLOW, DECISION_DENY
 from tests.api.messages import ACME, at_ms, check, counted, nanos, reserve

@@ -472,7 +472,7 @@ def garbled_files(draw: st.DrawFn) -> bytes:
     return content
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(garbled_files() | st.binary(max_size=60) | st.text(max_size=60))
 def test_garbled_files_raise_nothing_but_config_errors(content: str | bytes) -> None:
     assert all(message.startswith("policyd.yaml:") for message in problems_if_any(content))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from policyd.core.decision import Decision, charges, decide, entries, highest_output_tokens
@@ -364,7 +364,6 @@ def test_a_maximum_for_the_output_bounds_every_kind_of_it() -> None:
     assert estimate.bounded_to(1000) == estimate
 
 
-@settings(deadline=None)
 @given(
     found=st.lists(
         st.tuples(

@@ -9,7 +9,7 @@ import pytest
 from policyd.core.policy import FailureMode
 from policyd.core.record import Outcome
 from policyd.core.runtime import Block, Kind
-from policyd.runtime_state import item_of
+from policyd.enforcer.runtime_state import item_of
 from tests.builders import NOW_MS, World, policy
 from tests.ext_proc import wire
 from tests.ext_proc.envoy_model import Envoy

@@ -332,7 +332,7 @@ class TestAnyChunks:
         texts=st.lists(st.text(max_size=20), max_size=6),
         trailers=st.booleans(),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     async def test_of_a_stream(self, cuts: list[int], line_end: bytes, texts: list[str], trailers: bool) -> None:
         world = World()
         events = in_lines(chat_stream(texts), line_end)
@@ -343,7 +343,7 @@ class TestAnyChunks:
         assert world.record.usage_source is UsageSource.REPORTED
 
     @given(cuts=CUTS, texts=st.lists(st.text(max_size=20), max_size=6))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     async def test_of_a_stream_of_anthropic(self, cuts: list[int], texts: list[str]) -> None:
         world = World()
         stream = b"".join(wire.message_stream(texts))
@@ -353,7 +353,7 @@ class TestAnyChunks:
         assert world.record.usage == MESSAGE_USED
 
     @given(cuts=CUTS, encoding=st.sampled_from(sorted(COMPRESS)), seed=st.integers(0, 99))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     async def test_of_a_compressed_stream(self, cuts: list[int], encoding: str, seed: int) -> None:
         world = World()
         stream = b"".join(chat_stream())
@@ -365,7 +365,7 @@ class TestAnyChunks:
         assert world.record.usage == CHAT_USED
 
     @given(cuts=CUTS, text=st.text(max_size=50))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     async def test_of_a_document(self, cuts: list[int], text: str) -> None:
         world = World()
         reply = json.dumps({"extra": [text, {"usage": text}], **json.loads(chat_reply(text))}).encode()

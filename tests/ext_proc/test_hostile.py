@@ -26,7 +26,7 @@ PROVIDERS = {wire.CHAT_PATH: "error", wire.MESSAGES_PATH: "type"}
 
 READABLE = [mode for mode in BodyMode if mode is not BodyMode.NONE]
 
-MANY = settings(max_examples=150, deadline=None)
+MANY = settings(max_examples=150)
 
 
 def hostile_policy(
@@ -241,7 +241,7 @@ any_reply = st.builds(
 
 class TestReplies:
     @given(reply=any_reply, body=bodies, policy=policies)
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     async def test_any_reply(self, reply: Reply, body: bytes, policy: Policy) -> None:
         world = World(policy)
         path = wire.MESSAGES_PATH if b"claude" in body else wire.CHAT_PATH
@@ -311,7 +311,7 @@ class TestOrder:
     """Envoy's messages in any order. A message out of its place fails the exchange, and never the process."""
 
     @given(events=st.lists(stream_events, max_size=12), policy=policies)
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     async def test_any_order(self, events: list[m.Event], policy: Policy) -> None:
         world = World(policy)
         driver = driver_of(world)

@@ -248,7 +248,7 @@ class TestCutting:
         sizes=st.lists(st.integers(1, 4), min_size=1, max_size=12),
         affordable=st.integers(10, 30),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     async def test_never_past_the_limit_by_more_than_growth_that_could_not_be_foreseen(
         self, sizes: list[int], affordable: int
     ) -> None:
@@ -267,7 +267,7 @@ class TestCutting:
         coalesced=st.lists(st.integers(1, 5), min_size=1, max_size=10),
         affordable=st.integers(1, 40),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     async def test_several_events_in_a_chunk(self, coalesced: list[int], affordable: int) -> None:
         world = World(small_hold(limit(amount=cost(affordable)), tokens=1))
         envoy = await streamed(world, [*[word_event() * events for events in coalesced], DONE])

@@ -199,7 +199,7 @@ LARGE = Script(
 
 @given(script=scripts)
 @example(script=LARGE)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_everything_arrives(script: Script) -> None:
     run = Run(script)
     run.play()

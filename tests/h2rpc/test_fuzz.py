@@ -54,7 +54,7 @@ conversations = st.builds(
 
 
 @given(content=st.one_of(conversations, st.binary(max_size=300)), greets=st.booleans(), size=st.integers(1, 400))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_bytes(content: bytes, greets: bool, size: int) -> None:
     session = Session({PATH: Echo}, LIMITS, NoEdge())
     if greets:
@@ -76,7 +76,7 @@ def test_any_bytes(content: bytes, greets: bool, size: int) -> None:
 
 
 @given(blocks=st.lists(st.binary(max_size=60), max_size=5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_header_blocks(blocks: list[bytes]) -> None:
     peer = Peer()
     peer.say(frames.PREFACE + frames.settings({}))

@@ -165,7 +165,7 @@ def test_a_file_that_is_too_large(path: Path) -> None:
     assert problems(path, b" " * (FILE_BYTES_MAX + 1)) == (f"the file is larger than {FILE_BYTES_MAX} bytes",)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_garbled_files_raise_nothing_but_config_errors(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd.core.errors import BodyUnreadable
-from policyd.providers.base import CacheWrite, Endpoint, RawRequest, RequestEdits, RequestFacts, UnknownEndpoint
+from policyd.providers.base import CacheWrite, RawRequest, RequestEdits, RequestFacts
+from policyd.providers.endpoint import Endpoint, UnknownEndpoint
 from policyd.providers.registry import ANTHROPIC_BATCHES, ANTHROPIC_COMPLETE, resolve
 from policyd.providers.vendors import ANTHROPIC
 from tests.providers.garbling import JSON, UNHURRIED, with_other_values

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from policyd.core.errors import BodyUnreadable
 from policyd.core.usage import Usage
-from policyd.providers.base import CacheWrite, Endpoint, Image, RawRequest, RequestEdits, RequestFacts, UnknownEndpoint
+from policyd.providers.base import CacheWrite, Image, RawRequest, RequestEdits, RequestFacts
+from policyd.providers.endpoint import Endpoint, UnknownEndpoint
 from policyd.providers.registry import BEDROCK_CONVERSE, BEDROCK_INVOKE, BEDROCK_INVOKE_LLAMA, resolve
 from policyd.providers.vendors import vendor_named
 from tests.providers.garbling import JSON, UNHURRIED, with_other_values

@@ -15,15 +15,14 @@ from policyd.core.errors import BodyUnreadable
 from policyd.providers.base import (
     OUTPUT_TOKENS_MAX,
     Detail,
-    Endpoint,
     Image,
     Prompt,
     RawRequest,
     RequestEdits,
     RequestFacts,
-    UnknownEndpoint,
     WireFormat,
 )
+from policyd.providers.endpoint import Endpoint, UnknownEndpoint
 from policyd.providers.registry import (
     COHERE_CHAT,
     COHERE_CHAT_V1,

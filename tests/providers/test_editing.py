@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from policyd.core.errors import BodyUnreadable
-from policyd.providers.base import Endpoint, RawRequest, RequestEdits
+from policyd.providers.base import RawRequest, RequestEdits
 from policyd.providers.editing import edited, reread
+from policyd.providers.endpoint import Endpoint
 from policyd.providers.registry import resolve
 
 MESSAGES = [{"role": "user", "content": "Hi."}]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policyd.providers.base import Endpoint
+from policyd.providers.endpoint import Endpoint
 from policyd.providers.path_reading import read_loosely
 from policyd.providers.registry import might_be_priced, resolve
 

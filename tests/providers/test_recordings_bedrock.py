@@ -11,7 +11,8 @@ from urllib.parse import unquote
 import msgspec
 
 from policyd.core.usage import Usage
-from policyd.providers.base import Endpoint, HeaderReader, RawRequest, ReplyReader, RequestFacts, WireFormat
+from policyd.providers.base import HeaderReader, RawRequest, ReplyReader, RequestFacts, WireFormat
+from policyd.providers.endpoint import Endpoint
 from policyd.providers.framing.choice import framer_for
 from policyd.providers.framing.event_stream import encode_message
 from policyd.providers.registry import ANTHROPIC_COMPLETE, resolve

@@ -8,7 +8,8 @@ from random import Random
 import pytest
 
 from policyd.core.usage import Usage
-from policyd.providers.base import Endpoint, RawRequest, ReplyReader, RequestFacts, WireFormat
+from policyd.providers.base import RawRequest, ReplyReader, RequestFacts, WireFormat
+from policyd.providers.endpoint import Endpoint
 from policyd.providers.framing.choice import framer_for
 from policyd.providers.registry import (
     COHERE_CHAT,

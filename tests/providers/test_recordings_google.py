@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from policyd.core.usage import Usage
-from policyd.providers.base import Endpoint, RawRequest, ReplyReader, RequestEdits, RequestFacts, WireFormat
+from policyd.providers.base import RawRequest, ReplyReader, RequestEdits, RequestFacts, WireFormat
+from policyd.providers.endpoint import Endpoint
 from policyd.providers.framing.frame import Framer
 from policyd.providers.framing.json_array import JsonArrayFramer
 from policyd.providers.framing.sse import SseFramer

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from policyd.prices.table import read_table
-from policyd.providers.base import Api, Endpoint, UnknownEndpoint
+from policyd.providers.base import Api
+from policyd.providers.endpoint import Endpoint, UnknownEndpoint
 from policyd.providers.registry import ANTHROPIC_MESSAGES, OPENAI_CHAT, request_endpoint, resolve
 from policyd.providers.vendors import VENDORS, VENDORS_BY_HOST
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policyd.providers.base import Endpoint, UnknownEndpoint
+from policyd.providers.endpoint import Endpoint, UnknownEndpoint
 from policyd.providers.registry import OPENAI_RESPONSES, resolve
 
 GATEWAY = "gateway.internal"

@@ -122,14 +122,14 @@ class TestScripts:
 class TestExactness:
     """Redis's Lua counts in doubles: the results are those of Python's integers, up to 2^53 - 1."""
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(total=st.integers(0, LARGEST), weight=st.integers(0, WEIGHT_UNIT))
     def test_what_a_window_carries(self, shared_server: RedisServer, total: int, weight: int) -> None:
         assert _in_lua(shared_server, "carried(tonumber(ARGV[1]), tonumber(ARGV[2]))", total, weight) == carried(
             total, weight
         )
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(number=st.integers(0, LARGEST), divisor=st.integers(1, 10**6) | st.integers(1, LARGEST))
     def test_a_quotient_is_rounded_down(self, shared_server: RedisServer, number: int, divisor: int) -> None:
         found = _in_lua(shared_server, "whole_quotient(tonumber(ARGV[1]), tonumber(ARGV[2]))", number, divisor)

@@ -336,9 +336,9 @@ class ManySteps(Stores):
 
 # Fewer for a cluster, whose sweeps and listings visit every shard.
 TestOneStep = OneStep.TestCase
-TestOneStep.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestOneStep.settings = settings(max_examples=60, stateful_step_count=40)
 TestManySteps = ManySteps.TestCase
-TestManySteps.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+TestManySteps.settings = settings(max_examples=20, stateful_step_count=40)
 
 
 def test_every_store_is_compared() -> None:

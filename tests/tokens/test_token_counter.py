@@ -1,7 +1,7 @@
 """Counting whole prompts: exact where the provider's own count is known, bounded everywhere."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd.providers.base import Detail, Image, Prompt
@@ -119,7 +119,6 @@ prompts = st.builds(
 
 
 @given(prompt=prompts, provider_and_model=st.sampled_from(PROVIDERS_AND_MODELS))
-@settings(deadline=None)  # the first example waits for the vocabulary
 def test_bounds_hold_for_every_prompt(prompt: Prompt, provider_and_model: tuple[str, str]) -> None:
     provider, model = provider_and_model
     count = COUNTER.count_prompt(prompt, provider=provider, model=model)
@@ -129,7 +128,6 @@ def test_bounds_hold_for_every_prompt(prompt: Prompt, provider_and_model: tuple[
 
 
 @given(text=st.text(max_size=500), provider_and_model=st.sampled_from(PROVIDERS_AND_MODELS))
-@settings(deadline=None)
 def test_text_counts_no_more_as_output_than_its_bound_as_input(text: str, provider_and_model: tuple[str, str]) -> None:
     provider, model = provider_and_model
     as_output = COUNTER.count_text(text, provider=provider, model=model)

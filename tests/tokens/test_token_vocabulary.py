@@ -16,7 +16,7 @@ from random import Random
 
 import pytest
 import tiktoken
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import policyd
@@ -66,7 +66,6 @@ texts = st.text(st.one_of(st.sampled_from(ALPHABET), st.characters()), max_size=
 
 @EACH_VOCABULARY
 @given(text=texts)
-@settings(deadline=None)  # the first example waits for the vocabulary
 def test_counts_agree_with_tiktoken(published: dict[str, tiktoken.Encoding], vocabulary: Vocabulary, text: str) -> None:
     expected = len(published[vocabulary.name].encode_ordinary(text))
     assert vocabulary.count(text) == Counted(expected, forced_cuts=0)
@@ -103,7 +102,6 @@ TRICKY = "I don't think it's what they'LL've said\n\n  \n 12345 a\u0301b a_b x²
 @example(text=TRICKY, chars_max=7)
 @example(text=TRICKY, chars_max=8)
 @example(text=TRICKY, chars_max=9)
-@settings(deadline=None)  # the first example waits for the vocabulary
 def test_clean_cuts_do_not_change_the_count(vocabulary: Vocabulary, text: str, chars_max: int) -> None:
     whole = ""
     # Everything between two forced cuts is one text, which clean cuts may divide but not change.

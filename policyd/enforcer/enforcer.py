@@ -1,131 +1,42 @@
-"""Estimate, reserve, settle: the one path on which money is held and charged.
-
-Both edges (`ext_proc` for Envoy, `api` for other services) come through here. The enforcer joins the rules of
-`policyd.core` with the token counter, the price book, the store and a clock, and hands every finished exchange's record
-to its observer.
-"""
+"""The enforcer: estimates, reserves and settles."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from time import perf_counter
-from typing import Protocol, TypeVar
 
 from policyd.clock import Clock
 from policyd.core.decision import NO_CHANGES, Decision, LimitReport, charges, decide, entries
-from policyd.core.errors import ReservationError, ReservationNotFound, StoreUnavailable
+from policyd.core.errors import ReservationNotFound
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
 from policyd.core.limits import AppliedLimit, applied_limits, first_use_windows
-from policyd.core.money import divide_up
-from policyd.core.own_prices import Tariff
-from policyd.core.policy import Policy, Unbounded
-from policyd.core.pricing import NO_TERMS, Price, PriceBook
-from policyd.core.record import Outcome, Record, UsageSource
-from policyd.core.reservation import State
+from policyd.core.policy import Policy
+from policyd.core.pricing import PriceBook
+from policyd.core.record import Outcome, Record
 from policyd.core.runtime import Block, Blocked, RuntimeState
 from policyd.core.usage import Usage
+from policyd.enforcer.endings import Ended, Ending, reported_ending
+from policyd.enforcer.first_use import FirstUseWindows
+from policyd.enforcer.lessons import SharedLessons
+from policyd.enforcer.observer import Observer, timed
+from policyd.enforcer.repeating import changes_recorded, repeated_decision, with_passed
+from policyd.enforcer.revising import REVISIONS_MAX, Plan, revised
+from policyd.enforcer.runtime_state import FollowedState
+from policyd.enforcer.settling import Settling
+from policyd.enforcer.verdict import Tried, Verdict, pending_record, verdict_on
 from policyd.estimator import (
     Ask,
     Estimator,
     input_token_amounts,
     output_token_amounts,
     price_asked,
-    price_served,
     with_request_fee,
 )
-from policyd.first_use import FirstUseWindows
-from policyd.learning import PREFIX, Corrections, Lessons, corrections, keep_until_ms
-from policyd.providers.base import RequestFacts
-from policyd.repeating import changes_recorded, repeated_decision, with_passed
-from policyd.revising import REVISIONS_MAX, Plan, revised
-from policyd.runtime_state import FollowedState
-from policyd.stores.base import Exists, Reservation, ReserveResult, Stale, Store, Swept, UsageFilter, UsagePage
+from policyd.stores.base import Exists, Reservation, ReserveResult, Stale, Store, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A decision, and the pending record of what follows from it."""
-
-    decision: Decision
-    record: Record
-    facts: RequestFacts
-    """What the request says as it goes upstream, with what limits changed in it."""
-    max_output_tokens: int | None
-    """The maximum for one choice that has to be set in the request before it goes upstream; `None`: leave it."""
-    expires_at_ms: int | None = None
-    """When the reservation expires unless it is renewed; `None` if there is none."""
-    earlier: State | None = None
-    """The state of the reservation that the same id made before; `None`: this one is new, or refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How an exchange ended and what is charged for it. `usage` `None`: nothing is charged, the hold is returned."""
-
-    outcome: Outcome
-    usage: Usage | None
-    source: UsageSource
-    status: int | None = None
-    response_model: str | None = None
-    terms: Mapping[str, str] = field(default_factory=dict)
-    streamed: bool = False
-    error: str | None = None
-
-
-def reported_ending(
-    usage: Usage, *, status: int | None = None, response_model: str | None = None, terms: Mapping[str, str] = NO_TERMS
-) -> Ending:
-    """The ending of a request whose caller reports its usage."""
-    failed = status is not None and status >= 400
-    return Ending(
-        outcome=Outcome.PROVIDER_ERROR if failed else Outcome.SERVED,
-        usage=usage,
-        source=UsageSource.REPORTED,
-        status=status,
-        response_model=response_model,
-        terms=terms,
-        error=f"http_{status}" if failed else None,
-    )
-
-
-RELEASED = Ending(outcome=Outcome.RELEASED, usage=None, source=UsageSource.NONE)
-"""The ending of a request that its caller never made, or that cost nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What became of a reservation that was to end."""
-
-    found: State
-    """The state that it was in."""
-    record: Record
-    """The final record: of the call that ended it first."""
-
-    @property
-    def repeated(self) -> bool:
-        """Whether it had ended in the same way before, so that nothing was changed."""
-        return self.found in {State.SETTLED, State.RELEASED}
-
-
-class Observer(Protocol):
-    """Told what happened, for metrics and the log. Must not raise and must not block."""
-
-    def ended(self, record: Record, estimate: Estimate | None) -> None:
-        """An exchange has ended and its record is durable."""
-        ...
-
-    def store_call(self, operation: str, seconds: float, *, failed: bool) -> None: ...
-
-    def swept(self, swept: Swept) -> None: ...
-
-    def learned(self, corrections: Corrections) -> None:
-        """What estimates go by from now on."""
-        ...
 
 
 class Enforcer:
@@ -144,6 +55,7 @@ class Enforcer:
         self._clock = clock
         self._policy = policy
         self._observer = observer
+        self._timed = partial(timed, observer)
         self._first_use = FirstUseWindows(self._begin_window)
         self._state = FollowedState(
             lambda since: self._timed("state", store.state(since=since)),
@@ -151,7 +63,8 @@ class Enforcer:
             remembered_ms=self._remembered_ms,
         )
         self._open: set[str] = set()
-        self._lessons = Lessons()
+        self._lessons = SharedLessons(store, estimator=self._estimator, clock=clock, observer=observer)
+        self._settling = Settling(store, clock=clock, observer=observer)
 
     @property
     def policy(self) -> Policy:
@@ -202,7 +115,7 @@ class Enforcer:
         now_ms = self.now_ms()
         ttl_ms = (ttl_seconds or ask.policy.reservations.ttl_seconds) * 1000
 
-        def hold(plan: Plan) -> Awaitable[_Tried]:
+        def hold(plan: Plan) -> Awaitable[Tried]:
             expires_at_ms = now_ms + ttl_ms
             return self._state.decide(
                 lambda: self._hold(plan, now_ms=now_ms, expires_at_ms=expires_at_ms, fingerprint=fingerprint)
@@ -210,7 +123,7 @@ class Enforcer:
 
         await self._unblocked(ask, fingerprint)  # before anything is counted
         tried = await self._tried(ask, hold, now_ms=now_ms)
-        return _verdict(tried, policy_us=int((perf_counter() - began) * 1_000_000))
+        return verdict_on(tried, policy_us=int((perf_counter() - began) * 1_000_000))
 
     async def budget(self, policy: Policy, attributes: Mapping[str, str]) -> tuple[LimitReport, ...]:
         """How every limit that applies to `attributes` stands now. Raises `AttributeMissing`."""
@@ -265,9 +178,11 @@ class Enforcer:
 
         The price is that of the request's moment, of the model that the reply names if that has one.
         """
-        ended = await self._end(record, ending, price=estimate.price, tariff=estimate.tariff, estimate=estimate)
+        ended = await self._settling.end(
+            record, ending, price=estimate.price, tariff=estimate.tariff, estimate=estimate
+        )
         if not ended.repeated:
-            self._note(ended.record, estimate)
+            self._lessons.note(ended.record, estimate)
         self.let_go(record.request_id)
         return ended.record
 
@@ -316,8 +231,10 @@ class Enforcer:
         held = await self._held(reservation_id)
         estimate = self._estimator.estimate_again(held.record, self.policy)
         record = with_passed(held.record, self.policy, held)
-        ended = await self._end(record, ending, price=estimate.price, tariff=estimate.tariff, estimate=estimate)
-        return await self._first(ended)
+        ended = await self._settling.end(
+            record, ending, price=estimate.price, tariff=estimate.tariff, estimate=estimate
+        )
+        return await self._settling.first(ended)
 
     async def record_usage(self, ask: Ask, usage: Usage, *, fingerprint: str, status: int | None = None) -> Ended:
         """Charges a usage that nothing was held for to the accounts of now, once by `ask.request_id`.
@@ -365,7 +282,9 @@ class Enforcer:
             record = result.reservation.record
             price = self._estimator.estimate_again(record, self.policy).price
         ending = reported_ending(usage, status=status)
-        return await self._first(await self._end(record, ending, price=price, tariff=tariff, estimate=None))
+        return await self._settling.first(
+            await self._settling.end(record, ending, price=price, tariff=tariff, estimate=None)
+        )
 
     async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:
         """A page of usage records, newest first. Raises `ValueError` for a bad cursor."""
@@ -401,33 +320,9 @@ class Enforcer:
 
     async def learn(self) -> None:
         """Shares what exchanges have taught since the last time, and takes in what all replicas were taught."""
-        now_ms = self.now_ms()
-        lessons = self._lessons.take()
-        if lessons:
-            try:
-                counting = self._store.count(lessons, now_ms=now_ms, keep_until_ms=keep_until_ms(now_ms))
-                await self._timed("count", counting)
-            except StoreUnavailable:
-                self._lessons.give_back(lessons)
-                raise
-        counters = await self._timed("counters", self._store.counters(PREFIX, now_ms=now_ms))
-        learned = corrections(counters, now_ms=now_ms)
-        self._estimator.use_corrections(learned)
-        self._observer.learned(learned)
+        await self._lessons.share()
 
     # --- parts ---
-
-    def _note(self, record: Record, estimate: Estimate) -> None:
-        """Learns from an exchange that was served whole and whose provider reported its usage."""
-        usage = record.usage
-        if usage is None or record.outcome is not Outcome.SERVED or record.usage_source is not UsageSource.REPORTED:
-            return
-        who, now_ms = {"provider": record.provider, "model": record.model}, self.now_ms()
-        if estimate.counted_input_tokens is not None:
-            counted = estimate.counted_input_tokens
-            self._lessons.input(**who, counted_tokens=counted, reported_tokens=usage.input_tokens, now_ms=now_ms)
-        tokens = divide_up(usage.output_tokens, estimate.choices)
-        self._lessons.output(**who, endpoint=record.endpoint, tokens=tokens, now_ms=now_ms)
 
     def _remembered_ms(self) -> int:
         settings = self.policy.reservations
@@ -465,7 +360,7 @@ class Enforcer:
         applied = await self._applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=begin)
         return tuple(item for item in applied if item.limit.metric in ask.metrics)
 
-    async def _tried(self, ask: Ask, attempt: Callable[[Plan], Awaitable[_Tried]], *, now_ms: int) -> _Tried:
+    async def _tried(self, ask: Ask, attempt: Callable[[Plan], Awaitable[Tried]], *, now_ms: int) -> Tried:
         """The first plan for the request that fits; if none does, the request as it came."""
         if ask.is_long:
             # A bound tells what fits for sure, not how much too much a request is: it is tried, and never revised.
@@ -488,7 +383,7 @@ class Enforcer:
     async def _plan(self, ask: Ask, *, now_ms: int) -> Plan:
         return Plan(ask, await self._estimator.estimate(ask, now_ms=now_ms))
 
-    async def _weigh(self, plan: Plan, *, now_ms: int) -> _Tried:
+    async def _weigh(self, plan: Plan, *, now_ms: int) -> Tried:
         ask = plan.ask
         state = await self._unblocked(ask)
         applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=False)
@@ -496,9 +391,9 @@ class Enforcer:
         accounts = [(item.account, item.carry) for item in applied]
         balances = await self._timed("balances", self._store.balances(accounts))
         decision = decide(applied, wanted, balances, plan.estimate, now_ms=now_ms, changes=plan.changes)
-        return _Tried(plan, decision, at_ms=now_ms)
+        return Tried(plan, decision, at_ms=now_ms)
 
-    async def _hold(self, plan: Plan, *, now_ms: int, expires_at_ms: int, fingerprint: str) -> _Tried | Stale:
+    async def _hold(self, plan: Plan, *, now_ms: int, expires_at_ms: int, fingerprint: str) -> Tried | Stale:
         ask = plan.ask
         state = await self._unblocked(ask, fingerprint)
         applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=True)
@@ -508,7 +403,7 @@ class Enforcer:
             self._store.reserve(
                 ask.request_id,
                 entries=wanted,
-                record=_pending_record(plan, now_ms=now_ms),
+                record=pending_record(plan, now_ms=now_ms),
                 now_ms=now_ms,
                 expires_at_ms=expires_at_ms,
                 fingerprint=fingerprint,
@@ -520,9 +415,9 @@ class Enforcer:
         if isinstance(result, Exists):
             return self._repeated(plan, result.reservation, now_ms=now_ms)
         decision = decide(applied, wanted, result.balances, plan.estimate, now_ms=now_ms, changes=plan.changes)
-        return _Tried(plan, decision, at_ms=now_ms, expires_at_ms=expires_at_ms if decision.allowed else None)
+        return Tried(plan, decision, at_ms=now_ms, expires_at_ms=expires_at_ms if decision.allowed else None)
 
-    def _repeated(self, plan: Plan, reservation: Reservation, *, now_ms: int) -> _Tried:
+    def _repeated(self, plan: Plan, reservation: Reservation, *, now_ms: int) -> Tried:
         """What a repeated request got the first time, the changes included."""
         changes = changes_recorded(reservation.record, choices=plan.ask.facts.choices)
         if changes != NO_CHANGES:
@@ -533,53 +428,11 @@ class Enforcer:
             ask = replace(plan.ask, facts=facts)
             plan = Plan(ask, estimate, changes, requested_model=reservation.record.requested_model)
         decision = repeated_decision(plan.ask.policy, reservation, plan.estimate, changes=changes)
-        return _Tried(plan, decision, at_ms=now_ms, expires_at_ms=reservation.expires_at_ms, earlier=reservation.state)
+        return Tried(plan, decision, at_ms=now_ms, expires_at_ms=reservation.expires_at_ms, earlier=reservation.state)
 
     async def _begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool) -> int | None:
         call = self._store.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
         return await self._timed("begin_window", call)
-
-    async def _end(
-        self, record: Record, ending: Ending, *, price: Price | None, tariff: Tariff, estimate: Estimate | None
-    ) -> Ended:
-        """Settles or releases the reservation of `record`, at `price` or at what served costs by `tariff`."""
-        now_ms = self.now_ms()
-        usage = ending.usage
-        cost = 0
-        if usage is not None:
-            served = price_served(record, price, tariff, response_model=ending.response_model, terms=ending.terms)
-            usage = with_request_fee(usage, served)
-            cost = cost_nanos(served, usage)
-        final = replace(
-            record,
-            outcome=ending.outcome,
-            status=ending.status,
-            response_model=ending.response_model,
-            streamed=ending.streamed,
-            usage=usage,
-            usage_source=ending.source,
-            actual_cost_nanos=cost,
-            duration_ms=max(0, now_ms - record.at_ms),
-            error=ending.error,
-        )
-        if usage is None:
-            found = await self._timed("release", self._store.release(record.request_id, record=final, now_ms=now_ms))
-        else:
-            amounts = charges(usage, cost_nanos=cost)
-            found = await self._timed(
-                "settle", self._store.settle(record.request_id, amounts=amounts, record=final, now_ms=now_ms)
-            )
-        ended = Ended(found, final)
-        if not ended.repeated:
-            self._observer.ended(final, estimate)
-        return ended
-
-    async def _first(self, ended: Ended) -> Ended:
-        """`ended` with the record of the call that ended the reservation, if an earlier one did."""
-        if not ended.repeated:
-            return ended
-        reservation = await self._timed("get", self._store.get(ended.record.request_id))
-        return replace(ended, record=reservation.record)
 
     async def _held(self, reservation_id: str) -> Reservation:
         """A reservation that another service made: exchanges, whose holds have no fingerprint, end by themselves."""
@@ -587,74 +440,3 @@ class Enforcer:
         if not reservation.fingerprint:
             raise ReservationNotFound(reservation_id)
         return reservation
-
-    async def _timed(self, operation: str, call: Awaitable[T]) -> T:
-        began = perf_counter()
-        failed = True
-        try:
-            result = await call
-            failed = False
-            return result
-        except ReservationError:
-            failed = False
-            raise
-        finally:
-            self._observer.store_call(operation, perf_counter() - began, failed=failed)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tried:
-    """A plan, and what the limits said to it."""
-
-    plan: Plan
-    decision: Decision
-    at_ms: int
-    expires_at_ms: int | None = None
-    earlier: State | None = None
-
-
-def _verdict(tried: _Tried, *, policy_us: int) -> Verdict:
-    plan, decision = tried.plan, tried.decision
-    facts = plan.ask.facts
-    record = replace(
-        _pending_record(plan, now_ms=tried.at_ms),
-        denied_by=_names(decision.denials),
-        shadow_denied_by=_names(decision.shadow_denials),
-        warned_by=_names(decision.warnings),
-        policy_us=policy_us,
-    )
-    if not decision.allowed:
-        record = replace(record, decision="deny", outcome=Outcome.DENIED)
-    maximum = decision.changes.max_output_tokens
-    if facts.max_output_tokens is None and plan.ask.policy.unbounded is Unbounded.SET_MAXIMUM:
-        maximum = plan.estimate.maximum.output_tokens // facts.choices
-    return Verdict(
-        decision, record, facts, max_output_tokens=maximum, expires_at_ms=tried.expires_at_ms, earlier=tried.earlier
-    )
-
-
-def _names(reports: Sequence[LimitReport]) -> tuple[str, ...]:
-    return tuple(report.limit.name for report in reports)
-
-
-def _pending_record(plan: Plan, *, now_ms: int) -> Record:
-    ask, estimate, changes = plan.ask, plan.estimate, plan.changes
-    return Record(
-        request_id=ask.request_id,
-        at_ms=now_ms,
-        outcome=Outcome.SERVED,
-        decision="allow",
-        provider=ask.provider,
-        endpoint=ask.endpoint,
-        model=ask.facts.model,
-        requested_model=plan.requested_model,
-        attributes=dict(ask.identity),
-        switched_by=changes.switched_by,
-        clamped_by=changes.clamped_by,
-        streamed=ask.facts.streamed,
-        terms=dict(ask.facts.terms),
-        expected=estimate.expected,
-        maximum=estimate.maximum,
-        estimated_cost_nanos=estimate.maximum_cost_nanos,
-        confidence=estimate.confidence,
-    )
