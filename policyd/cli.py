@@ -15,6 +15,7 @@ import typer
 
 from policyd import __version__
 from policyd.control.commands import add_commands
+from policyd.control.key_commands import add_key_commands
 from policyd.core.errors import ConfigError, PolicydError
 from policyd.options import AsJson, Config, Store
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 prices_app = typer.Typer(no_args_is_help=True)
 app.add_typer(prices_app, name="prices", help="Look up what models cost, and why.")
 add_commands(app)
+add_key_commands(app)
 
 Prices = Annotated[
     str | None,

@@ -8,6 +8,7 @@ from policyd.config.problems import Mistake, Problems
 from policyd.config.section import Section, unique_entries
 from policyd.config.values import expected, found
 from policyd.config.yaml_tree import MappingTree, Scalar, Tree
+from policyd.core.api_keys import KEY_HEADERS, KEY_PARAMETER
 from policyd.core.attributes import ATTRIBUTE_LENGTH_MAX, REQUEST_ATTRIBUTES, Identity, Place, Source, check_value
 from policyd.core.errors import AttributeInvalid
 from policyd.core.grouping import MODEL_GROUP
@@ -42,8 +43,8 @@ _ADDRESS = {"client": "source.address"}
 _ROUTE_METADATA = "xds.route_metadata.filter_metadata['policyd']['{}']"
 
 _CREDENTIALS = {
-    Place.HEADER: {"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key"},
-    Place.QUERY: {"key", "api_key", "api-key", "access_token"},
+    Place.HEADER: {"authorization", "proxy-authorization", "cookie", *KEY_HEADERS},
+    Place.QUERY: {KEY_PARAMETER, "api_key", "api-key", "access_token"},
 }
 """Where the providers' clients put credentials: attributes are stored and logged, so these can be none."""
 
@@ -149,6 +150,13 @@ def _claim_path(tree: Tree) -> str:
     return path
 
 
+def _key_attribute(tree: Tree) -> str:
+    name = values.text(tree)
+    if not _ATTRIBUTE_NAME.fullmatch(name):
+        raise expected(tree, "an attribute that keys are created with, or name")
+    return name
+
+
 def _route_metadata(tree: Tree) -> str:
     name = values.text(tree)
     if not _METADATA_KEY.fullmatch(name):
@@ -180,6 +188,7 @@ _NAME_PARSERS: Mapping[Place, Callable[[Tree], str]] = {
     Place.COOKIE: _cookie_name,
     Place.BODY: _body_path,
     Place.CLAIM: _claim_path,
+    Place.API_KEY: _key_attribute,
     Place.PEER: _word_for(_PEER),
     Place.ROUTE: _route_metadata,
     Place.ADDRESS: _word_for(_ADDRESS),

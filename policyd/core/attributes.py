@@ -46,6 +46,8 @@ class Place(StrEnum):
     """The metadata of Envoy's route."""
     ADDRESS = "address"
     """The client's IP address, as Envoy computes it."""
+    API_KEY = "api_key"
+    """What an API key of policyd's own stands for."""
     DEFAULT = "default"
 
 
@@ -132,12 +134,14 @@ class Identity:
         cookies: Mapping[str, str] = _NOTHING,
         claims: Mapping[str, str] = _NOTHING,
         envoy: Mapping[str, str] = _NOTHING,
+        key: Mapping[str, str] = _NOTHING,
     ) -> dict[str, str]:
         """The attributes of one request. `headers` by lower-case name, `body` and `claims` by dotted path.
 
-        `envoy` is what Envoy tells, by its own names. An empty value counts as absent. Raises `AttributeInvalid` for a
-        value that is too long, has control characters (it would make an account that nobody can name) or is not what
-        its source allows; it does not fall to the next source, which could be a more generous one.
+        `envoy` is what Envoy tells, by its own names; `key` what the API key stands for. An empty value counts as
+        absent. Raises `AttributeInvalid` for a value that is too long, has control characters (it would make an account
+        that nobody can name) or is not what its source allows; it does not fall to the next source, which could be a
+        more generous one.
         """
         places = {
             Place.HEADER: headers,
@@ -145,6 +149,7 @@ class Identity:
             Place.COOKIE: cookies,
             Place.BODY: body,
             Place.CLAIM: claims,
+            Place.API_KEY: key,
             **dict.fromkeys(ENVOY_TELLS, envoy),
         }
         found: dict[str, str] = {}

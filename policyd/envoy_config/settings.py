@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from policyd.config import HostPort, Settings
-from policyd.core.attributes import Identity
 from policyd.core.policy import Policy, default_policy
 from policyd.envoy_config.addresses import parse_listening
 from policyd.envoy_config.upstreams import DEFAULT_UPSTREAMS, Upstream, parse_upstreams
@@ -28,8 +27,8 @@ class EnvoySettings:
     """The providers by name."""
     buffer_bytes_max: int = BUFFER_BYTES_MAX_DEFAULT
     """The largest request body that Envoy takes; it answers 413 to a larger one."""
-    identity: Identity = field(default_factory=lambda: default_policy().identity)
-    """What Envoy shows to policyd beside the rest, because a policy takes identity from it."""
+    policy: Policy = field(default_factory=default_policy)
+    """Whose sources of identity Envoy shows to policyd, beside what it always shows."""
     access_log: bool = False
     """Whether Envoy writes a line of JSON to stdout for every request, without its query string."""
 
@@ -55,7 +54,7 @@ class EnvoySettings:
             admin_address=_listening(environ, "admin", admin) or ADMIN_DEFAULT,
             upstreams=parse_upstreams(upstreams) if upstreams else DEFAULT_UPSTREAMS,
             buffer_bytes_max=buffer_bytes_max,
-            identity=(policy or default_policy()).identity,
+            policy=policy or default_policy(),
         )
 
 

@@ -12,6 +12,7 @@ from enum import Enum
 
 from policyd.core.errors import RequestError
 from policyd.core.record import Record
+from policyd.core.runtime import ApiKey
 from policyd.core.usage import Usage
 from policyd.enforcer import Ending, Verdict
 from policyd.estimator import Ask
@@ -93,6 +94,13 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
+class Identified:
+    """The API key holds, and this is what it stands for."""
+
+    key: ApiKey
+
+
+@dataclass(frozen=True, slots=True)
 class Decided:
     verdict: Verdict
 
@@ -134,6 +142,7 @@ Event = (
     | ResponseBody
     | ResponseTrailers
     | Closed
+    | Identified
     | Decided
     | Rejected
     | Failed
@@ -202,6 +211,15 @@ class ImmediateReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Authenticate:
+    """Answered by `Identified`, `Rejected` or `Failed`."""
+
+    key_digest: str
+    endpoint: str
+    metered: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Decide:
     """Answered by `Decided`, `Rejected` or `Failed`."""
 
@@ -250,5 +268,5 @@ class Abort:
 
 
 Reply = HeadersReply | BodyReply | StreamedBody | TrailersReply | ImmediateReply
-Request = Decide | TopUp | Finish | Charge | Report
+Request = Authenticate | Decide | TopUp | Finish | Charge | Report
 Effect = Reply | Request | Abort

@@ -19,8 +19,10 @@ from dataclasses import replace
 from policyd.core.attributes import Strip, check_value, parse_cookies, parse_query, strip_cookies, strip_query
 from policyd.core.errors import BodyTooLarge, BodyUnreadable, RequestError
 from policyd.core.policy import Policy
+from policyd.core.runtime import ApiKey
 from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
+from policyd.ext_proc.credentials import Credentials
 from policyd.ext_proc.signing import is_signed, refuse_edits, refuse_new_query
 from policyd.providers.base import RawRequest, RequestEdits, WireFormat
 from policyd.providers.editing import edited, reread
@@ -44,8 +46,10 @@ class Misconfigured(RequestError):
 
 
 class RequestSide:
-    def __init__(self, event: m.RequestHeaders, *, strip: Strip) -> None:
+    def __init__(self, event: m.RequestHeaders, *, policy: Policy) -> None:
+        strip = policy.identity.strip
         self._headers = event.headers
+        self._key: ApiKey | None = None
         self._mode = event.request_body_mode
         self._has_body = not event.end_of_stream
         self._envoy_minor = event.envoy_minor
@@ -57,6 +61,9 @@ class RequestSide:
         self.path, _, self._query = event.headers.get(":path", "").partition("?")
         self._signed = is_signed(event.headers, self._query)
         set_cookies, remove_cookies = self._stripped_cookies(strip)
+        self._credentials = Credentials.of(event.headers, self._query, policy.api_keys)
+        strip = replace(strip, headers=(*strip.headers, *self._credentials.headers))
+        strip = replace(strip, query=(*strip.query, *self._credentials.parameters))
         self._headers_reply = m.HeadersReply(
             response=False,
             set_headers={**self._stripped_path(strip), **set_cookies},
@@ -71,6 +78,19 @@ class RequestSide:
     def upgrades(self) -> bool:
         """Whether the request asks for a connection that is no HTTP any more."""
         return "upgrade" in self._headers
+
+    def key_digest(self) -> str | None:
+        """Of the API key that the request comes with; `None` where it does not need one. Raises `KeyInvalid`."""
+        return self._credentials.key_digest()
+
+    def identify(self, key: ApiKey) -> None:
+        """Says what the API key stands for."""
+        self._key = key
+
+    @property
+    def identified_digest(self) -> str | None:
+        """Of the API key that was found to hold."""
+        return self._key.digest if self._key is not None else None
 
     def check_signature(self) -> None:
         """Refuses a signed request whose query has to be changed. Raises `RequestSigned`."""
@@ -134,6 +154,7 @@ class RequestSide:
             facts=facts,
             identity=self.identity(policy, body=facts.fields),
             policy=policy,
+            key_digest=self.identified_digest,
             reread=None if self._signed else lambda edits: reread(wire, raw, edits, vendor=endpoint.vendor),
         )
 
@@ -150,6 +171,7 @@ class RequestSide:
             cookies=parse_cookies(self._headers.get("cookie", "")),
             claims=self._claims,
             envoy=self._envoy_attributes,
+            key=self._key.facts if self._key is not None else {},
         )
 
     def handshake(self, endpoint: Endpoint) -> RawRequest:

@@ -21,6 +21,7 @@ from policyd.core.money import ACCOUNT_NANOS_MAX
 from policyd.core.own_prices import OwnPrice, OwnPrices
 from policyd.core.policy import (
     Action,
+    ApiKeys,
     FailureMode,
     Hold,
     Limit,
@@ -128,9 +129,11 @@ def test_every_key() -> None:
                     Source(Place.ROUTE, "xds.route_metadata.filter_metadata['policyd']['team']"),
                     Source(Place.ADDRESS, "source.address"),
                 ),
+                "tier": (Source(Place.API_KEY, "tier"), Source(Place.API_KEY, "name")),
             }
         ),
         strict=True,
+        api_keys=ApiKeys.REQUIRED,
         prices=OwnPrices(
             (
                 OwnPrice(

@@ -67,7 +67,7 @@ async def gateway(
         listen_address=ANY_PORT,
         admin_address=ANY_PORT,
         upstreams=parse_upstreams([f"openai={provider}"]),
-        identity=open_policy(policy_path).identity,
+        policy=open_policy(policy_path),
     )
     log = io.BytesIO()
     async with Server(settings, log_stream=log) as server:
