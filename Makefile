@@ -7,16 +7,19 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Two targets started at once must not install into one .venv at once.
 .NOTPARALLEL:
-.PHONY: help demo test check bench accuracy soak format proto prices constraints clean
+.PHONY: help demo test simulate fuzz test-envoy-matrix check bench accuracy soak format proto prices constraints clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/.envoy ## See policyd guard a budget on a real Envoy, in half a minute
 	@$(BIN)/policyd demo $(ARGS)
 
 test: .venv/.dev ## Run the tests
 	@$(BIN)/pytest $(ARGS)
+
+simulate: .venv/.dev ## Try to break the promises in 10,000 histories of many replicas (SEED=... tells one)
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: .venv/.dev ## Check format, lint, types, layers, protos, generated files and pins (STEPS='lint types' for some)
 	@.ci/check $(STEPS)
@@ -29,6 +32,14 @@ soak: .venv/.dev ## Look whether the transport's memory stays flat under a milli
 
 accuracy: .venv/.dev ## Measure how true the numbers are, on recorded traffic (POLICYD_RECORDINGS names the file)
 	@$(BIN)/python -m tests.accuracy $(ARGS)
+
+SECONDS ?= 60
+
+fuzz: .venv/.dev ## Fuzz everything that reads bytes from outside, for SECONDS (60) in all
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+test-envoy-matrix: .venv/.dev ## Run the end-to-end tests on every supported version of Envoy
+	@$(BIN)/python -m tests.envoy_matrix $(ARGS)
 
 format: .venv/.dev ## Format the code and repair what ruff can
 	@$(BIN)/ruff check --fix-only --quiet .
@@ -44,7 +55,7 @@ constraints: ## Pin the newest version of every dependency in .ci/constraints.tx
 	@PYTHON='$(PYTHON)' .ci/setup pin
 
 clean: ## Remove .venv and everything else that was built
-	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .envoy .fuzz build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find policyd tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The demo needs Envoy but none of the developer's tools, and so starts in half the time.

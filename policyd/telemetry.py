@@ -3,9 +3,10 @@
 Prometheus counts in floats; money does not. Costs are summed as integers of nano-USD here and turned into dollars only
 when a scrape reads them.
 
-Labels are bounded. Model names come from clients, so only the first `LABEL_VALUES_MAX` different values of a label get
-a time series of their own; later ones count as `other`. Attributes such as user or session become labels only where
-the operator switched them on.
+Labels are bounded. Only the first `LABEL_VALUES_MAX` different values of a label get a time series of their own; later
+ones count as `other`. Model names come from clients, who can make up any number of them: a model that no provider has
+served yet gets one of `UNSERVED_MODELS_MAX` places apart, so that made-up names take none from real ones. Attributes
+such as user or session become labels only where the operator switched them on.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from policyd.learning import Corrections
 from policyd.stores.base import Swept
 
 LABEL_VALUES_MAX = 500
+UNSERVED_MODELS_MAX = 50
+"""How many models that were asked for and never served have a time series of their own."""
+
 LABEL_LENGTH_MAX = 256
 """A longer value counts as `other` too."""
 
@@ -48,6 +52,9 @@ LINES_COLLECTED_SECONDS = 0.02
 _SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _DURATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _RATIO_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, 10)
+
+_SERVED = (Outcome.SERVED, Outcome.CUT)
+"""Outcomes by which a provider has shown that it knows the model."""
 
 log = logging.getLogger(__name__)
 
@@ -252,14 +259,18 @@ class Telemetry:
                 histogram.labels(*labels).observe(record.actual_cost_nanos / nanos)
 
     def _who(self, record: Record) -> tuple[str, ...]:
-        values = (("provider", record.provider), ("model", record.model))
-        attributes = ((name, record.attributes.get(name, "")) for name in self._attribute_labels)
-        return tuple(self._bounded(label, value) for label, value in (*values, *attributes))
+        attributes = (self._bounded(name, record.attributes.get(name, "")) for name in self._attribute_labels)
+        return (self._bounded("provider", record.provider), self._model(record), *attributes)
 
-    def _bounded(self, label: str, value: str) -> str:
+    def _model(self, record: Record) -> str:
+        if record.outcome in _SERVED or record.model in self._seen["model"]:
+            return self._bounded("model", record.model)
+        return self._bounded("unserved model", record.model, values_max=UNSERVED_MODELS_MAX)
+
+    def _bounded(self, label: str, value: str, *, values_max: int = LABEL_VALUES_MAX) -> str:
         seen = self._seen[label]
         if value not in seen:
-            if len(seen) >= LABEL_VALUES_MAX or len(value) > LABEL_LENGTH_MAX:
+            if len(seen) >= values_max or len(value) > LABEL_LENGTH_MAX:
                 return OTHER
             seen.add(value)
         return value

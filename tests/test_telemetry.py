@@ -22,7 +22,15 @@ from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.usage import Usage
 from policyd.learning import Corrections, Learned, Subject
 from policyd.stores.base import Swept
-from policyd.telemetry import LABEL_LENGTH_MAX, LABEL_VALUES_MAX, LineWriter, Telemetry, log_line, usage_fields
+from policyd.telemetry import (
+    LABEL_LENGTH_MAX,
+    LABEL_VALUES_MAX,
+    UNSERVED_MODELS_MAX,
+    LineWriter,
+    Telemetry,
+    log_line,
+    usage_fields,
+)
 from tests.builders import NOW_MS, price_of, published_prices
 
 ESTIMATE = Estimate(
@@ -402,6 +410,22 @@ class TestLabels:
             )
             == 2
         )
+
+    def test_made_up_models_take_no_place_from_real_ones(self) -> None:
+        observer, _ = telemetry()
+        made_up = RECORDS[Outcome.PROVIDER_ERROR]
+        for number in range(LABEL_VALUES_MAX + 50):
+            observer.ended(replace(made_up, model=f"made-up-{number}"), None)
+        for number in range(LABEL_VALUES_MAX):
+            observer.ended(replace(SERVED, model=f"real-{number}"), None)
+        # One that was asked for before it was served is served all the same.
+        observer.ended(replace(made_up, model="real-0"), None)
+        models = [dict(labels)["model"] for name, labels in samples(observer) if name == "policyd_exchanges_total"]
+        assert sum(model.startswith("made-up-") for model in models) == UNSERVED_MODELS_MAX
+        assert {model for model in models if model.startswith("real-")} == {
+            f"real-{number}" for number in range(LABEL_VALUES_MAX)
+        }
+        assert models.count("real-0") == 2
 
     def test_errors_are_bounded_too(self) -> None:
         observer, _ = telemetry()

@@ -29,6 +29,9 @@ REQUEST_ATTRIBUTES = ("provider", "model", "endpoint")
 ATTRIBUTE_LENGTH_MAX = 256
 """Longest attribute value, in characters: values become parts of account names."""
 
+QUERY_PARAMETERS_MAX = 1000
+"""More than any API takes."""
+
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -183,11 +186,16 @@ def check_value(attribute: str, value: str, *, max_length: int = ATTRIBUTE_LENGT
 
 
 def parse_query(query: str) -> Mapping[str, str]:
-    """The parameters of a query string; of a repeated one the first, as the first source wins too."""
+    """The parameters of a query string; of a repeated one the first, as the first source wins too.
+
+    Raises `AttributeInvalid` for more than `QUERY_PARAMETERS_MAX`.
+    """
     if not query:
         return _NOTHING
+    if query.count("&") >= QUERY_PARAMETERS_MAX:
+        raise AttributeInvalid(f"the query has more than {QUERY_PARAMETERS_MAX} parameters")
     parameters: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=1000):
+    for name, value in parse_qsl(query, keep_blank_values=True):
         parameters.setdefault(name, value)
     return parameters
 

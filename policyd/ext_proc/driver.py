@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 Send = Callable[[m.Reply], Awaitable[None]]
 
+NOT_FAILURES = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
+"""What ends a task or the process. Any other exception is a failure: a panic in a library of Rust is no `Exception`."""
+
 
 class Driver:
     """Carries out an exchange's effects, one after the other, and feeds the answers back.
@@ -68,9 +71,11 @@ class Driver:
             return await self._answer(request)
         except RequestError as error:
             return m.Rejected(error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the exchange's failure row decides what follows
+        except NOT_FAILURES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the exchange's failure row decides what follows
             log_failure(f"{type(request).__name__} failed", error)
-            return m.Failed(_name(error))
+            return m.Failed(name_of(error))
 
     async def _answer(self, request: m.Request) -> m.Event | None:
         enforcer = self._enforcer
@@ -103,14 +108,18 @@ class Driver:
     def _receive(self, event: m.Event) -> list[m.Effect]:
         try:
             return self._exchange.receive(event)
-        except Exception as error:  # noqa: BLE001 - the same
+        except NOT_FAILURES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the same
             log_failure(f"an exchange failed while {self._exchange.state}", error)
-            return self._fail(_name(error))
+            return self._fail(name_of(error))
 
     def _fail(self, name: str) -> list[m.Effect]:
         try:
             return self._exchange.receive(m.Failed(name))
-        except Exception as error:  # noqa: BLE001 - the same
+        except NOT_FAILURES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the same
             # The failure row itself failed: what is held expires and is charged, and the stream must not end with OK.
             log_failure(f"an exchange could not be ended while {self._exchange.state}", error)
             self._enforcer.let_go(self._exchange.request_id)
@@ -126,11 +135,11 @@ async def _done(task: asyncio.Task[m.Event | None]) -> None:
         await waiter
 
 
-def _name(error: BaseException) -> str:
+def name_of(error: BaseException) -> str:
     """An error's name for the log and the record, without content that could be a client's."""
     return str(error) if isinstance(error, PolicydError) else type(error).__name__
 
 
 def log_failure(what: str, error: BaseException) -> None:
     """Logs where an error came from. Not what it says: the message of an unforeseen one could quote a prompt."""
-    log.error("%s: %s\n%s", what, _name(error), "".join(traceback.format_tb(error.__traceback__)))
+    log.error("%s: %s\n%s", what, name_of(error), "".join(traceback.format_tb(error.__traceback__)))

@@ -160,13 +160,9 @@ class RequestSide:
 
     def identity(self, policy: Policy, *, body: Mapping[str, str]) -> dict[str, str]:
         """The attributes of the request; `body` by dotted path. Raises `RequestError`s."""
-        try:
-            query = parse_query(self._query)
-        except ValueError:
-            raise BodyUnreadable("the query has too many parameters") from None
         return policy.identity.attributes(
             headers=self._headers,
-            query=query,
+            query=parse_query(self._query),
             body=body,
             cookies=parse_cookies(self._headers.get("cookie", "")),
             claims=self._claims,

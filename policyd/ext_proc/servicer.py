@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from policyd.core.errors import PolicydError
 from policyd.enforcer import Enforcer
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.codec import Decoder
-from policyd.ext_proc.driver import Driver, Send
+from policyd.ext_proc.driver import Driver, Send, log_failure, name_of
 from policyd.ext_proc.eager import run_eagerly
 from policyd.ext_proc.exchange import Exchange, ExchangeSettings, State
 from policyd.ext_proc.session import Session, session_wanted
@@ -71,8 +70,9 @@ class ExchangeStream:
         """What a message from Envoy says."""
         try:
             return self._decoder.event(message)
-        except PolicydError as error:
-            return m.Failed(str(error))
+        except Exception as error:  # noqa: BLE001 - bytes that are no message are a failure like any other
+            log_failure("a message of Envoy could not be read", error)
+            return m.Failed(name_of(error))
 
     def handle(self, event: m.Event, send: Send) -> Coroutine[Any, Any, None]:
         """Feeds `event` and everything that follows from it."""

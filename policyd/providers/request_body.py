@@ -7,6 +7,7 @@ what was expected. `null` counts as absent, as it does for the providers.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -23,7 +24,8 @@ def decode_request(body: bytes, *, decisive: Sequence[str]) -> Json:
     """The request as a JSON object.
 
     `decisive` names the members that the price depends on. Parsers differ in which of two equal names counts, so a body
-    that gives one of them two different values is refused: the provider could see another request than we do.
+    that gives one of them two different values is refused: the provider could see another request than we do. So is one
+    that spells such a name in another case: parsers in Go, Ollama's for one, take it for the same, and the last counts.
     """
     try:
         document = msgspec.json.decode(body)
@@ -35,9 +37,22 @@ def decode_request(body: bytes, *, decisive: Sequence[str]) -> Json:
         raise BodyUnreadable(f"the body is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise BodyUnreadable("the body has to be a JSON object")
+    _refuse_other_case(document, decisive=tuple(decisive))
     if any(may_hold(body, name, times=2) for name in decisive):
         _refuse_contradictions(body, frozenset(decisive))
     return document
+
+
+def _refuse_other_case(document: Json, *, decisive: tuple[str, ...]) -> None:
+    by_folded = _by_folded(decisive)
+    for name in document:
+        if name not in decisive and (meant := by_folded.get(name.casefold())) is not None:
+            raise BodyUnreadable(f"{meant}: spelt in another case")
+
+
+@cache
+def _by_folded(names: tuple[str, ...]) -> Mapping[str, str]:
+    return {name.casefold(): name for name in names}
 
 
 def _refuse_contradictions(body: bytes, decisive: frozenset[str]) -> None:

@@ -231,7 +231,10 @@ class Store(Protocol):
         ...
 
     async def append(self, record: Record) -> None:
-        """Stores the usage record of an exchange that held nothing (a refusal); replaces one of the same request id."""
+        """Stores the usage record of an exchange that held nothing (a refusal), unless there is one of its request id.
+
+        A repeated request may have been granted and settled before the record of its first refusal arrives.
+        """
         ...
 
     async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:

@@ -192,7 +192,7 @@ class MemoryStore:
 
     async def append(self, record: Record) -> None:
         self._check_open()
-        self._usage[record.request_id] = record
+        self._usage.setdefault(record.request_id, record)
 
     async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:
         self._check_open()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from policyd.core.attributes import (
     ATTRIBUTE_LENGTH_MAX,
+    QUERY_PARAMETERS_MAX,
     Identity,
     Place,
     Source,
@@ -170,6 +171,13 @@ def test_cookies(header: str, cookies: dict[str, str], left: str) -> None:
 )
 def test_parse_query(query: str, parameters: dict[str, str]) -> None:
     assert parse_query(query) == parameters
+
+
+def test_a_query_of_too_many_parameters_is_refused() -> None:
+    many = "&".join(f"a{number}=1" for number in range(QUERY_PARAMETERS_MAX))
+    assert len(parse_query(many)) == QUERY_PARAMETERS_MAX
+    with pytest.raises(AttributeInvalid, match="more than 1000 parameters"):
+        parse_query(many + "&b=2")
 
 
 @pytest.mark.parametrize(

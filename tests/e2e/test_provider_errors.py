@@ -16,6 +16,7 @@ from policyd.demo.provider import SimulatedProvider
 from tests.e2e import raw
 from tests.e2e.books import BUDGET, assert_charged, assert_free, calls, nanos, wait_until_idle
 from tests.e2e.conftest import POLICY, Start
+from tests.e2e.envoy_version import SHOWS_ITS_OWN_REPLIES
 from tests.e2e.mesh import Balance, Line, Mesh
 from tests.e2e.sdks import OpenAI, Sdk
 from tests.e2e.upstream import Upstream, kept_open, refusing, response, upstream
@@ -132,6 +133,7 @@ def test_a_reply_that_breaks_off_before_its_body_costs_its_input(mesh: Mesh, pro
     assert_charged(mesh, project, usage, sdk=OpenAI(), request_id=line["request_id"])
 
 
+@SHOWS_ITS_OWN_REPLIES
 def test_a_provider_that_hangs_up_without_a_reply_costs_nothing(mesh: Mesh, odd: Upstream, project: str) -> None:
     odd.reply = b""
     reply = raw.post(mesh.listen, f"/odd{raw.CHAT}", body=raw.chat(), headers={"x-policyd-project": project})
@@ -142,6 +144,7 @@ def test_a_provider_that_hangs_up_without_a_reply_costs_nothing(mesh: Mesh, odd:
     assert_free(mesh, project)
 
 
+@SHOWS_ITS_OWN_REPLIES
 def test_a_provider_that_is_down_costs_nothing(mesh: Mesh, project: str) -> None:
     reply = raw.post(mesh.listen, f"/down{raw.CHAT}", body=raw.chat(), headers={"x-policyd-project": project})
 

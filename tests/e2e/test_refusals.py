@@ -20,6 +20,7 @@ from policyd.core.usage import Usage
 from policyd.demo.provider import SimulatedProvider
 from tests.e2e.books import assert_free, calls, cost, nanos, wait_until_idle
 from tests.e2e.conftest import Start
+from tests.e2e.envoy_version import SHOWS_ITS_OWN_REPLIES
 from tests.e2e.mesh import Line, Mesh
 from tests.e2e.sdks import Anthropic, OpenAI, Sdk, policyd_object
 
@@ -310,6 +311,7 @@ def test_400_what_is_no_json_object(mesh: Mesh, provider: SimulatedProvider, pro
     assert refusal.told["reason"] == "body_unreadable"
 
 
+@SHOWS_ITS_OWN_REPLIES
 def test_413_a_body_over_the_limit(careful_mesh: Mesh, provider: SimulatedProvider, sdk: Sdk, project: str) -> None:
     with refused(sdk, 413, provider) as refusal:
         sdk.ask(careful_mesh, project=project, messages=[{"role": "user", "content": "x" * 65_536}])

@@ -11,6 +11,7 @@ import pytest
 from policyd.envoy_config import build_bootstrap
 from policyd.envoy_config.listener import CREDENTIAL_HEADERS
 from policyd.up import EnvoyProcess, find_envoy
+from tests.e2e.envoy_version import PREFIXES_CREDENTIALS
 from tests.e2e.providers import signature
 from tests.e2e.providers.simulated import Arrival
 from tests.envoy.rig import CA, NOBODY, envoy, ext_proc, loopback, readme_examples, request, upstream
@@ -56,6 +57,7 @@ async def test_credentials_reach_the_provider_and_never_policyd() -> None:
     assert exchange.response_headers[":status"] == "200"
 
 
+@PREFIXES_CREDENTIALS
 async def test_a_key_from_a_file_reaches_the_provider_and_never_policyd(tmp_path: Path) -> None:
     *_, injection, secrets, _ = readme_examples()
     key_file = tmp_path / "openai-key"

@@ -185,8 +185,8 @@ def test_what_writes_no_text_has_no_output(wire: WireFormat) -> None:
             "options.num_predict: expected an integer from -2 to 100000000",
         ),
         (OLLAMA_CHAT, {"stream": 0}, "stream: expected true or false, got a number"),
-        (OLLAMA_CHAT, {"MODEL": "llama3:70b"}, "model: expected in lower case"),
-        (OLLAMA_CHAT, {"me\u017f\u017fages": []}, "messages: expected in lower case"),
+        (OLLAMA_CHAT, {"MODEL": "llama3:70b"}, "model: spelt in another case"),
+        (OLLAMA_CHAT, {"me\u017f\u017fages": []}, "messages: spelt in another case"),
         (OLLAMA_EMBED, {"model": None}, "model: expected a text that is not empty, got nothing"),
     ],
 )

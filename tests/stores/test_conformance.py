@@ -821,10 +821,18 @@ class TestUsage:
         )
         assert await usage_ids(store) == ["a", "c", "b", "z"]
 
-    async def test_append_replaces_the_same_id(self, store: Store) -> None:
+    async def test_append_leaves_a_record_of_the_same_id(self, store: Store) -> None:
         await self._append(store, [record("r1", at_ms=5), record("r2", at_ms=6), record("r1", at_ms=7)])
         page = await store.usage(UsageFilter(), limit=10)
-        assert page == UsagePage((record("r1", at_ms=7), record("r2", at_ms=6)), next_cursor="")
+        assert page == UsagePage((record("r2", at_ms=6), record("r1", at_ms=5)), next_cursor="")
+
+    async def test_a_refusal_that_comes_late_leaves_the_record_of_the_repetition_that_was_granted(
+        self, store: Store
+    ) -> None:
+        await reserve(store, "r1", entry(5))
+        await settle(store, "r1", 3)
+        await store.append(replace(record("r1", outcome=Outcome.DENIED), decision="deny"))
+        assert (await store.usage(UsageFilter(), limit=2)).records == (record("r1", actual_cost_nanos=3),)
 
     async def test_open_reservations_are_not_listed(self, store: Store) -> None:
         await reserve(store, "r1", entry(1))
@@ -879,7 +887,8 @@ class TestUsage:
 
     async def test_a_replaced_record_is_found_by_its_new_attributes_only(self, store: Store) -> None:
         await store.append(record("r1", attributes={"user": "ann"}))
-        await store.append(record("r1", attributes={"user": "bob"}))
+        await reserve(store, "r1", entry(5))
+        await store.settle("r1", amounts={}, record=record("r1", attributes={"user": "bob"}), now_ms=NOW_MS)
         assert await usage_ids(store, UsageFilter({"user": "ann"})) == []
         assert await usage_ids(store, UsageFilter({"user": "bob"})) == ["r1"]
 

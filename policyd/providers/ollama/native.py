@@ -43,7 +43,6 @@ class _Ollama:
 
     def _read(self, body: bytes) -> tuple[Json, Prompt]:
         document = decode_request(body, decisive=self._decisive)
-        _refuse_other_case(document, decisive=self._decisive)
         try:
             return document, self._read_prompt(document)
         except RecursionError:
@@ -105,13 +104,6 @@ def ollama_generate() -> OllamaText:
 
 def ollama_embed() -> OllamaEmbed:
     return OllamaEmbed("ollama-embed", read_prompt=embed_prompt, decisive=("input", "prompt"))
-
-
-def _refuse_other_case(document: Json, *, decisive: Sequence[str]) -> None:
-    """Ollama takes a member's name in any case, and the last one counts: it could see another request than we do."""
-    for name in document:
-        if name not in decisive and name.casefold() in decisive:
-            raise BodyUnreadable(f"{name.casefold()}: expected in lower case")
 
 
 def _output_maximum(document: Json) -> int | None:

@@ -23,7 +23,6 @@ from pathlib import Path
 from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry
 from policyd.core.record import Record
 from policyd.core.reservation import Event, State
-from policyd.stores import codec
 from policyd.stores.base import (
     AccountsPage,
     Reservation,
@@ -139,7 +138,7 @@ class SqliteStore:
         )
 
     async def append(self, record: Record) -> None:
-        await self._writer.run(lambda db: usage_records.save(db, record, codec.encode(record)))
+        await self._writer.run(lambda db: usage_records.save_if_new(db, record))
 
     async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:
         return await self._reader.run(lambda db: usage_records.page(db, wanted, limit, cursor))

@@ -13,13 +13,24 @@ _EARLIEST_MS, _LATEST_MS = -(2**63), 2**63 - 1  # what SQLite's integers hold
 _SELECT_USAGE = "SELECT record FROM usage WHERE at_ms >= ? AND (at_ms, request_id) < (?, ?)"
 _WITH_ATTRIBUTE = " AND instr(attributes, ?)"
 _NEWEST_FIRST = " ORDER BY at_ms DESC, request_id DESC LIMIT ?"
-_SAVE_USAGE = "INSERT OR REPLACE INTO usage (request_id, at_ms, attributes, record) VALUES (?, ?, ?, ?)"
+_SAVE = "INSERT OR REPLACE INTO usage (request_id, at_ms, attributes, record) VALUES (?, ?, ?, ?)"
+_SAVE_IF_NEW = "INSERT OR IGNORE INTO usage (request_id, at_ms, attributes, record) VALUES (?, ?, ?, ?)"
 FORGET = "DELETE FROM usage WHERE rowid IN (SELECT rowid FROM usage WHERE at_ms < ? LIMIT ?)"
 
 
 def save(db: sqlite3.Connection, record: Record, encoded: str) -> None:
+    """Stores a record in place of any with its request id."""
+    db.execute(_SAVE, _row(record, encoded))
+
+
+def save_if_new(db: sqlite3.Connection, record: Record) -> None:
+    """Stores a record unless there is one with its request id."""
+    db.execute(_SAVE_IF_NEW, _row(record, codec.encode(record)))
+
+
+def _row(record: Record, encoded: str) -> tuple[str, int, str, str]:
     lines = "".join(f"{_attribute_line(name, value)}\n" for name, value in record.attributes.items())
-    db.execute(_SAVE_USAGE, (record.request_id, record.at_ms, f"\n{lines}", encoded))
+    return record.request_id, record.at_ms, f"\n{lines}", encoded
 
 
 def _attribute_line(name: str, value: str) -> str:
