@@ -254,8 +254,13 @@ def _priced(ask: Ask, tariff: Tariff, *, now_ms: int) -> PricedModel | None:
 def _find_price(
     tariff: Tariff, *, provider: str, model: str, terms: Mapping[str, str], at_ms: int, unknown: UnknownModel
 ) -> PricedModel | None:
+    vendor = vendor_named(provider)
     found = tariff.find(provider=provider, model=model, at_ms=at_ms, terms=terms)
-    served_as = vendor_named(provider).served_as.get(model.lower())
+    if found is None and vendor.resells:
+        maker, _, name = model.lower().partition("/")
+        # The maker's service tiers and fees by its terms are not what a reseller sells.
+        found = tariff.find(provider=vendor_named(maker).id, model=name, at_ms=at_ms, terms={})
+    served_as = vendor.served_as.get(model.lower())
     if served_as is not None and (found is None or not found.own):
         found = tariff.find(provider=provider, model=served_as, at_ms=at_ms, terms=terms) or found
     if found is not None:

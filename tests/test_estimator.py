@@ -79,6 +79,30 @@ async def test_a_retired_model_is_held_at_the_price_of_the_one_that_serves_it() 
     assert price_served(verdict.record, found.price, found.tariff, response_model=None, terms=NO_TERMS) is found.price
 
 
+@pytest.mark.parametrize(
+    ("provider", "model", "maker", "made"),
+    [
+        ("vercel-gateway", "anthropic/claude-sonnet-4", "anthropic", "claude-sonnet-4-0"),
+        ("vercel-gateway", "xai/grok-4", "x-ai", "grok-4"),
+        ("openrouter", "openai/text-embedding-3-small", "openai", "text-embedding-3-small"),
+        ("openrouter", "OpenAI/Text-Embedding-3-Small", "openai", "text-embedding-3-small"),
+        # What nobody has a price for, and vendors whose names of models only look alike, are a careful guess.
+        ("openrouter", "nobody/gpt-4.1-nano", "openai", "gpt-4o"),
+        ("openrouter", "text-embedding-3-small", "openai", "gpt-4o"),
+        ("together", "anthropic/claude-sonnet-4", "openai", "gpt-4o"),
+    ],
+)
+async def test_a_reseller_without_a_price_of_its_own_takes_the_makers(
+    provider: str, model: str, maker: str, made: str
+) -> None:
+    world = World()
+    found = await world.enforcer.estimate(ask(world, provider=provider, model=model))
+    assert found.price == price_of(made, maker)
+    verdict = await world.enforcer.reserve(ask(world, provider=provider, model=model))
+    served = price_served(verdict.record, found.price, found.tariff, response_model=model, terms=NO_TERMS)
+    assert served == found.price
+
+
 # --- what exchanges teach ---
 
 

@@ -2,6 +2,14 @@
 
 Each entry names the page that published it and a month in which it held. An entry for a model that genai-prices comes
 to list is an error of `make prices`, so that nothing stands here twice.
+
+How far they were looked up again in 2026-11: xAI's tools and Anthropic's premium for data residency in the makers' own
+documentation; OpenAI's searches, its fine-tuned o4-mini and DALL-E, Gemini's searches, Voyage's rerankers, Cohere's
+rerank-v4.0-pro and OpenRouter's searches in what others quote of the makers' pages. Not confirmed since the month that
+they name: OpenAI's containers and fine-tuned gpt-4.1, Azure's speech, Bedrock's rankings and embeddings, Vertex AI's
+embeddings and its regional premium, what else Cohere charges. Two that are known to be in doubt: Google Maps is said to
+cost 14 instead of 25 for Gemini 3 (the dearer one stands here), and OpenAI's older tool `web_search_preview` 25 instead
+of 10 with models that do not reason, for which genai-prices, whose prices go before these, has 10.
 """
 
 from __future__ import annotations

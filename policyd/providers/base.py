@@ -271,6 +271,8 @@ class Vendor:
     """Tokens that a reply can have though a smaller maximum was asked for: the vendor raises it or thinks beside it."""
     served_as: Mapping[str, str] = field(default_factory=dict)
     """Retired models that it goes on taking requests for, in lower case, and which dearer model serves them."""
+    resells: bool = False
+    """Whether it calls models `maker/model` and sells those it has no price of its own for at their makers' prices."""
     completion_maximum: int | None = None
     """What bounds the output of a legacy completion whose request does not; `None` where it is not known."""
     transcript_ms_min: int = 0

@@ -156,6 +156,7 @@ _OTHERS = (
         apis=BOTH,
         stream_options=False,
         output_floor=16,
+        resells=True,
     ),
     Vendor("ovhcloud", hosts=("oai.endpoints.kepler.ai.cloud.ovh.net",)),
     # Reports a running total in every chunk unasked, in each of the recorded streams.
@@ -165,7 +166,7 @@ _OTHERS = (
     Vendor("together", names=("togetherai",), hosts=("api.together.xyz", "api.together.ai")),
     Vendor("typesafe", hosts=("api.typesafe.ai",)),
     Vendor("venice", hosts=("api.venice.ai",)),
-    Vendor("vercel-gateway", hosts=("ai-gateway.vercel.sh",)),
+    Vendor("vercel-gateway", hosts=("ai-gateway.vercel.sh",), resells=True),
     Vendor("voyageai", names=("voyage",), hosts=("api.voyageai.com",)),
     Vendor("writer", hosts=("api.writer.com",)),
     # Grok's thoughts do not heed the maximum: of three replies to requests for 16 tokens each has 110 to 124 beside it.

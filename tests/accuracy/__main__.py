@@ -9,7 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from random import Random
 
 from tests import recordings
-from tests.accuracy.measuring import Measured, Measurer
+from tests.accuracy.measured import Measured
+from tests.accuracy.measuring import Measurer
 from tests.accuracy.table import failures, misses, table
 
 

@@ -81,6 +81,13 @@ def _aws(*events: tuple[str, Any]) -> str:
     return b64encode(b"".join(messages)).decode()
 
 
+_SPOKEN = {
+    "input_tokens": 30,
+    "output_tokens": 24,
+    "total_tokens": 54,
+    "input_token_details": {"text_tokens": 18, "audio_tokens": 12, "cached_tokens": 8},
+    "output_token_details": {"text_tokens": 4, "audio_tokens": 20},
+}
 _CLAUDE = {"input_tokens": 17, "output_tokens": 5}
 _GEMINI = {
     "promptTokenCount": 9,
@@ -315,5 +322,33 @@ OWN: tuple[Recording, ...] = (
         usage={"input_tokens": 34, "output_tokens": 3},
         framing="ndjson",
         streamed=True,
+    ),
+    _own(
+        "openai-realtime",
+        "openai",
+        "(websocket)",
+        request={"type": "response.create"},
+        reply=_lines(
+            {"type": "response.created", "response": {"id": "r"}},
+            {"type": "response.output_audio_transcript.delta", "delta": "Two."},
+            {"type": "response.done", "response": {"id": "r", "status": "completed", "usage": _SPOKEN}},
+        ),
+        usage={"input_tokens": 30, "output_tokens": 24, "cached_input_tokens": 8, "total_tokens": 54},
+        framing="websocket-messages-one-per-line",
+    ),
+    _own(
+        "gemini-live",
+        "gemini",
+        "(websocket)",
+        request={"setup": {"model": "models/gemini-live-2.5-flash-preview"}},
+        reply=_lines(
+            {"serverContent": {"modelTurn": {"parts": [{"text": "Two."}]}}},
+            {
+                "serverContent": {"turnComplete": True},
+                "usageMetadata": {"promptTokenCount": 12, "responseTokenCount": 3, "totalTokenCount": 15},
+            },
+        ),
+        usage={"input_tokens": 12, "output_tokens": 3, "total_tokens": 15},
+        framing="websocket-messages-one-per-line",
     ),
 )

@@ -16,7 +16,7 @@ _UNCOVERED_ITERATIONS = ("compaction", "advisor_message")
 
 def disagreements(usage: Usage | None, recording: Recording) -> list[str]:
     """Each field that was read otherwise than it was recorded, as `name read/recorded`."""
-    wanted, got = _recorded(recording), _reading(recording)(usage or Usage(), recording)
+    wanted, got = _recorded(recording), _read(usage or Usage(), recording)
     comparable = {name: value for name, value in wanted.items() if name in got}
     if usage is None:
         return [f"{name} none/{value}" for name, value in comparable.items()]
@@ -25,7 +25,7 @@ def disagreements(usage: Usage | None, recording: Recording) -> list[str]:
 
 def has_truth(recording: Recording) -> bool:
     """Whether the provider told any number that a kind of usage stands for."""
-    return bool(_recorded(recording).keys() & _reading(recording)(Usage(), recording).keys())
+    return bool(_recorded(recording).keys() & _read(Usage(), recording).keys())
 
 
 def reported_input_tokens(recording: Recording) -> int:
@@ -44,9 +44,8 @@ _CACHED = ("cached_input_tokens", "cache_write_tokens")
 
 def _recorded(recording: Recording) -> Numbers:
     """The recorded numbers, where they do not contradict themselves."""
-    numbers: Numbers = {
-        name: value for name, value in (recording["expected_usage"] or {}).items() if isinstance(value, int)
-    }
+    numbers = _recorded_pieces(recording)
+    numbers |= {name: value for name, value in (recording["expected_usage"] or {}).items() if isinstance(value, int)}
     wire: str = recording["wire"]
     if wire == "openai-chat" and "input_tokens" in numbers:
         # A part that is larger than its whole is cut to it.
@@ -56,18 +55,60 @@ def _recorded(recording: Recording) -> Numbers:
             numbers["image_input_tokens"] = min(numbers["image_input_tokens"], numbers["input_tokens"] - cached)
         if numbers.get("reasoning_tokens") and not _beside(recording):
             numbers["reasoning_tokens"] = min(numbers["reasoning_tokens"], numbers.get("output_tokens", 0))
+    if _is_left_out(recording):
+        numbers.pop("total_tokens", None)
     if numbers.get("cache_write_5m") == numbers.get("cache_write_1h") == 0 and numbers.get("cache_write_tokens"):
         # Something was written, and into no cache of either kind: only the sum says something.
         del numbers["cache_write_5m"], numbers["cache_write_1h"]
     return numbers
 
 
+def _recorded_pieces(recording: Recording) -> Numbers:
+    """What was sold by the piece, which a provider's usage object tells and the numbers taken from it do not."""
+    raw = _raw(recording)
+    billed = raw.get("billed_units") or {}
+    pieces = {
+        "pages": raw.get("pages_processed"),
+        "audio_input_ms": raw["seconds"] * 1000 if "seconds" in raw else None,
+        "images_read": billed.get("images"),
+        "search_units": billed.get("search_units"),
+    }
+    return {name: int(value) for name, value in pieces.items() if value is not None}
+
+
+def _raw(recording: Recording) -> Mapping[str, Any]:
+    """The provider's own usage object; empty where there are several, those of a session's responses."""
+    raw = recording.get("usage_raw")
+    return raw if isinstance(raw, Mapping) else {}
+
+
+def _read(usage: Usage, recording: Recording) -> Numbers:
+    """What was read, by the names of what is recorded."""
+    pieces = {
+        "pages": usage.pages + usage.annotated_pages,
+        "audio_input_ms": usage.audio_input_ms,
+        "images_read": usage.images_read,
+        "search_units": usage.search_units,
+    }
+    return pieces | _reading(recording)(usage, recording)
+
+
 def _beside(recording: Recording) -> str:
     """Which part stands beside input and output, by the total: `reasoning_tokens`, `audio_input_tokens` or none."""
     fields: Mapping[str, int] = recording["expected_usage"] or {}
     rest = (fields.get("total_tokens") or 0) - (fields.get("input_tokens") or 0) - (fields.get("output_tokens") or 0)
+    if _is_left_out(recording):
+        return "reasoning_tokens"
     parts = ("reasoning_tokens", "audio_input_tokens")
     return next((name for name in parts if rest > 0 and fields.get(name) == rest), "")
+
+
+def _is_left_out(recording: Recording) -> bool:
+    """Whether the reasoning is charged and is in no sum: Vercel's gateway tells a cost that shows it."""
+    fields: Mapping[str, int] = recording["expected_usage"] or {}
+    return "market_cost" in _raw(recording) and (fields.get("reasoning_tokens") or 0) > (
+        fields.get("output_tokens") or 0
+    )
 
 
 def _by_openai(usage: Usage, recording: Recording) -> Numbers:
@@ -89,7 +130,7 @@ def _by_openai(usage: Usage, recording: Recording) -> Numbers:
 
 
 def _by_anthropic(usage: Usage, recording: Recording) -> Numbers:
-    raw: Mapping[str, Any] = recording["usage_raw"] or {}
+    raw = _raw(recording)
     last = raw.get("message_delta") or raw
     beside = [run for run in last.get("iterations") or () if run.get("type") in _UNCOVERED_ITERATIONS]
     return {
@@ -105,7 +146,7 @@ def _by_anthropic(usage: Usage, recording: Recording) -> Numbers:
 
 
 def _by_google(usage: Usage, recording: Recording) -> Numbers:
-    raw: Mapping[str, Any] = recording["usage_raw"] or {}
+    raw = _raw(recording)
     details = raw.get("promptTokensDetails") or ()
     # Documents and videos are charged as images, and have no number of their own among the recorded ones.
     media = sum(each.get("tokenCount", 0) for each in details if each.get("modality") in ("DOCUMENT", "VIDEO"))

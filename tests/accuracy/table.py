@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tests.accuracy.measuring import Measured, Miss, Number
+from tests.accuracy.measured import Measured, Miss, Number
 
 FLOORS_PERMILLE = {Number.USAGE: 1000, Number.PRICE: 1000, Number.COUNT: 980, Number.HOLD: 999}
 """The least share of exchanges, of 1,000, for which a number has to be right; excused misses aside."""

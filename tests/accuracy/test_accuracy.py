@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from policyd.core.pricing import DatedRates, ModelPrices, PriceBook, ProviderPrices, Rate, RateTier, Validity
-from tests.accuracy.measuring import Excuse, Measured, Measurer, Number
+from tests.accuracy.counts import NORMALISED
+from tests.accuracy.measured import Excuse, Measured, Number
+from tests.accuracy.measuring import Measurer
 from tests.accuracy.own import OWN
 from tests.accuracy.table import failures, misses, table
 from tests.recordings import Recording
@@ -68,6 +70,34 @@ def test_a_count_that_is_off_by_one_is_a_miss() -> None:
     check = CHAT["count_check"]
     measured = measure(CHAT, count_check={**check, "provider_count": check["provider_count"] + 1})
     assert only_miss(measured) == (Number.COUNT, "")
+
+
+def test_a_response_of_a_session_that_is_read_otherwise_is_a_miss() -> None:
+    session = next(recording for recording in OWN if recording["wire"] == "openai-realtime")
+    measured = measure(session, expected_usage={**session["expected_usage"], "cached_input_tokens": 9})
+    assert only_miss(measured) == (Number.USAGE, "")
+    assert only_miss(measure(session, response_body=session["response_body"][:-200])) == (Number.USAGE, "")
+
+
+@pytest.mark.parametrize(
+    ("wire", "others", "off_by", "excuse"),
+    [
+        ("openai-responses", {"notes": [NORMALISED], "response_body": "{}"}, 1, Excuse.NORMALISED),
+        ("openai-responses", {"response_body": '{"id": "resp_by_hand"}'}, 1, Excuse.SYNTHETIC),
+        ("openai-responses", {"response_body": '{"id": "resp_REDACTED_1"}'}, 1, ""),
+        ("openai-responses", {"response_body": '{"created_at": 1742000000}'}, 18, Excuse.FIRST_WEEKS),
+        ("openai-responses", {"response_body": '{"created_at": 1742000000}'}, 17, ""),
+        ("openai-responses", {"response_body": '{"created_at": 1752000000}'}, 18, ""),
+        ("openai-chat", {"response_body": '{"created": 1742000000}'}, 18, ""),
+    ],
+)
+def test_wrong_counts_are_excused_by_what_the_record_shows(
+    wire: str, others: dict[str, Any], off_by: int, excuse: str
+) -> None:
+    recording = next(each for each in OWN if each["wire"] == wire and each["count_check"])
+    check = {**recording["count_check"], "provider_count": recording["count_check"]["provider_count"] + off_by}
+    measured = measure(recording, count_check=check, expected_usage=None, **others)
+    assert only_miss(measured) == (Number.COUNT, excuse)
 
 
 def test_a_hold_that_does_not_cover_the_cost_is_a_miss() -> None:

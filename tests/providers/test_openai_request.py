@@ -331,13 +331,27 @@ def test_other_values_anywhere_raise_only_what_is_documented(data: st.DataObject
 def test_each_message_is_its_role_and_content_and_three_tokens_more() -> None:
     prompt = prompt_of(
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "user", "content": "b"},
         {"role": "assistant", "content": "c", "refusal": "d"},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "e"}]},
     )
-    assert prompt.texts == ("system", "Be brief.", "user", "a", "b", "assistant", "c", "d", "assistant", "e")
+    assert prompt.texts == ("system", "Be brief.", "user", "b", "assistant", "c", "d", "assistant", "e")
     assert prompt.overhead_tokens == 3 * 4 + 3
     assert prompt.exact
+
+
+def test_texts_that_follow_one_another_are_one_text() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/heron.png"}}
+    texts = [{"type": "text", "text": text} for text in ("What is in this file?", "<file>reeds</file>", "c")]
+    assert prompt_of({"role": "user", "content": texts[:2]}).texts == (
+        "user",
+        "What is in this file?<file>reeds</file>",
+    )
+    assert prompt_of({"role": "user", "content": texts}).texts[1:] == ("What is in this file?<file>reeds</file>c",)
+    divided = prompt_of({"role": "user", "content": [texts[0], image, *texts[1:]]})
+    assert divided.texts == ("user", "What is in this file?", "<file>reeds</file>c")
+    odd = [texts[2], {"type": "text", "text": None}, {"type": "text"}, {"type": ["text"]}, "d", texts[2]]
+    assert prompt_of({"role": "user", "content": odd}).texts == ("user", "c", "dc")
 
 
 @pytest.mark.parametrize(

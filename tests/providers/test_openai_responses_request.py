@@ -89,6 +89,14 @@ def test_messages_are_those_of_a_chat() -> None:
     assert prompt_of(input=messages, model="gpt-5").overhead_tokens == 3 * 3 + 2 + 2
 
 
+def test_texts_that_follow_one_another_are_one_text() -> None:
+    parts = [{"type": "input_text", "text": text} for text in ("What is in this file?", "<file>reeds</file>")]
+    assert prompt_of(input=[{"role": "user", "content": parts}]).texts == (
+        "user",
+        "What is in this file?<file>reeds</file>",
+    )
+
+
 @pytest.mark.parametrize(
     "item",
     [

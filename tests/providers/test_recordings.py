@@ -14,8 +14,9 @@ from policyd.providers.base import RawRequest, ReplyReader, RequestEdits, Reques
 from policyd.providers.registry import OPENAI_CHAT, resolve
 from policyd.providers.vendors import vendor_named
 from tests import recordings
+from tests.accuracy.reported import disagreements
 from tests.providers.replay import random_chunks, read_document, read_members, read_stream, single_bytes, some_facts
-from tests.recordings import REFUSED, WIRES, Recording, assert_reported, has_readable_request
+from tests.recordings import REFUSED, WIRES, Recording, has_readable_request
 
 BATCHES = 16
 
@@ -55,7 +56,7 @@ def is_readable(record: Recording) -> bool:
 
 def assert_expected(reader: ReplyReader, record: Recording) -> None:
     assert reader.usage is not None, record["id"]
-    assert_reported(reader.usage, record)
+    assert not disagreements(reader.usage, record), record["id"]
     assert reader.usage_complete, record["id"]
 
 

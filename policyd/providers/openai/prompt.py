@@ -10,7 +10,9 @@ low a count would let a budget be overspent.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -104,11 +106,29 @@ def _add_content(builder: PromptBuilder, content: Any) -> None:
     if not isinstance(content, list):
         builder.text(content)
         return
-    for part in content:
+    for part in with_texts_joined(content):
         if isinstance(part, dict):
             _add_part(builder, part)
         else:
             builder.text(part)
+
+
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+def with_texts_joined(parts: list[Any]) -> Iterator[Any]:
+    """`parts` with each run of texts as one text: measured, a token can reach from the end of one to the next."""
+    for is_text, run in groupby(parts, key=_is_text):
+        if is_text:
+            yield "".join(part if isinstance(part, str) else part["text"] for part in run)
+        else:
+            yield from run
+
+
+def _is_text(part: Any) -> bool:
+    if isinstance(part, dict):
+        return part.get("type") in _TEXT_PARTS and isinstance(part.get("text"), str)
+    return isinstance(part, str)
 
 
 def _add_part(builder: PromptBuilder, part: Json) -> None:

@@ -25,6 +25,7 @@ from policyd.providers.openai.prompt import (
     add_schema,
     chat_family,
     render_functions,
+    with_texts_joined,
 )
 from policyd.providers.prompt_builder import PromptBuilder
 from policyd.providers.request_body import Json
@@ -128,7 +129,7 @@ class _ResponsesPrompt:
         if not isinstance(content, list):
             self._builder.text(content)
             return
-        for part in content:
+        for part in with_texts_joined(content):
             if isinstance(part, dict):
                 self._add_part(part)
             else:

@@ -3,8 +3,9 @@
 By the maker's definition cached, written and audio tokens are inside `prompt_tokens`, and reasoning and audio tokens
 are inside `completion_tokens`. Some vendors put a part beside the whole instead (xAI its reasoning, Mistral its audio);
 their `total_tokens` gives them away, because it then is more than the prompt and the completion together. Perplexity's
-leaves out its reasoning and the citations that it counts. Where a part that should be inside is larger than the whole
-(cached tokens of Grok on Azure), it is cut to it.
+leaves out its reasoning and the citations that it counts; that of Vercel's gateway, which tells a `market_cost`, leaves
+out Gemini's reasoning, and charges it: so it is in the cost of each of ten recorded replies. Where a part that should
+be inside is larger than the whole (cached tokens of Grok on Azure), it is cut to it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def read_usage(reported: Json) -> Usage | None:
     reasoning = first_count(completion_details.get("reasoning_tokens"), reported.get("reasoning_tokens"))
 
     beside = total - prompt - completion if total is not None else 0
-    is_beside = total is None or reported.get("citation_tokens") is not None
+    is_beside = total is None or any(reported.get(name) is not None for name in _REASONING_LEFT_OUT_BY)
     if reasoning and (beside == reasoning or (is_beside and reasoning > completion)):
         completion += reasoning
     elif audio and beside == audio:
@@ -62,6 +63,10 @@ def read_usage(reported: Json) -> Usage | None:
         web_searches=first_count(searches, reported.get("num_search_queries")),
         audio_input_ms=milliseconds(reported.get("prompt_audio_seconds")) or 0,
     )
+
+
+_REASONING_LEFT_OUT_BY = ("citation_tokens", "market_cost")
+"""What tells Perplexity's and Vercel's usage, whose totals can leave out the reasoning."""
 
 
 def is_complete(reported: Json) -> bool:
