@@ -15,6 +15,7 @@ import typer
 
 from policyd import __version__
 from policyd.control.commands import add_commands
+from policyd.control.key_commands import add_key_commands
 from policyd.core.errors import ConfigError, PolicydError
 from policyd.options import AsJson, Config, Store
 
@@ -35,6 +36,7 @@ app = typer.Typer(
 prices_app = typer.Typer(no_args_is_help=True)
 app.add_typer(prices_app, name="prices", help="Look up what models cost, and why.")
 add_commands(app)
+add_key_commands(app)
 
 Prices = Annotated[
     str | None,
@@ -131,7 +133,7 @@ def up(
     admin: Admin = None,
 ) -> None:
     """Run Envoy and the server together, in front of the providers."""
-    from policyd.config import Settings
+    from policyd.config import Settings, open_policy
     from policyd.envoy_config import EnvoySettings
     from policyd.up import running
 
@@ -147,7 +149,12 @@ def up(
     }
     settings = Settings.from_environment(os.environ, **flags)
     envoy = EnvoySettings.from_environment(
-        os.environ, listen=listen, admin=admin, upstreams=upstream, buffer_bytes_max=settings.request_body_bytes_max
+        os.environ,
+        listen=listen,
+        admin=admin,
+        upstreams=upstream,
+        buffer_bytes_max=settings.request_body_bytes_max,
+        policy=open_policy(settings.policy_path),
     )
 
     async def run() -> None:
@@ -217,13 +224,12 @@ def estimate(
     prices: Prices = None,
 ) -> None:
     """Tell what a request would cost, without sending it."""
-    from policyd.config import Settings, load_policy
-    from policyd.core.policy import default_policy
+    from policyd.config import Settings, open_policy
     from policyd.estimates import estimate_body
     from policyd.prices.table_file import open_price_book
 
     settings = Settings.from_environment(os.environ, config=config, prices=prices)
-    policy = load_policy(settings.policy_path) if settings.policy_path is not None else default_policy()
+    policy = open_policy(settings.policy_path)
     book = open_price_book(settings.prices_path)
     content = sys.stdin.buffer.read() if str(body) == "-" else _read(body)
     told = estimate_body(content, provider=provider, path=path, content_type=content_type, policy=policy, prices=book)
@@ -276,6 +282,7 @@ def explain_request(
 
 @app.command("envoy-config")
 def envoy_config(
+    config: Config = None,
     listen: Listen = None,
     upstream: Upstreams = None,
     ext_proc: ExtProc = None,
@@ -283,12 +290,17 @@ def envoy_config(
     admin: Admin = None,
 ) -> None:
     """Print the Envoy configuration that `up` runs, as YAML."""
-    from policyd.config import Settings
+    from policyd.config import Settings, open_policy
     from policyd.envoy_config import EnvoySettings, build_bootstrap, to_yaml
 
-    settings = Settings.from_environment(os.environ, ext_proc=ext_proc, workers=workers)
+    settings = Settings.from_environment(os.environ, config=config, ext_proc=ext_proc, workers=workers)
     envoy = EnvoySettings.from_environment(
-        os.environ, listen=listen, admin=admin, upstreams=upstream, buffer_bytes_max=settings.request_body_bytes_max
+        os.environ,
+        listen=listen,
+        admin=admin,
+        upstreams=upstream,
+        buffer_bytes_max=settings.request_body_bytes_max,
+        policy=open_policy(settings.policy_path),
     )
     typer.echo(to_yaml(build_bootstrap(envoy, policyd_addresses=settings.ext_proc_addresses)), nl=False)
 

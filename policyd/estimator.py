@@ -55,6 +55,8 @@ class Ask:
     """What it is held for: a session and its responses share out the metrics among them."""
     by_bound: bool = False
     """Whether a bound on the input is enough, so that nothing has to be counted."""
+    key_digest: str | None = None
+    """Of the API key that the request came with."""
     reread: Callable[[RequestEdits], RequestFacts] | None = field(default=None, repr=False, compare=False)
     """What the request says once it is edited, raising `BodyUnreadable` where it cannot be; `None`: it never can."""
 

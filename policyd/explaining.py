@@ -72,8 +72,6 @@ async def explain(request: HttpRequest, *, policy: Policy, store: Store, prices:
 
     Raises `RequestError`s for a request that cannot be read or attributed, and `StoreError`s.
     """
-    ask = _ask(request, policy)
-    attributes = policy.grouping.complete(ask.attributes)
     enforcer = Enforcer(
         store=store,
         prices=prices,
@@ -82,6 +80,8 @@ async def explain(request: HttpRequest, *, policy: Policy, store: Store, prices:
         policy=lambda: policy,
         observer=_Nobody(),
     )
+    ask = await _ask(request, policy, enforcer)
+    attributes = policy.grouping.complete(ask.attributes)
     try:
         decision = await enforcer.check(ask)
     except Blocked as error:
@@ -112,13 +112,15 @@ def explanation_json(told: Explanation) -> str:
     return msgspec.json.format(msgspec.json.encode(told), indent=2).decode()
 
 
-def _ask(request: HttpRequest, policy: Policy) -> Ask:
+async def _ask(request: HttpRequest, policy: Policy, enforcer: Enforcer) -> Ask:
     headers = {name.lower(): value for name, value in request.headers.items()}
     headers |= {":method": request.method, ":path": request.path}
-    side = RequestSide(RequestHeaders(headers, end_of_stream=False), strip=policy.identity.strip)
+    side = RequestSide(RequestHeaders(headers, end_of_stream=False), policy=policy)
     endpoint = resolve(provider=request.provider, host=headers.get("host", ""), method=request.method, path=side.path)
     if not isinstance(endpoint, Endpoint) or endpoint.wire is None:
         raise EndpointUnknown(f"{request.method} {request.path} of {request.provider} is not a request with a price")
+    if (digest := side.key_digest()) is not None:
+        side.identify(await enforcer.authenticate(digest, endpoint=endpoint.name, metered=True))
     body = request.body.encode() if isinstance(request.body, str) else msgspec.json.encode(request.body)
     side.take(RequestBody(body, end_of_stream=True), body_bytes_max=REQUEST_BYTES_MAX)
     return side.ask(request_id="explain", endpoint=endpoint, wire=endpoint.wire, policy=policy)

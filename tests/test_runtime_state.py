@@ -116,7 +116,7 @@ class TestRefresh:
         assert (follower.known(), follower.state.current.revision) == ([block("user=c")], 1)
 
     async def test_leaves_out_kinds_that_are_not_its_own(self, follower: Follower) -> None:
-        await follower.store.set_state([StateItem("key", "k", "anything"), item_of(block())], now_ms=NOW_MS)
+        await follower.store.set_state([StateItem("another", "k", "anything"), item_of(block())], now_ms=NOW_MS)
         await follower.state.refresh()
         assert follower.known() == [block()]
 

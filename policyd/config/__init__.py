@@ -12,7 +12,7 @@ settings.py       flags and environment variables -> `Settings`
 """
 
 from policyd.config.file_source import FileSource
-from policyd.config.policy_file import load_policy, parse_policy
+from policyd.config.policy_file import load_policy, open_policy, parse_policy
 from policyd.config.policy_source import PolicySource
 from policyd.config.settings import (
     Address,
@@ -34,6 +34,7 @@ __all__ = [
     "Transport",
     "UnixSocket",
     "load_policy",
+    "open_policy",
     "parse_address",
     "parse_host_port",
     "parse_policy",

@@ -1,25 +1,50 @@
 """`identity:` in the policy file: where attributes are taken from."""
 
 import re
+from collections.abc import Callable, Mapping
 
 from policyd.config import values
 from policyd.config.problems import Mistake, Problems
 from policyd.config.section import Section, unique_entries
 from policyd.config.values import expected, found
 from policyd.config.yaml_tree import MappingTree, Scalar, Tree
-from policyd.core.attributes import REQUEST_ATTRIBUTES, Identity, Place, Source, check_value
+from policyd.core.api_keys import KEY_HEADERS, KEY_PARAMETER
+from policyd.core.attributes import ATTRIBUTE_LENGTH_MAX, REQUEST_ATTRIBUTES, Identity, Place, Source, check_value
 from policyd.core.errors import AttributeInvalid
 from policyd.core.grouping import MODEL_GROUP
 
-_SOURCE_KEYS = (*Place, "strip")
+_PLACES = tuple(Place)
+_STRIPPABLE = (Place.HEADER, Place.QUERY, Place.COOKIE, Place.BODY)
+"""What is part of the request."""
+_SOURCE_KEYS = (*_PLACES, "strip", "pattern", "max_length")
 _EXAMPLE_SOURCE = "{header: x-policyd-user}"
 
 _ATTRIBUTE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
+"""What makes a regular expression take exponential time."""
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # a token of RFC 9110, in lower case
 
+_CLAIM_PATH = re.compile(r"[^\x00-\x20]{1,256}")
+_METADATA_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_COOKIE_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+_PEER = {
+    "uri": "connection.uri_san_peer_certificate",
+    "dns": "connection.dns_san_peer_certificate",
+    "subject": "connection.subject_peer_certificate",
+    "sha256": "connection.sha256_peer_certificate_digest",
+}
+"""What a certificate tells of whose it is, by Envoy's names: the first of its alternative names of a kind, its subject
+as RFC 2253 writes it, its digest in hexadecimal."""
+
+_ADDRESS = {"client": "source.address"}
+"""The connection's, or what `x-forwarded-for` says where Envoy trusts it (`xff_num_trusted_hops`)."""
+
+_ROUTE_METADATA = "xds.route_metadata.filter_metadata['policyd']['{}']"
+
 _CREDENTIALS = {
-    Place.HEADER: {"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key"},
-    Place.QUERY: {"key", "api_key", "api-key", "access_token"},
+    Place.HEADER: {"authorization", "proxy-authorization", "cookie", *KEY_HEADERS},
+    Place.QUERY: {KEY_PARAMETER, "api_key", "api-key", "access_token"},
 }
 """Where the providers' clients put credentials: attributes are stored and logged, so these can be none."""
 
@@ -60,16 +85,37 @@ def _source(tree: Tree, *, path: str, problems: Problems) -> Source | None:
     if entries is None:
         return None
     section = Section(entries, path=path, keys=_SOURCE_KEYS, problems=problems)
-    key = section.exactly_one(tuple(Place))
+    key = section.exactly_one(_PLACES)
     if key is None:
         return None
     place = Place(key)
+    if place not in _STRIPPABLE and "strip" in section:
+        section.reject("strip", f"a {place} is no part of the request, so there is nothing to strip")
     if place is Place.DEFAULT:
-        if "strip" in section:
-            section.reject("strip", "a default is no part of the request, so there is nothing to strip")
+        for restriction in ("pattern", "max_length"):
+            if restriction in section:
+                section.reject(restriction, "a default is the operator's own, so there is nothing to restrict")
         return Source(place, section.read(key, _default, ""))
-    stripped = section.read("strip", values.boolean, place is not Place.BODY)
-    return Source(place, section.read(key, _NAME_PARSERS[place], ""), strip=stripped)
+    return Source(
+        place,
+        section.read(key, _NAME_PARSERS[place], ""),
+        strip=section.read("strip", values.boolean, place in _STRIPPABLE and place is not Place.BODY),
+        pattern=section.read("pattern", _pattern, None),
+        max_length=section.read("max_length", values.whole_number(1, ATTRIBUTE_LENGTH_MAX), ATTRIBUTE_LENGTH_MAX),
+    )
+
+
+def _pattern(tree: Tree) -> str:
+    pattern = values.text(tree)
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise Mistake(tree.at, f"found {found(tree)}, which is no regular expression: {error}") from None
+    if _REPEATED_GROUP.search(pattern):
+        raise Mistake(
+            tree.at, f"found {found(tree)}, which repeats a group: a hostile value could keep it busy for ever"
+        )
+    return pattern
 
 
 def _default(tree: Tree) -> str:
@@ -90,6 +136,39 @@ def _query_name(tree: Tree) -> str:
     return _not_credential(Place.QUERY, tree, values.printable(tree))
 
 
+def _cookie_name(tree: Tree) -> str:
+    name = values.text(tree)
+    if not _COOKIE_NAME.fullmatch(name):
+        raise expected(tree, "the name of a cookie")
+    return name
+
+
+def _claim_path(tree: Tree) -> str:
+    path = values.text(tree)
+    if not _CLAIM_PATH.fullmatch(path):
+        raise expected(tree, "a claim of a token, or a dotted path such as realm.team")
+    return path
+
+
+def _key_attribute(tree: Tree) -> str:
+    name = values.text(tree)
+    if not _ATTRIBUTE_NAME.fullmatch(name):
+        raise expected(tree, "an attribute that keys are created with, or name")
+    return name
+
+
+def _route_metadata(tree: Tree) -> str:
+    name = values.text(tree)
+    if not _METADATA_KEY.fullmatch(name):
+        raise expected(tree, "a key of the route's metadata: letters, digits, dots, dashes and _, 64 at most")
+    return _ROUTE_METADATA.format(name)
+
+
+def _word_for(words: Mapping[str, str]) -> Callable[[Tree], str]:
+    """A parser for one of `words`, which Envoy has names of its own for."""
+    return lambda tree: words[values.word(tuple(words))(tree)]
+
+
 def _body_path(tree: Tree) -> str:
     path = values.printable(tree)
     if not all(path.split(".")):
@@ -103,4 +182,14 @@ def _not_credential(place: Place, tree: Tree, name: str) -> str:
     return name
 
 
-_NAME_PARSERS = {Place.HEADER: _header_name, Place.QUERY: _query_name, Place.BODY: _body_path}
+_NAME_PARSERS: Mapping[Place, Callable[[Tree], str]] = {
+    Place.HEADER: _header_name,
+    Place.QUERY: _query_name,
+    Place.COOKIE: _cookie_name,
+    Place.BODY: _body_path,
+    Place.CLAIM: _claim_path,
+    Place.API_KEY: _key_attribute,
+    Place.PEER: _word_for(_PEER),
+    Place.ROUTE: _route_metadata,
+    Place.ADDRESS: _word_for(_ADDRESS),
+}

@@ -24,11 +24,12 @@ from policyd.config.section import Section
 from policyd.config.tiers_section import TierAmounts, check_source, read_default_tier, read_tiers
 from policyd.config.values import choice, duration_seconds, expected
 from policyd.config.yaml_tree import FILE_BYTES_MAX, Kind, ListTree, MappingTree, Scalar, Tree, parse_yaml
-from policyd.core.attributes import REQUEST_ATTRIBUTES, Identity
+from policyd.core.attributes import REQUEST_ATTRIBUTES, Identity, Place
 from policyd.core.errors import ConfigError
 from policyd.core.grouping import MODEL_GROUP, TIER, Grouping, Tiers
 from policyd.core.own_prices import OwnPrices
 from policyd.core.policy import (
+    ApiKeys,
     FailureMode,
     Limit,
     OnDisconnect,
@@ -52,6 +53,7 @@ POLICY_KEYS = (
     "tiers",
     "default_tier",
     "strict",
+    "api_keys",
     "prices",
     "unknown_model",
     "unknown_endpoint",
@@ -75,6 +77,11 @@ def load_policy(path: Path) -> Policy:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     return parse_policy(content, source=str(path))
+
+
+def open_policy(path: Path | None) -> Policy:
+    """The policy in the file at `path`, or what applies without one. Raises `ConfigError`."""
+    return load_policy(path) if path is not None else default_policy()
 
 
 def parse_policy(content: str | bytes, *, source: str) -> Policy:
@@ -123,7 +130,12 @@ def _policy(section: Section) -> Policy:
         check_source(section, identity, default_tier=grouping.tiers.default)
     attributes = _attributes(identity, grouping)
     limits = _limits(section, attributes, tiers)
+    # A word that cannot be read is one mistake, and not that keys are off besides.
+    api_keys = section.read("api_keys", choice(ApiKeys), ApiKeys.OPTIONAL) if "api_keys" in section else ApiKeys.OFF
+    if api_keys is ApiKeys.OFF and identity is not None and identity.reads(Place.API_KEY):
+        section.reject("identity", "a source is an api_key, and api_keys is off; expected optional or required")
     return Policy(
+        api_keys=api_keys,
         identity=defaults.identity if identity is None else identity,
         grouping=grouping,
         limits=limits,

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from policyd.config.file_source import FileSource
-from policyd.config.policy_file import load_policy
+from policyd.config.policy_file import open_policy
 from policyd.core.errors import ConfigError
-from policyd.core.policy import Policy, default_policy
+from policyd.core.policy import Policy
 
 
 class PolicySource(FileSource[Policy]):
@@ -20,8 +20,4 @@ class PolicySource(FileSource[Policy]):
         on_problem: Callable[[ConfigError], None],
         check: Callable[[Policy], None] = lambda _: None,
     ) -> None:
-        super().__init__(path, load=_load, on_change=on_change, on_problem=on_problem, check=check)
-
-
-def _load(path: Path | None) -> Policy:
-    return default_policy() if path is None else load_policy(path)
+        super().__init__(path, load=open_policy, on_change=on_change, on_problem=on_problem, check=check)

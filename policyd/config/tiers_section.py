@@ -17,7 +17,7 @@ UNLIMITED = "unlimited"
 _TIERS_EXAMPLE = "{free: {daily-spend: 1.00}, pro: {daily-spend: 20.00}}"
 _AMOUNTS_EXAMPLE = "{daily-spend: 1.00}"
 
-_CLIENTS_OWN = {Place.BODY: "the body", Place.QUERY: "a query parameter"}
+_CLIENTS_OWN = {Place.BODY: "the body", Place.QUERY: "a query parameter", Place.COOKIE: "a cookie"}
 """Where clients write what they like, whatever a gateway does to headers."""
 
 

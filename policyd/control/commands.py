@@ -72,7 +72,7 @@ def budget_set(
         else:
             typer.echo(tables.override_text(override, known))
 
-    _at_desk(run, config=config, store=store)
+    at_desk(run, config=config, store=store)
 
 
 @budget_app.command("get")
@@ -90,7 +90,7 @@ def budget_get(
         else:
             typer.echo(tables.standing_text(standing, nothing=f"no limit counts {scope}"))
 
-    _at_desk(run, config=config, store=store)
+    at_desk(run, config=config, store=store)
 
 
 @budget_app.command("list")
@@ -114,7 +114,7 @@ def budget_reset(
         else:
             typer.echo(f"{limit} for {shown(reset.scope)} counts from 0 again")
 
-    _at_desk(run, config=config, store=store)
+    at_desk(run, config=config, store=store)
 
 
 @budget_app.command("delete")
@@ -127,7 +127,7 @@ def budget_delete(scope: Scope, limit: LimitName, config: Config = None, store: 
         deleted = await budgets.delete_amount(desk, scope, limit=limit)
         typer.echo(f"{limit} for {shown(deleted[0].scope)} has the policy's amount again")
 
-    _at_desk(run, config=config, store=store)
+    at_desk(run, config=config, store=store)
 
 
 @sessions_app.command("list")
@@ -149,7 +149,7 @@ def _list(
         else:
             typer.echo(tables.standing_text(standing, nothing=nothing))
 
-    _at_desk(run, config=config, store=store)
+    at_desk(run, config=config, store=store)
 
 
 # --- blocks ---
@@ -203,7 +203,7 @@ def blocks_list(config: Config = None, store: Store = None, as_json: AsJson = Fa
         else:
             typer.echo(tables.blocks_text(found))
 
-    _at_desk(run, config=config, store=store)
+    at_desk(run, config=config, store=store)
 
 
 def _stop(
@@ -224,7 +224,7 @@ def _stop(
         made = await blocks.block(desk, kind, scope, reason=reason, ends_at_ms=ends_at_ms)
         typer.echo(tables.to_json(tables.block_object(made)) if as_json else tables.block_text(made))
 
-    _at_desk(run, config=config, store=store)
+    at_desk(run, config=config, store=store)
 
 
 def _lift(kind: Kind, scope: str, *, config: str | None, store: str | None) -> None:
@@ -235,13 +235,13 @@ def _lift(kind: Kind, scope: str, *, config: str | None, store: str | None) -> N
         lifted = await blocks.unblock(desk, kind, scope)
         typer.echo(f"requests of {shown(lifted.scope)} pass again")
 
-    _at_desk(run, config=config, store=store)
+    at_desk(run, config=config, store=store)
 
 
 # --- parts ---
 
 
-def _at_desk(work: Callable[[Desk], Awaitable[None]], *, config: str | None, store: str | None) -> None:
+def at_desk(work: Callable[[Desk], Awaitable[None]], *, config: str | None, store: str | None) -> None:
     """Does `work` at the desk that the options and the environment make."""
     from policyd.config import Settings
     from policyd.control.desk import opened

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from policyd.clock import SystemClock
-from policyd.config import Settings, load_policy
+from policyd.config import Settings, open_policy
 from policyd.core.errors import StaleState
 from policyd.core.limits import AppliedLimit, apply_limit, first_use
-from policyd.core.policy import Limit, Policy, default_policy
+from policyd.core.policy import Limit, Policy
 from policyd.core.runtime import RuntimeState
 from policyd.core.windows import FirstUseWindow
 from policyd.enforcer.runtime_state import with_changes
@@ -61,7 +61,7 @@ class Desk:
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Desk]:
     """Opens the store that `settings` name. Raises `ConfigError`."""
-    policy = load_policy(settings.policy_path) if settings.policy_path is not None else default_policy()
+    policy = open_policy(settings.policy_path)
     store = open_shared_store(settings.store_url)
     try:
         yield Desk(store, policy, SystemClock().now_ms())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from policyd.config.problems import Mistake, Position, did_you_mean, one_of
@@ -13,6 +14,8 @@ from policyd.core.grouping import MODEL_GROUP, TIER
 from policyd.core.policy import Limit, Metric, Policy
 from policyd.core.scopes import EVERYTHING, is_pattern, parse_scope, pattern_name, scope_name
 from policyd.core.times import parse_instant
+
+_ATTRIBUTE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 def limits_named(policy: Policy, name: str) -> Sequence[Limit]:
@@ -51,6 +54,25 @@ def scope(written: str) -> str:
     return scope_name(_values(written))
 
 
+def attributes(written: str) -> dict[str, str]:
+    """What a key stands for: attributes with one value each, which the policy may come to read."""
+    values = _values(written)
+    for name, value in values.items():
+        if not _ATTRIBUTE_NAME.fullmatch(name) or not value:
+            raise ConfigError(
+                f'SCOPE: found "{name}={value}", expected an attribute with a value, such as project=acme'
+            )
+    return values
+
+
+def lasting_ms(option: str, written: str) -> int:
+    """Milliseconds of a duration."""
+    try:
+        return parse_duration(written) * 1000
+    except ValueError as error:
+        raise ConfigError(f'{option}: found "{written}", expected {DURATION_EXPECTED}') from error
+
+
 def scope_values(policy: Policy, written: str) -> dict[str, str]:
     """The attributes of a scope, one value each."""
     values = _values(written)
@@ -73,7 +95,10 @@ def ends_at_ms(*, until: str | None, lasting: str | None, now_ms: int) -> int | 
     if until is not None and lasting is not None:
         raise ConfigError("--until and --for: expected one of them")
     if lasting is not None:
-        return now_ms + _duration_ms(lasting)
+        length_ms = lasting_ms("--for", lasting)
+        if not length_ms:
+            raise ConfigError(f'--for: found "{lasting}", expected 1s or more')
+        return now_ms + length_ms
     if until is None:
         return None
     at_ms = instant_ms("--until", until)
@@ -89,16 +114,6 @@ def instant_ms(option: str, written: str) -> int:
         raise ConfigError(
             f'{option}: found "{written}", expected a date or an RFC 3339 instant with its offset'
         ) from error
-
-
-def _duration_ms(written: str) -> int:
-    try:
-        seconds = parse_duration(written)
-    except ValueError as error:
-        raise ConfigError(f'--for: found "{written}", expected {DURATION_EXPECTED}') from error
-    if not seconds:
-        raise ConfigError(f'--for: found "{written}", expected 1s or more')
-    return seconds * 1000
 
 
 def _values(written: str) -> dict[str, str]:

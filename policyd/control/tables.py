@@ -11,12 +11,13 @@ from policyd.columns import aligned
 from policyd.control.budgets import Budget, Standing
 from policyd.core.money import format_usd
 from policyd.core.policy import Limit, Metric
-from policyd.core.runtime import Block, Kind, Override, Reset
-from policyd.core.scopes import shown
+from policyd.core.runtime import ApiKey, Block, Kind, Override, Reset
+from policyd.core.scopes import scope_name, shown
 from policyd.core.times import iso_time
 
 _BUDGET_HEADINGS = ("LIMIT", "SCOPE", "AMOUNT", "SPENT", "RESERVED", "LEFT", "COUNTS", "RESETS", "NOTES")
 _BUDGET_NUMBERS = (2, 3, 4, 5)
+_KEY_HEADINGS = ("NAME", "SCOPE", "MODELS", "ENDPOINTS", "SINCE", "UNTIL")
 _BLOCK_HEADINGS = ("KIND", "SCOPE", "SINCE", "UNTIL", "REASON")
 
 
@@ -140,6 +141,38 @@ def block_object(block: Block) -> dict[str, Any]:
 def block_text(block: Block) -> str:
     word = "frozen" if block.kind is Kind.FREEZE else "blocked"
     return f"requests of {shown(block.scope)} are {word}{_until(block.expires_at_ms)}: {block.reason}"
+
+
+# --- keys ---
+
+
+def keys_text(keys: Sequence[ApiKey]) -> str:
+    """A line a key."""
+    if not keys:
+        return "there are no keys"
+    rows = (
+        (
+            key.name,
+            shown(scope_name(key.attributes)),
+            ", ".join(key.models) or "-",
+            ", ".join(key.endpoints) or "-",
+            iso_time(key.set_at_ms),
+            iso_time(key.expires_at_ms) if key.expires_at_ms is not None else "-",
+        )
+        for key in keys
+    )
+    return "\n".join(aligned([_KEY_HEADINGS, *rows]))
+
+
+def key_object(key: ApiKey) -> dict[str, Any]:
+    return {
+        "name": key.name,
+        "scope": shown(scope_name(key.attributes)),
+        "models": key.models,
+        "endpoints": key.endpoints,
+        "since": _time(key.set_at_ms),
+        "expires_at": _time(key.expires_at_ms),
+    }
 
 
 # --- parts ---

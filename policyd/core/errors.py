@@ -8,6 +8,8 @@
     │   ├── BodyTooSlow          the body took too long to come
     │   ├── AttributeMissing     `strict` is on and a limit needs an attribute that the request lacks
     │   ├── AttributeInvalid     an attribute's value is too long or holds control characters
+    │   ├── KeyInvalid           the API key is missing, mistyped, unknown, expired or revoked
+    │   ├── KeyForbidden         the API key is not for this model or endpoint
     │   ├── TierUnknown          the request's tier is none of the policy's, and the policy has no default tier
     │   ├── Blocked              somebody has blocked or frozen the request's scope (defined in policyd.core.runtime)
     │   ├── ModelUnpriced        the model has no price and the policy says `unknown_model: deny`
@@ -72,6 +74,16 @@ class AttributeMissing(RequestError):
 
 class AttributeInvalid(RequestError):
     reason = "attribute_invalid"
+
+
+class KeyInvalid(RequestError):
+    status = 401
+    reason = "invalid_api_key"
+
+
+class KeyForbidden(RequestError):
+    status = 403
+    reason = "api_key_not_allowed"
 
 
 class TierUnknown(RequestError):

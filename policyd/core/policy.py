@@ -104,6 +104,15 @@ class UnknownEndpoint(StrEnum):
     PASS = "pass"
 
 
+class ApiKeys(StrEnum):
+    """Whether requests come with an API key of policyd's own."""
+
+    OFF = "off"
+    OPTIONAL = "optional"
+    """A request may come with the provider's key instead."""
+    REQUIRED = "required"
+
+
 class FailureMode(StrEnum):
     """What becomes of a request when policyd itself fails."""
 
@@ -218,6 +227,7 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     grouping: Grouping = field(default_factory=Grouping)
     strict: bool = False
+    api_keys: ApiKeys = ApiKeys.OFF
     prices: OwnPrices = field(default_factory=OwnPrices)
     unknown_model: UnknownModel = field(default_factory=UnknownModel)
     unknown_endpoint: UnknownEndpoint = UnknownEndpoint.DENY

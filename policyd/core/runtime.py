@@ -4,6 +4,7 @@
     temporary override   the same until an instant, before any lasting one, which applies again afterwards
     reset                one limit counts one scope from 0 again, from this instant to the end of the window
     block                requests of a scope are refused
+    key                  an API key of policyd's own, by its hash
     freeze               the same, because something looked wrong; it stands beside a block of the same scope
 
 A snapshot knows the revision of the store that it was read at. Whatever has expired is ignored from that instant on, so
@@ -15,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fnmatch import fnmatchcase
+from hmac import compare_digest
 from itertools import chain
 
-from policyd.core.errors import RequestError
+from policyd.core.errors import KeyForbidden, KeyInvalid, RequestError
 from policyd.core.money import divide_up
 from policyd.core.policy import Match
 from policyd.core.scopes import is_pattern, parse_scope, shown
@@ -31,6 +34,7 @@ class Kind(StrEnum):
     RESET = "reset"
     BLOCK = "block"
     FREEZE = "freeze"
+    KEY = "key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,51 @@ class Block:
         return None if self.expires_at_ms is None else max(0, divide_up(self.expires_at_ms - now_ms, 1000))
 
 
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What an API key stands for. The key itself is nowhere but with its owner."""
+
+    digest: str
+    """Of `policyd.core.api_keys.digest_of`."""
+    name: str
+    """For people; the successor of a key has the same one."""
+    attributes: Mapping[str, str]
+    set_at_ms: int
+    expires_at_ms: int | None = None
+    models: tuple[str, ...] = ()
+    """Shell-style patterns; none: every model."""
+    endpoints: tuple[str, ...] = ()
+    """The same, of endpoints (`chat.completions`)."""
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.KEY
+
+    @property
+    def key(self) -> str:
+        return self.digest
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What identity can be taken from it, by name."""
+        return {**self.attributes, KEY_NAME: self.name}
+
+    def check(self, *, endpoint: str, model: str) -> None:
+        """Raises `KeyForbidden` for what the key is not for. `model` is empty for a request without one."""
+        if self.endpoints and not fits_any(self.endpoints, endpoint):
+            raise KeyForbidden(f"the API key {self.name} is not for {endpoint or 'this endpoint'}")
+        if self.models and model and not fits_any(self.models, model):
+            raise KeyForbidden(f"the API key {self.name} is not for the model {model}")
+
+
+KEY_NAME = "name"
+"""What a key's name goes by among its attributes."""
+
+
+def fits_any(patterns: Sequence[str], value: str) -> bool:
+    return any(fnmatchcase(value, pattern) for pattern in patterns)
+
+
 class Blocked(RequestError):
     """The request falls under `block`, whose reason its client is told."""
 
@@ -113,7 +162,7 @@ class Blocked(RequestError):
         self.block = block
 
 
-Piece = Override | Reset | Block
+Piece = Override | Reset | Block | ApiKey
 
 
 def limit_key(limit: str, scope: str) -> str:
@@ -177,6 +226,20 @@ class RuntimeState:
         by_key = self.pieces[Kind.RESET]
         found = by_key.get(limit_key(account_name, scope)) if by_key else None
         return None if found is None else found.set_at_ms
+
+    def key(self, digest: str, *, now_ms: int) -> ApiKey | None:
+        """The API key with this digest, if it holds still."""
+        found = self.pieces[Kind.KEY].get(digest)
+        if isinstance(found, ApiKey) and compare_digest(found.digest, digest) and in_force(found, now_ms):
+            return found
+        return None
+
+    def require_key(self, digest: str, *, now_ms: int) -> ApiKey:
+        """The same; raises `KeyInvalid` where it does not hold."""
+        found = self.key(digest, now_ms=now_ms)
+        if found is None:
+            raise KeyInvalid("the API key is not known: it has expired, was revoked, or never was one")
+        return found
 
     def block(self, attributes: Mapping[str, str], *, now_ms: int) -> Block | None:
         """What stands in a request's way; of several the one that does so longest."""

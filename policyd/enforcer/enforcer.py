@@ -9,7 +9,7 @@ from time import perf_counter
 
 from policyd.clock import Clock
 from policyd.core.decision import NO_CHANGES, Decision, LimitReport, charges, decide, entries
-from policyd.core.errors import ReservationNotFound
+from policyd.core.errors import KeyForbidden, ReservationNotFound
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Balance, Entry
 from policyd.core.limits import AppliedLimit, applied_limits, first_use_windows, limits_by_name
@@ -17,7 +17,7 @@ from policyd.core.policy import Hold, Policy
 from policyd.core.pricing import PriceBook
 from policyd.core.record import Outcome, Record
 from policyd.core.rules import NO_RULING, Fill, Ruling, Situation, judge
-from policyd.core.runtime import Block, Blocked, RuntimeState
+from policyd.core.runtime import ApiKey, Block, Blocked, RuntimeState
 from policyd.core.usage import Usage
 from policyd.enforcer.endings import Ended, Ending, reported_ending
 from policyd.enforcer.first_use import FirstUseWindows
@@ -93,6 +93,15 @@ class Enforcer:
         return self._clock.now_ms()
 
     # --- before the call ---
+
+    async def authenticate(self, digest: str, *, endpoint: str, metered: bool) -> ApiKey:
+        """What the API key with this digest stands for. Raises `KeyInvalid`, `KeyForbidden`, `StoreError`s.
+
+        A metered request is not safe by this alone: `reserve` looks again, by the state that it holds money under.
+        """
+        key = await self._state.key(digest, fresh=not metered)
+        key.check(endpoint=endpoint, model="")
+        return key
 
     async def estimate(self, ask: Ask) -> Estimate:
         """What the request is expected to cost and the most that it can. Raises `RequestError`s."""
@@ -329,16 +338,20 @@ class Enforcer:
         return (settings.ended_kept_seconds - settings.grace_seconds) * 1000
 
     async def _unblocked(self, ask: Ask, fingerprint: str = "") -> RuntimeState:
-        """The run-time state to decide the request by. Raises `Blocked`.
+        """The run-time state to decide the request by. Raises `Blocked`, `KeyInvalid`, `KeyForbidden`.
 
         What was granted before stays granted: a repeated call by id is answered as the first one was.
         """
         try:
-            return await self._state.unblocked(ask.policy.grouping.complete(ask.attributes))
+            state = await self._state.unblocked(ask.policy.grouping.complete(ask.attributes))
         except Blocked:
             if not fingerprint or not await self._is_known(ask.request_id):
                 raise
             return self._state.current
+        if ask.key_digest is not None:
+            key = state.require_key(ask.key_digest, now_ms=self.now_ms())
+            key.check(endpoint=ask.endpoint, model=ask.facts.model)
+        return state
 
     async def _is_known(self, reservation_id: str) -> bool:
         try:
@@ -379,7 +392,7 @@ class Enforcer:
                 return first
             try:
                 tried = await attempt(revision)
-            except Blocked:  # the model that it was switched to
+            except (Blocked, KeyForbidden):  # the model that it was switched to
                 return first
         return tried if tried.decision.allowed else first
 

@@ -12,15 +12,16 @@ from msgspec import DecodeError
 from msgspec.json import Decoder, Encoder
 
 from policyd.core.errors import StoreError, StoreUnavailable
-from policyd.core.runtime import Block, Blocked, Kind, Override, Piece, Reset, RuntimeState, in_force
+from policyd.core.runtime import ApiKey, Block, Blocked, Kind, Override, Piece, Reset, RuntimeState, in_force
 from policyd.stores.base import Stale, StateChanges, StateItem
 
-_decoders: dict[Kind, Decoder[Override] | Decoder[Reset] | Decoder[Block]] = {
+_decoders: dict[Kind, Decoder[Override] | Decoder[Reset] | Decoder[Block] | Decoder[ApiKey]] = {
     Kind.OVERRIDE: Decoder(Override),
     Kind.TEMPORARY_OVERRIDE: Decoder(Override),
     Kind.RESET: Decoder(Reset),
     Kind.BLOCK: Decoder(Block),
     Kind.FREEZE: Decoder(Block),
+    Kind.KEY: Decoder(ApiKey),
 }
 _encoder = Encoder()
 
@@ -101,6 +102,16 @@ class FollowedState:
             if block is not None:
                 raise Blocked(block)
         return self.current
+
+    async def key(self, digest: str, *, fresh: bool) -> ApiKey:
+        """The API key with this digest. Raises `KeyInvalid`, and `StoreError`s.
+
+        A key that is not known is looked up in the store before it is refused: it may just have been created. `fresh`:
+        the store is asked in any case, for a request that no reservation will find out to be decided by an old state.
+        """
+        if fresh or self.current.key(digest, now_ms=self._now_ms()) is None:
+            await self.refresh()
+        return self.current.require_key(digest, now_ms=self._now_ms())
 
     async def decide(self, attempt: Callable[[], Awaitable[T | Stale]]) -> T:
         """The outcome of `attempt`, which goes by `current`; it is made again where that has changed meanwhile.

@@ -2,6 +2,9 @@
 
 from typing import Final
 
+from policyd.core.api_keys import KEY_HEADERS
+from policyd.core.attributes import Place
+from policyd.core.policy import ApiKeys, Policy
 from policyd.envoy_config.addresses import socket_address
 from policyd.envoy_config.clusters import POLICYD_CLUSTER
 from policyd.envoy_config.routes import routes
@@ -17,16 +20,20 @@ CREDENTIAL_HEADERS: Final = (
     "x-api-key",
     "api-key",
     "x-goog-api-key",
+    "x-project-key",
     "x-amz-security-token",
     "ocp-apim-subscription-key",
     "sec-websocket-protocol",  # where browsers put OpenAI's key
     "cookie",
     "set-cookie",
 )
-"""Headers that Envoy does not show to policyd, neither of requests nor of replies."""
+"""Headers that Envoy does not show to policyd, neither of requests nor of replies, unless the policy asks for them."""
 
 ENVOY_VERSION_ATTRIBUTE: Final = "xds.node.user_agent_build_version.version.minor_number"
 """Which Envoy it is: WebSocket handshakes need another treatment before 1.40."""
+
+JWT_AUTHN: Final = "envoy.filters.http.jwt_authn"
+"""The dynamic metadata in which Envoy's filter of that name puts the claims of a token."""
 
 NETWORK_HEADERS: Final = ("x-forwarded-for", "x-forwarded-proto", "x-envoy-external-address")
 """Headers that would tell a provider about the network behind Envoy."""
@@ -69,7 +76,7 @@ def _http_connection_manager(settings: EnvoySettings) -> Json:
             "virtual_hosts": [{"name": "providers", "domains": ["*"], "routes": routes(settings.upstreams)}],
         },
         http_filters=[
-            {"name": EXT_PROC, "typed_config": _ext_proc()},
+            {"name": EXT_PROC, "typed_config": _ext_proc(settings.policy)},
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": typed(
@@ -81,13 +88,20 @@ def _http_connection_manager(settings: EnvoySettings) -> Json:
     )
 
 
-def _ext_proc() -> Json:
+def _ext_proc(policy: Policy) -> Json:
+    identity = policy.identity
+    shown = {"cookie"} if identity.reads(Place.COOKIE) else set()
+    if policy.api_keys is not ApiKeys.OFF:
+        shown.update(KEY_HEADERS)
+    hidden = [header for header in CREDENTIAL_HEADERS if header not in shown]
+    claims = {"metadata_options": {"forwarding_namespaces": {"untyped": [JWT_AUTHN]}}}
     return typed(
         "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
         grpc_service={"envoy_grpc": {"cluster_name": POLICYD_CLUSTER}, "retry_policy": _retry_policy()},
         failure_mode_allow=False,
         message_timeout="2s",
-        request_attributes=[ENVOY_VERSION_ATTRIBUTE],
+        request_attributes=[ENVOY_VERSION_ATTRIBUTE, *identity.envoy_attributes],
+        **(claims if identity.reads(Place.CLAIM) else {}),
         allow_mode_override=True,
         route_cache_action="RETAIN",
         processing_mode={
@@ -98,7 +112,7 @@ def _ext_proc() -> Json:
             "request_trailer_mode": "SKIP",
             "response_trailer_mode": "SKIP",
         },
-        forward_rules={"disallowed_headers": {"patterns": [{"exact": header} for header in CREDENTIAL_HEADERS]}},
+        forward_rules={"disallowed_headers": {"patterns": [{"exact": header} for header in hidden]}},
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from policyd.config import HostPort, Settings
+from policyd.core.policy import Policy, default_policy
 from policyd.envoy_config.addresses import parse_listening
 from policyd.envoy_config.upstreams import DEFAULT_UPSTREAMS, Upstream, parse_upstreams
 
@@ -26,6 +27,8 @@ class EnvoySettings:
     """The providers by name."""
     buffer_bytes_max: int = BUFFER_BYTES_MAX_DEFAULT
     """The largest request body that Envoy takes; it answers 413 to a larger one."""
+    policy: Policy = field(default_factory=default_policy)
+    """Whose sources of identity Envoy shows to policyd, beside what it always shows."""
     access_log: bool = False
     """Whether Envoy writes a line of JSON to stdout for every request, without its query string."""
 
@@ -38,9 +41,11 @@ class EnvoySettings:
         admin: str | None,
         upstreams: Sequence[str] | None,
         buffer_bytes_max: int = BUFFER_BYTES_MAX_DEFAULT,
+        policy: Policy | None = None,
     ) -> Self:
         """The settings that flags and variables make: `--listen` before `POLICYD_LISTEN` before the default.
 
+        `policy`: the one that Envoy is configured for; `None`: that which applies without a file.
         A flag that is `None` and a variable that is empty count as not given. Raises `ConfigError`, which names the
         flag or variable.
         """
@@ -49,6 +54,7 @@ class EnvoySettings:
             admin_address=_listening(environ, "admin", admin) or ADMIN_DEFAULT,
             upstreams=parse_upstreams(upstreams) if upstreams else DEFAULT_UPSTREAMS,
             buffer_bytes_max=buffer_bytes_max,
+            policy=policy or default_policy(),
         )
 
 

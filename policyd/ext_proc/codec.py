@@ -5,12 +5,13 @@ Header values come and go as `raw_value`: Envoy fills only that field, and reads
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
 
 from policyd.core.errors import ProtocolError
 from policyd.ext_proc import messages as m
@@ -22,6 +23,8 @@ _BODY_MODE_NUMBERS: Mapping[m.BodyMode, int] = {mode: number for number, mode in
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
 _ENVOY_MINOR = "xds.node.user_agent_build_version.version.minor_number"
 """The attribute by which Envoy's configuration may tell its version (`request_attributes`)."""
+_JWT_AUTHN = "envoy.filters.http.jwt_authn"
+"""Where Envoy's filter of that name puts the claims that it has verified (`payload_in_metadata`)."""
 _SEND = processing_mode_pb2.ProcessingMode.SEND
 _SKIP = processing_mode_pb2.ProcessingMode.SKIP
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -59,6 +62,8 @@ class Decoder:
                     response_body_mode=self._response_mode,
                     provider=self._provider,
                     envoy_minor=_envoy_minor(message),
+                    envoy_attributes=_envoy_attributes(message),
+                    claims=_claims(message),
                 )
             case "request_body":
                 return m.RequestBody(message.request_body.body, message.request_body.end_of_stream)
@@ -84,6 +89,44 @@ def _envoy_minor(message: pb.ProcessingRequest) -> int | None:
         return None
     fields = message.attributes[_ATTRIBUTES].fields
     return int(fields[_ENVOY_MINOR].number_value) if _ENVOY_MINOR in fields else None
+
+
+def _envoy_attributes(message: pb.ProcessingRequest) -> Mapping[str, str]:
+    """Those that are text. Envoy leaves out what a request does not have."""
+    if _ATTRIBUTES not in message.attributes:
+        return {}
+    fields = message.attributes[_ATTRIBUTES].fields
+    return {name: value.string_value for name, value in fields.items() if value.string_value}
+
+
+def _claims(message: pb.ProcessingRequest) -> Mapping[str, str]:
+    """Of all tokens; of a claim that several have, that of the first, by the names that Envoy's filter gives them."""
+    metadata = message.metadata_context.filter_metadata
+    if _JWT_AUTHN not in metadata:
+        return {}
+    claims: dict[str, str] = {}
+    for _, token in sorted(metadata[_JWT_AUTHN].fields.items()):
+        if token.HasField("struct_value"):
+            for path, value in _texts(token.struct_value, prefix=""):
+                claims.setdefault(path, value)
+    return claims
+
+
+def _texts(fields: Struct, *, prefix: str) -> Iterator[tuple[str, str]]:
+    """The values that can be an attribute, by dotted path: text, whole numbers, true and false. Lists cannot."""
+    for name, value in fields.fields.items():
+        path = f"{prefix}{name}"
+        match value.WhichOneof("kind"):
+            case "string_value":
+                yield path, value.string_value
+            case "bool_value":
+                yield path, "true" if value.bool_value else "false"
+            case "number_value" if value.number_value.is_integer():
+                yield path, str(int(value.number_value))
+            case "struct_value":
+                yield from _texts(value.struct_value, prefix=f"{path}.")
+            case _:
+                pass
 
 
 def encode(reply: m.Reply) -> bytes:

@@ -51,7 +51,7 @@ class Driver:
             effect = self._effects.popleft()
             if isinstance(effect, m.Abort):
                 self.aborted = effect.message
-            elif isinstance(effect, m.Decide | m.TopUp | m.Finish | m.Charge | m.Report):
+            elif isinstance(effect, m.Authenticate | m.Decide | m.TopUp | m.Finish | m.Charge | m.Report):
                 self._asked = asyncio.ensure_future(self._ask(effect))
                 await self._take_answer()
             else:
@@ -80,6 +80,8 @@ class Driver:
     async def _answer(self, request: m.Request) -> m.Event | None:
         enforcer = self._enforcer
         match request:
+            case m.Authenticate(key_digest, endpoint, metered):
+                return m.Identified(await enforcer.authenticate(key_digest, endpoint=endpoint, metered=metered))
             case m.Decide(ask):
                 verdict = await enforcer.reserve(ask)
                 if verdict.decision.allowed:

@@ -8,8 +8,10 @@ effects. The life of an exchange is `TABLE`, and nothing else:
       |               |                 |  +--> ABANDONED -------> +----+-----> SETTLING -----> ENDED
       +---------------+-----------------+-----> ENDED (refused)
       +---------------+-----------------+-----> PASSING ----> ENDED
+      +--> AUTHENTICATING, from there on like IDLE
 
     IDLE             nothing has come yet
+    AUTHENTICATING   the enforcer was asked what the request's API key stands for
     READING_REQUEST  a metered request, its body not yet whole
     DECIDING         the enforcer was asked whether it fits
     ABANDONED        the same, but the client has gone: what is granted will be returned
@@ -37,7 +39,7 @@ from policyd.core.errors import (
     RequestError,
     RequestSigned,
 )
-from policyd.core.policy import FailureMode, OnDisconnect, Policy
+from policyd.core.policy import ApiKeys, FailureMode, OnDisconnect, Policy
 from policyd.core.policy import UnknownEndpoint as UnknownEndpointAction
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.runtime import Blocked
@@ -53,12 +55,13 @@ from policyd.ext_proc.reply import NO_REPLY, ReplyHead, ReplySide
 from policyd.ext_proc.request import NO_UPGRADE, UNMETERED, RequestSide
 from policyd.ext_proc.table import Table, row, step
 from policyd.providers.base import ErrorInfo, HeaderReader, RequestEdits, WireFormat
-from policyd.providers.endpoint import Endpoint
+from policyd.providers.endpoint import Endpoint, UnknownEndpoint
 from policyd.providers.registry import OPENAI_CHAT, might_be_priced, resolve
 
 
 class State(StrEnum):
     IDLE = "idle"
+    AUTHENTICATING = "authenticating"
     READING_REQUEST = "reading_request"
     DECIDING = "deciding"
     ABANDONED = "abandoned"
@@ -92,6 +95,8 @@ class Exchange:
     """`receive` takes an event and returns the effects to carry out, in order."""
 
     # What a state relies on is set by the transition that leads there.
+    _arrival: m.RequestHeaders
+    _destination: Endpoint | UnknownEndpoint | None
     _request: RequestSide
     _reply_mode: m.BodyMode
     _endpoint: Endpoint
@@ -138,8 +143,9 @@ class Exchange:
     # --- the request ---
 
     def _begin(self, event: m.RequestHeaders) -> Step:
-        self._request = request = RequestSide(event, strip=self._policy.identity.strip)
-        endpoint = resolve(
+        self._arrival = event
+        self._request = request = RequestSide(event, policy=self._policy)
+        self._destination = endpoint = resolve(
             provider=event.provider,
             host=event.headers.get(":authority", ""),
             method=event.headers.get(":method", ""),
@@ -148,9 +154,25 @@ class Exchange:
         if endpoint is not None:
             self._error_wire = endpoint.error_wire
             self._unheld = replace(self._unheld, provider=endpoint.vendor.id)
+        name = endpoint.name if isinstance(endpoint, Endpoint) else ""
+        self._unheld = replace(self._unheld, endpoint=name)
+        try:
+            digest = request.key_digest()
+        except RequestError as error:
+            return self._refuse(error)
+        if digest is None:
+            return self._enter()
+        metered = isinstance(endpoint, Endpoint) and endpoint.wire is not None
+        return State.AUTHENTICATING, [m.Authenticate(digest, name, metered=metered)]
+
+    def _identified(self, event: m.Identified) -> Step:
+        self._request.identify(event.key)
+        return self._enter()
+
+    def _enter(self) -> Step:
+        request, endpoint = self._request, self._destination
         if not isinstance(endpoint, Endpoint):
-            return self._meet_unknown_endpoint(event)
-        self._unheld = replace(self._unheld, endpoint=endpoint.name)
+            return self._meet_unknown_endpoint(self._arrival)
         if endpoint.realtime is not None:
             return self._refuse(BodyUnreadable("this endpoint takes a WebSocket, and the request asks for none"))
         try:
@@ -378,7 +400,9 @@ class Exchange:
 
     def _fail_before(self, event: m.Failed) -> Step:
         """policyd failed before the request went upstream: the policy's `failure_mode` decides."""
-        if self._policy.failure_mode is FailureMode.CLOSED:
+        # Nobody passes because it could not be found out who they are.
+        unknown = self._policy.api_keys is not ApiKeys.OFF and self.state in {State.IDLE, State.AUTHENTICATING}
+        if self._policy.failure_mode is FailureMode.CLOSED or unknown:
             message = "The spending policy could not be checked; try again later."
             info = self._error_info(503, "policy_unavailable", message)
             return self._answer(info, Outcome.FAILED, error=event.error, retry_after_seconds=1)
@@ -466,10 +490,14 @@ _S, _X = State, Exchange
 
 
 TABLE: Table[State, Exchange] = {
-    (_S.IDLE, m.RequestHeaders): row(_X._begin, _S.READING_REQUEST, _S.PASSING, _S.ENDED),
+    (_S.IDLE, m.RequestHeaders): row(_X._begin, _S.AUTHENTICATING, _S.READING_REQUEST, _S.PASSING, _S.ENDED),
     (_S.IDLE, m.ResponseHeaders): row(_X._pass_early_reply, _S.PASSING),
     (_S.IDLE, m.Failed): row(_X._fail_before, _S.PASSING, _S.ENDED),
     (_S.IDLE, m.Closed): row(_X._stop, _S.ENDED),
+    (_S.AUTHENTICATING, m.Identified): row(_X._identified, _S.READING_REQUEST, _S.PASSING, _S.ENDED),
+    (_S.AUTHENTICATING, m.Rejected): row(_X._rejected, _S.ENDED),
+    (_S.AUTHENTICATING, m.Failed): row(_X._fail_before, _S.ENDED),
+    (_S.AUTHENTICATING, m.Closed): row(_X._stop, _S.ENDED),
     (_S.READING_REQUEST, m.RequestBody): row(_X._read_request, _S.READING_REQUEST, _S.DECIDING, _S.ENDED),
     (_S.READING_REQUEST, m.RequestTrailers): row(_X._refuse_trailers, _S.ENDED),
     (_S.READING_REQUEST, m.RequestTimedOut): row(_X._refuse_slowness, _S.ENDED),
@@ -507,6 +535,8 @@ TABLE: Table[State, Exchange] = {
     (_S.PASSING, m.Ended): row(_X._ignore, _S.PASSING),
     (_S.PASSING, m.Failed): row(_X._ignore, _S.PASSING),
     (_S.PASSING, m.Closed): row(_X._stop, _S.ENDED),
+    (_S.ENDED, m.Identified): row(_X._ignore, _S.ENDED),
+    (_S.ENDED, m.Rejected): row(_X._ignore, _S.ENDED),
     (_S.ENDED, m.RequestBody): row(_X._ignore, _S.ENDED),
     (_S.ENDED, m.RequestTrailers): row(_X._pass_trailers, _S.ENDED),
     (_S.ENDED, m.ResponseHeaders): row(_X._ignore, _S.ENDED),

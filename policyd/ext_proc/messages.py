@@ -12,11 +12,10 @@ from enum import Enum
 
 from policyd.core.errors import RequestError
 from policyd.core.record import Record
+from policyd.core.runtime import ApiKey
 from policyd.core.usage import Usage
 from policyd.enforcer import Ending, Verdict
 from policyd.estimator import Ask
-
-NO_HEADERS: Mapping[str, str] = {}
 
 
 class BodyMode(Enum):
@@ -43,6 +42,10 @@ class RequestHeaders:
     """The provider that the route names; a client cannot set it."""
     envoy_minor: int | None = None
     """40 of Envoy 1.40; `None` where Envoy is not configured to tell."""
+    envoy_attributes: Mapping[str, str] = field(default_factory=dict)
+    """What Envoy is configured to tell of a request beside its headers, by Envoy's names."""
+    claims: Mapping[str, str] = field(default_factory=dict)
+    """Of the tokens that Envoy has verified, by dotted path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,13 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
+class Identified:
+    """The API key holds, and this is what it stands for."""
+
+    key: ApiKey
+
+
+@dataclass(frozen=True, slots=True)
 class Decided:
     verdict: Verdict
 
@@ -132,6 +142,7 @@ Event = (
     | ResponseBody
     | ResponseTrailers
     | Closed
+    | Identified
     | Decided
     | Rejected
     | Failed
@@ -200,6 +211,15 @@ class ImmediateReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Authenticate:
+    """Answered by `Identified`, `Rejected` or `Failed`."""
+
+    key_digest: str
+    endpoint: str
+    metered: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Decide:
     """Answered by `Decided`, `Rejected` or `Failed`."""
 
@@ -248,5 +268,5 @@ class Abort:
 
 
 Reply = HeadersReply | BodyReply | StreamedBody | TrailersReply | ImmediateReply
-Request = Decide | TopUp | Finish | Charge | Report
+Request = Authenticate | Decide | TopUp | Finish | Charge | Report
 Effect = Reply | Request | Abort

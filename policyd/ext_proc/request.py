@@ -16,11 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from policyd.core.attributes import Strip, check_value, parse_query, strip_query
+from policyd.core.attributes import Strip, check_value, parse_cookies, parse_query, strip_cookies, strip_query
 from policyd.core.errors import BodyTooLarge, BodyUnreadable, RequestError
 from policyd.core.policy import Policy
+from policyd.core.runtime import ApiKey
 from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
+from policyd.ext_proc.credentials import Credentials
 from policyd.ext_proc.signing import is_signed, refuse_edits, refuse_new_query
 from policyd.providers.base import RawRequest, RequestEdits, WireFormat
 from policyd.providers.editing import edited, reread
@@ -44,20 +46,28 @@ class Misconfigured(RequestError):
 
 
 class RequestSide:
-    def __init__(self, event: m.RequestHeaders, *, strip: Strip) -> None:
+    def __init__(self, event: m.RequestHeaders, *, policy: Policy) -> None:
+        strip = policy.identity.strip
         self._headers = event.headers
+        self._key: ApiKey | None = None
         self._mode = event.request_body_mode
         self._has_body = not event.end_of_stream
         self._envoy_minor = event.envoy_minor
+        self._envoy_attributes = event.envoy_attributes
+        self._claims = event.claims
         self._reply_mode = event.response_body_mode
         self._body = bytearray()
         self._whole = False
         self.path, _, self._query = event.headers.get(":path", "").partition("?")
         self._signed = is_signed(event.headers, self._query)
+        set_cookies, remove_cookies = self._stripped_cookies(strip)
+        self._credentials = Credentials.of(event.headers, self._query, policy.api_keys)
+        strip = replace(strip, headers=(*strip.headers, *self._credentials.headers))
+        strip = replace(strip, query=(*strip.query, *self._credentials.parameters))
         self._headers_reply = m.HeadersReply(
             response=False,
-            set_headers=self._stripped_path(strip),
-            remove_headers=tuple(name for name in strip.headers if name in event.headers),
+            set_headers={**self._stripped_path(strip), **set_cookies},
+            remove_headers=(*(name for name in strip.headers if name in event.headers), *remove_cookies),
         )
 
     @property
@@ -68,6 +78,19 @@ class RequestSide:
     def upgrades(self) -> bool:
         """Whether the request asks for a connection that is no HTTP any more."""
         return "upgrade" in self._headers
+
+    def key_digest(self) -> str | None:
+        """Of the API key that the request comes with; `None` where it does not need one. Raises `KeyInvalid`."""
+        return self._credentials.key_digest()
+
+    def identify(self, key: ApiKey) -> None:
+        """Says what the API key stands for."""
+        self._key = key
+
+    @property
+    def identified_digest(self) -> str | None:
+        """Of the API key that was found to hold."""
+        return self._key.digest if self._key is not None else None
 
     def check_signature(self) -> None:
         """Refuses a signed request whose query has to be changed. Raises `RequestSigned`."""
@@ -131,12 +154,21 @@ class RequestSide:
             facts=facts,
             identity=self.identity(policy, body=facts.fields),
             policy=policy,
+            key_digest=self.identified_digest,
             reread=None if self._signed else lambda edits: reread(wire, raw, edits, vendor=endpoint.vendor),
         )
 
     def identity(self, policy: Policy, *, body: Mapping[str, str]) -> dict[str, str]:
         """The attributes of the request; `body` by dotted path. Raises `RequestError`s."""
-        return policy.identity.attributes(headers=self._headers, query=parse_query(self._query), body=body)
+        return policy.identity.attributes(
+            headers=self._headers,
+            query=parse_query(self._query),
+            body=body,
+            cookies=parse_cookies(self._headers.get("cookie", "")),
+            claims=self._claims,
+            envoy=self._envoy_attributes,
+            key=self._key.facts if self._key is not None else {},
+        )
 
     def handshake(self, endpoint: Endpoint) -> RawRequest:
         """The request as a session's handshake, which is all in its address."""
@@ -197,6 +229,14 @@ class RequestSide:
         if kept == self._query:
             return {}
         return {":path": f"{self.path}?{kept}" if kept else self.path}
+
+    def _stripped_cookies(self, strip: Strip) -> tuple[dict[str, str], tuple[str, ...]]:
+        """What to set and what to remove."""
+        header = self._headers.get("cookie", "")
+        kept = strip_cookies(header, strip.cookies)
+        if kept == header:
+            return {}, ()
+        return ({"cookie": kept}, ()) if kept else ({}, ("cookie",))
 
 
 UNMETERED = m.ModeOverride(

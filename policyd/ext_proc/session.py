@@ -10,8 +10,10 @@ time; what is asked of the enforcer is answered before anything more passes. The
       |           +-------------+----------+-------> ENDED
       |           +-------------+------------------> PASSING ----> ENDED
       +--> OPEN (the model is not known yet), from there to ADMITTING
+      +--> AUTHENTICATING, from there on like IDLE
 
     IDLE         nothing has come yet
+    AUTHENTICATING  the enforcer was asked what the handshake's API key stands for
     ADMITTING    the enforcer was asked whether there may be one session more
     HOLDING      the enforcer was asked for what the next response may cost
     OPEN         messages pass and are read
@@ -82,6 +84,7 @@ _SWITCHING = 101
 
 class State(StrEnum):
     IDLE = "idle"
+    AUTHENTICATING = "authenticating"
     ADMITTING = "admitting"
     HOLDING = "holding"
     OPEN = "open"
@@ -195,7 +198,21 @@ class Session:
     # --- the handshake ---
 
     def _begin(self, event: m.RequestHeaders) -> Step:
-        self._request = request = RequestSide(event, strip=self._policy.identity.strip)
+        self._request = request = RequestSide(event, policy=self._policy)
+        try:
+            digest = request.key_digest()
+        except RequestError as error:
+            return self._refuse(error)
+        if digest is None:
+            return self._enter()
+        return State.AUTHENTICATING, [m.Authenticate(digest, self._endpoint.name, metered=True)]
+
+    def _identified(self, event: m.Identified) -> Step:
+        self._request.identify(event.key)
+        return self._enter()
+
+    def _enter(self) -> Step:
+        request = self._request
         try:
             self._identity = request.identity(self._policy, body={})
             self._reader = reader = self._format.reader(request.handshake(self._endpoint))
@@ -242,6 +259,7 @@ class Session:
             facts=facts,
             identity=self._identity,
             policy=self._policy,
+            key_digest=self._request.identified_digest,
             metrics=metrics,
         )
 
@@ -466,7 +484,8 @@ class Session:
         info = error_info(status=503, reason="policy_unavailable", message=message, request_id=self.request_id)
         if self._connected:
             return self._cut(info, code=_INTERNAL, outcome=Outcome.FAILED)
-        if self.state is not State.IDLE and self._policy.failure_mode is FailureMode.OPEN:
+        is_known = self.state not in {State.IDLE, State.AUTHENTICATING}
+        if is_known and self._policy.failure_mode is FailureMode.OPEN:
             ending = Ending(Outcome.UNMETERED, usage=None, source=UsageSource.NONE, error=event.error)
             concluded = self._finish_all(ending) or [m.Report(replace(self._unheld, error=event.error))]
             return State.PASSING, [self._request.pass_headers(), *concluded]
@@ -521,9 +540,13 @@ _ON = (_S.OPEN, _S.ADMITTING, _S.HOLDING, _S.TOPPING_UP, _S.SETTLING, _S.CHARGIN
 """Where reading on may lead."""
 
 TABLE: Table[State, Session] = {
-    (_S.IDLE, m.RequestHeaders): row(_X._begin, _S.ADMITTING, _S.OPEN, _S.ENDED),
+    (_S.IDLE, m.RequestHeaders): row(_X._begin, _S.AUTHENTICATING, _S.ADMITTING, _S.OPEN, _S.ENDED),
     (_S.IDLE, m.Failed): row(_X._fail, _S.ENDED),
     (_S.IDLE, m.Closed): row(_X._stop, _S.ENDED),
+    (_S.AUTHENTICATING, m.Identified): row(_X._identified, _S.ADMITTING, _S.OPEN, _S.ENDED),
+    (_S.AUTHENTICATING, m.Rejected): row(_X._rejected, _S.ENDED),
+    (_S.AUTHENTICATING, m.Failed): row(_X._fail, _S.ENDED),
+    (_S.AUTHENTICATING, m.Closed): row(_X._stop, _S.ENDED),
     (_S.ADMITTING, m.Decided): row(_X._admitted, _S.HOLDING, _S.ENDED),
     (_S.ADMITTING, m.Rejected): row(_X._rejected, _S.ENDED),
     (_S.ADMITTING, m.Failed): row(_X._fail, _S.PASSING, _S.ENDED),
@@ -563,6 +586,7 @@ TABLE: Table[State, Session] = {
     **{
         (_S.ENDED, late): row(_X._ignore, _S.ENDED)
         for late in (
+            m.Identified,
             m.RequestBody,
             m.ResponseHeaders,
             m.Rejected,

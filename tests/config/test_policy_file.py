@@ -21,6 +21,7 @@ from policyd.core.money import ACCOUNT_NANOS_MAX
 from policyd.core.own_prices import OwnPrice, OwnPrices
 from policyd.core.policy import (
     Action,
+    ApiKeys,
     FailureMode,
     Hold,
     Limit,
@@ -117,10 +118,22 @@ def test_every_key() -> None:
                     Source(Place.DEFAULT, "acme"),
                 ),
                 "project": (Source(Place.BODY, "metadata.project_id", strip=True),),
-                "cost_center": (Source(Place.HEADER, "x-cost-center", strip=True),),
+                "cost_center": (Source(Place.HEADER, "x-cost-center", strip=True, pattern="[0-9]{4}", max_length=4),),
+                "session": (Source(Place.COOKIE, "sid", strip=True), Source(Place.COOKIE, "kept", strip=False)),
+                "team": (
+                    Source(Place.CLAIM, "realm.team"),
+                    Source(Place.PEER, "connection.uri_san_peer_certificate"),
+                    Source(Place.PEER, "connection.dns_san_peer_certificate"),
+                    Source(Place.PEER, "connection.subject_peer_certificate"),
+                    Source(Place.PEER, "connection.sha256_peer_certificate_digest"),
+                    Source(Place.ROUTE, "xds.route_metadata.filter_metadata['policyd']['team']"),
+                    Source(Place.ADDRESS, "source.address"),
+                ),
+                "tier": (Source(Place.API_KEY, "tier"), Source(Place.API_KEY, "name")),
             }
         ),
         strict=True,
+        api_keys=ApiKeys.REQUIRED,
         prices=OwnPrices(
             (
                 OwnPrice(

@@ -13,7 +13,9 @@ from policyd.core.attributes import (
     Place,
     Source,
     Strip,
+    parse_cookies,
     parse_query,
+    strip_cookies,
     strip_query,
 )
 from policyd.core.errors import AttributeInvalid
@@ -85,6 +87,74 @@ def test_values_that_are_refused(value: str, message: str) -> None:
     with pytest.raises(AttributeInvalid) as caught:
         IDENTITY.attributes(headers={"x-user": value}, query={}, body={})
     assert str(caught.value) == message
+
+
+RESTRICTED = Identity(
+    {"user": (Source(Place.HEADER, "x-user", pattern="[a-z-]+", max_length=8), Source(Place.DEFAULT, "nobody"))}
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("ann-ann-ann", "user is longer than 8 characters"),
+        ("Ann", "user is not of the form that the policy allows"),
+        ("ann1", "user is not of the form that the policy allows"),
+    ],
+)
+def test_a_source_restricts_its_values_and_no_other_source_takes_its_place(value: str, message: str) -> None:
+    with pytest.raises(AttributeInvalid) as caught:
+        RESTRICTED.attributes(headers={"x-user": value}, query={}, body={})
+    assert str(caught.value) == message
+    assert RESTRICTED.attributes(headers={"x-user": "ann-ann"}, query={}, body={}) == {"user": "ann-ann"}
+    assert RESTRICTED.attributes(headers={}, query={}, body={}) == {"user": "nobody"}
+
+
+TOLD = Identity(
+    {
+        "session": (Source(Place.COOKIE, "sid", strip=True),),
+        "user": (Source(Place.CLAIM, "sub"), Source(Place.PEER, "peer")),
+        "address": (Source(Place.ADDRESS, "source.address"), Source(Place.ROUTE, "route")),
+    }
+)
+
+
+def test_what_envoy_tells() -> None:
+    told = TOLD.attributes(
+        headers={}, query={}, body={}, cookies={"sid": "1"}, claims={"sub": "ann"}, envoy={"peer": "p", "route": "r"}
+    )
+    assert told == {"session": "1", "user": "ann", "address": "r"}
+    assert TOLD.attributes(headers={}, query={}, body={}, envoy={"peer": "p"}) == {"user": "p"}
+    assert TOLD.envoy_attributes == ("peer", "route", "source.address")
+    assert TOLD.strip == Strip(cookies=("sid",))
+    assert [TOLD.reads(place) for place in (Place.COOKIE, Place.CLAIM, Place.HEADER)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("address", "attributes"),
+    [
+        ("10.1.2.3:4567", {"address": "10.1.2.3"}),
+        ("[2001:db8::1]:80", {"address": "2001:db8::1"}),
+        ("/run/envoy.sock", {}),
+    ],
+)
+def test_an_address_is_without_its_port(address: str, attributes: dict[str, str]) -> None:
+    assert TOLD.attributes(headers={}, query={}, body={}, envoy={"source.address": address}) == attributes
+
+
+@pytest.mark.parametrize(
+    ("header", "cookies", "left"),
+    [
+        ("", {}, ""),
+        ("sid=1", {"sid": "1"}, ""),
+        ("a=b=c; sid=1;  x", {"a": "b=c", "sid": "1", "x": ""}, "a=b=c;  x"),
+        ("sid=1; sid=2; xsid=3", {"sid": "1", "xsid": "3"}, "xsid=3"),
+        ("a=1;b=2", {"a": "1", "b": "2"}, "a=1;b=2"),
+    ],
+)
+def test_cookies(header: str, cookies: dict[str, str], left: str) -> None:
+    assert parse_cookies(header) == cookies
+    assert strip_cookies(header, ("sid",)) == left
 
 
 @pytest.mark.parametrize(

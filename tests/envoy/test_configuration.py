@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from policyd.config import HostPort, UnixSocket
+from policyd.config import HostPort, UnixSocket, load_policy
 from policyd.config.settings import Address
 from policyd.core.errors import ConfigError
 from policyd.envoy_config import DEFAULT_UPSTREAMS, EnvoySettings, build_bootstrap, parse_upstreams, to_yaml
@@ -15,6 +15,8 @@ from policyd.up import find_envoy
 from tests.envoy.rig import CA, ENVOY_FOLDER, loopback, readme_examples
 
 ENVOY_YAML = ENVOY_FOLDER / "envoy.yaml"
+
+EVERY_KEY = Path(__file__).parents[1] / "config/good/every_key.yaml"
 
 POLICYD = HostPort("127.0.0.1", 50052)
 
@@ -50,6 +52,7 @@ def complaints(config: str, folder: Path) -> str:
         EnvoySettings(access_log=True, buffer_bytes_max=2**20, listen_address=HostPort("::1", 0)),
         EnvoySettings(upstreams=parse_upstreams(["openai=http://[::1]:8080/base", "x-ai=https://localhost:8443"])),
         EnvoySettings(upstreams={}),
+        EnvoySettings(policy=load_policy(EVERY_KEY)),
     ],
 )
 @pytest.mark.parametrize(
@@ -60,6 +63,16 @@ def test_envoy_accepts_the_generated_bootstrap(
 ) -> None:
     bootstrap = build_bootstrap(settings, policyd_addresses=[policyd_address])
     assert complaints(to_yaml(bootstrap), tmp_path) == ""
+
+
+def test_envoy_shows_what_the_policy_takes_identity_from() -> None:
+    bootstrap = build_bootstrap(EnvoySettings(policy=load_policy(EVERY_KEY)), policyd_addresses=[POLICYD])
+    shown = _connection_manager(bootstrap)["http_filters"][0]["typed_config"]
+    assert {"source.address", "connection.uri_san_peer_certificate"} <= set(shown["request_attributes"])
+    assert shown["metadata_options"] == {"forwarding_namespaces": {"untyped": ["envoy.filters.http.jwt_authn"]}}
+    hidden = {pattern["exact"] for pattern in shown["forward_rules"]["disallowed_headers"]["patterns"]}
+    assert hidden.isdisjoint({"cookie", "authorization", "x-api-key", "x-goog-api-key", "api-key", "x-project-key"})
+    assert "set-cookie" in hidden
 
 
 def test_envoy_accepts_envoy_yaml(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from policyd.core.api_keys import format_key
 from policyd.enforcer import Verdict
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.exchange import Exchange, ExchangeSettings, State
@@ -79,11 +80,13 @@ class ByHand:
         """What the enforcer would answer to a plain streamed request."""
         return ByHand(self.world, request_mode=self.request_mode).bring_to(State.DECIDING).decided().verdict
 
-    def bring_to(self, state: State) -> ByHand:
+    def bring_to(self, state: State, *, path: str = wire.CHAT_PATH) -> ByHand:
         """From IDLE to `state` on the shortest way."""
         match state:
             case State.IDLE:
                 pass
+            case State.AUTHENTICATING:
+                self.receive(self.headers(path=path, authorization=f"Bearer {KEY}"))
             case State.READING_REQUEST:
                 self.receive(self.headers())
             case State.DECIDING:
@@ -105,6 +108,9 @@ class ByHand:
         assert self.state is state
         return self
 
+
+KEY = format_key(bytes(32))
+"""Asked about where the policy has API keys."""
 
 LONG_PIECE = m.ResponseBody(wire.chat_chunk({"content": "more than one token of text"}), end_of_stream=False)
 

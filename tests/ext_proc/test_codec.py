@@ -48,6 +48,21 @@ class TestEvents:
             provider="groq",
         )
 
+    def test_what_envoy_tells_and_what_it_has_verified(self) -> None:
+        message = pb.ProcessingRequest(request_headers=headers((":path", b"/v1")))
+        told = {"source.address": "10.0.0.1:2", "xds.node.user_agent_build_version.version.minor_number": 40}
+        message.attributes["envoy.filters.http.ext_proc"].update(told)
+        claims = {"sub": "ann", "admin": True, "level": 3.0, "share": 0.5, "groups": ["a"], "realm": {"team": "red"}}
+        verified = message.metadata_context.filter_metadata["envoy.filters.http.jwt_authn"]
+        verified.update({"b": {"sub": "bob", "iss": "b"}, "a": claims, "c": "text"})
+        message.metadata_context.filter_metadata["another.filter"].update({"a": {"sub": "eve", "org": "evil"}})
+        event = decoded(message)
+        assert isinstance(event, m.RequestHeaders)
+        assert event.envoy_attributes == {"source.address": "10.0.0.1:2"}
+        assert event.envoy_minor == 40
+        expected = {"sub": "ann", "admin": "true", "level": "3", "realm.team": "red", "iss": "b"}
+        assert event.claims == expected
+
     def test_values_in_the_old_field(self) -> None:
         event = decoded(pb.ProcessingRequest(request_headers=headers(("a", "old"), ("b", b""), end_of_stream=True)))
         assert event == m.RequestHeaders(headers={"a": "old", "b": ""}, end_of_stream=True)

@@ -9,15 +9,16 @@ from typing import NamedTuple, get_args
 import pytest
 
 from policyd.core.errors import BodyUnreadable, ProtocolError
-from policyd.core.policy import FailureMode
+from policyd.core.policy import ApiKeys, FailureMode
 from policyd.core.record import Outcome, Record
+from policyd.core.runtime import ApiKey
 from policyd.ext_proc import exchange
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.exchange import TABLE, State
 from policyd.ext_proc.table import Row
 from tests.builders import World, policy
 from tests.ext_proc import wire
-from tests.ext_proc.by_hand import LONG_PIECE, ByHand, denied
+from tests.ext_proc.by_hand import KEY, LONG_PIECE, ByHand, denied
 
 S = State
 
@@ -30,6 +31,7 @@ EVENTS: dict[type[m.Event], m.Event] = {
     m.ResponseBody: m.ResponseBody(b"", end_of_stream=True),
     m.ResponseTrailers: m.ResponseTrailers(),
     m.Closed: m.Closed(),
+    m.Identified: m.Identified(ApiKey("digest", "bot", {}, 0)),
     m.Rejected: m.Rejected(BodyUnreadable("no")),
     m.Failed: m.Failed("StoreUnavailable"),
     m.Extended: m.Extended(0),
@@ -48,6 +50,9 @@ class Case(NamedTuple):
     """Makes the event; `None`: the one in `EVENTS`."""
     failure_mode: FailureMode = FailureMode.CLOSED
     request_mode: m.BodyMode = m.BodyMode.BUFFERED
+    api_keys: ApiKeys = ApiKeys.OFF
+    path: str = wire.CHAT_PATH
+    """Where a request goes that is authenticated."""
 
 
 def allowed(by_hand: ByHand) -> m.Event:
@@ -64,10 +69,23 @@ CASES = [
     Case(S.IDLE, m.RequestHeaders, S.READING_REQUEST),
     Case(S.IDLE, m.RequestHeaders, S.PASSING, lambda it: it.headers(None, path="/v1/models", method="GET")),
     Case(S.IDLE, m.RequestHeaders, S.ENDED, lambda it: it.headers(path="/v1/fine_tuning/jobs")),
+    Case(
+        S.IDLE,
+        m.RequestHeaders,
+        S.AUTHENTICATING,
+        lambda it: it.headers(authorization=f"Bearer {KEY}"),
+        api_keys=ApiKeys.OPTIONAL,
+    ),
     Case(S.IDLE, m.ResponseHeaders, S.PASSING),
     Case(S.IDLE, m.Failed, S.ENDED),
     Case(S.IDLE, m.Failed, S.PASSING, failure_mode=OPEN),
     Case(S.IDLE, m.Closed, S.ENDED),
+    Case(S.AUTHENTICATING, m.Identified, S.READING_REQUEST, api_keys=ApiKeys.REQUIRED),
+    Case(S.AUTHENTICATING, m.Identified, S.PASSING, path="/v1/messages/count_tokens", api_keys=ApiKeys.REQUIRED),
+    Case(S.AUTHENTICATING, m.Identified, S.ENDED, path="/v1/fine_tuning/jobs", api_keys=ApiKeys.REQUIRED),
+    Case(S.AUTHENTICATING, m.Rejected, S.ENDED, api_keys=ApiKeys.REQUIRED),
+    Case(S.AUTHENTICATING, m.Failed, S.ENDED, failure_mode=OPEN, api_keys=ApiKeys.REQUIRED),
+    Case(S.AUTHENTICATING, m.Closed, S.ENDED, api_keys=ApiKeys.REQUIRED),
     Case(S.READING_REQUEST, m.RequestBody, S.DECIDING, lambda _: m.RequestBody(wire.chat(), end_of_stream=True)),
     Case(S.READING_REQUEST, m.RequestBody, S.ENDED),
     Case(
@@ -122,6 +140,8 @@ CASES = [
     Case(S.PASSING, m.Ended, S.PASSING),
     Case(S.PASSING, m.Failed, S.PASSING),
     Case(S.PASSING, m.Closed, S.ENDED),
+    Case(S.ENDED, m.Identified, S.ENDED),
+    Case(S.ENDED, m.Rejected, S.ENDED),
     Case(S.ENDED, m.RequestBody, S.ENDED),
     Case(S.ENDED, m.RequestTrailers, S.ENDED),
     Case(S.ENDED, m.ResponseHeaders, S.ENDED),
@@ -133,9 +153,11 @@ CASES = [
 ]
 
 
-def by_hand(state: State, *, failure_mode: FailureMode, request_mode: m.BodyMode) -> ByHand:
-    world = World(policy(default_max_output_tokens=1, failure_mode=failure_mode))
-    exchange = ByHand(world, request_mode=request_mode).bring_to(state)
+def by_hand(case: Case) -> ByHand:
+    """An exchange in the state of `case`."""
+    state = case.state
+    world = World(policy(default_max_output_tokens=1, failure_mode=case.failure_mode, api_keys=case.api_keys))
+    exchange = ByHand(world, request_mode=case.request_mode).bring_to(state, path=case.path)
     if state is S.PASSING:
         # A body comes after its headers.
         exchange.receive(EVENTS[m.ResponseHeaders])
@@ -144,7 +166,7 @@ def by_hand(state: State, *, failure_mode: FailureMode, request_mode: m.BodyMode
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.state}-{case.kind.__name__}-{case.following}")
 def test_a_row(case: Case) -> None:
-    exchange = by_hand(case.state, failure_mode=case.failure_mode, request_mode=case.request_mode)
+    exchange = by_hand(case)
     exchange.receive(case.event(exchange) if case.event is not None else EVENTS[case.kind])
     assert exchange.state is case.following
 
@@ -160,7 +182,8 @@ MISSING = [(state, kind) for state in State for kind in get_args(m.Event) if (st
 
 @pytest.mark.parametrize(("state", "kind"), MISSING, ids=lambda it: getattr(it, "__name__", str(it)))
 def test_a_missing_row_is_an_error_and_changes_nothing(state: State, kind: type[m.Event]) -> None:
-    exchange = by_hand(state, failure_mode=FailureMode.CLOSED, request_mode=m.BodyMode.BUFFERED)
+    api_keys = ApiKeys.OPTIONAL if state is S.AUTHENTICATING else ApiKeys.OFF
+    exchange = by_hand(Case(state, kind, state, api_keys=api_keys))
     event = allowed(exchange) if kind is m.Decided else EVENTS[kind]
     with pytest.raises(ProtocolError, match=f"{kind.__name__} cannot come while {state}"):
         exchange.receive(event)
@@ -176,7 +199,8 @@ def test_a_hang_up_has_a_row_in_every_state() -> None:
 
 
 PICTURE = {
-    S.IDLE: {S.READING_REQUEST, S.PASSING, S.ENDED},
+    S.IDLE: {S.AUTHENTICATING, S.READING_REQUEST, S.PASSING, S.ENDED},
+    S.AUTHENTICATING: {S.READING_REQUEST, S.PASSING, S.ENDED},
     S.READING_REQUEST: {S.DECIDING, S.PASSING, S.ENDED},
     S.DECIDING: {S.FORWARDED, S.ABANDONED, S.PASSING, S.ENDED},
     S.ABANDONED: {S.SETTLING, S.ENDED},
