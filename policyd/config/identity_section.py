@@ -1,6 +1,7 @@
 """`identity:` in the policy file: where attributes are taken from."""
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 
 from policyd.config import values
@@ -108,8 +109,10 @@ def _source(tree: Tree, *, path: str, problems: Problems) -> Source | None:
 def _pattern(tree: Tree) -> str:
     pattern = values.text(tree)
     try:
-        re.compile(pattern)
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # a pattern that a later Python reads in another way
+            re.compile(pattern)
+    except (re.error, FutureWarning, OverflowError, RecursionError) as error:
         raise Mistake(tree.at, f"found {found(tree)}, which is no regular expression: {error}") from None
     if _REPEATED_GROUP.search(pattern):
         raise Mistake(

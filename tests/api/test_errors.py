@@ -209,6 +209,8 @@ MET_BY_NO_CALL = {
     errors.BodyTooSlow,
     errors.BodyTooLarge,
     errors.EndpointUnknown,
+    errors.KeyForbidden,
+    errors.KeyInvalid,
     errors.RequestSigned,
     errors.ProtocolError,
     errors.ConfigError,
