@@ -153,9 +153,9 @@ class Exchange:
         )
         if endpoint is not None:
             self._error_wire = endpoint.error_wire
-            self._unheld = replace(self._unheld, provider=endpoint.vendor.id)
+            self._unheld = self._unheld._replace(provider=endpoint.vendor.id)
         name = endpoint.name if isinstance(endpoint, Endpoint) else ""
-        self._unheld = replace(self._unheld, endpoint=name)
+        self._unheld = self._unheld._replace(endpoint=name)
         try:
             digest = request.key_digest()
         except RequestError as error:
@@ -210,7 +210,7 @@ class Exchange:
             )
         except RequestError as error:
             return self._refuse(error)
-        self._unheld = replace(self._unheld, model=self._ask.facts.model, attributes=self._ask.identity)
+        self._unheld = self._unheld._replace(model=self._ask.facts.model, attributes=self._ask.identity)
         return State.DECIDING, [m.Decide(self._ask)]
 
     def _refuse_slowness(self, _: m.RequestTimedOut) -> Step:
@@ -250,7 +250,7 @@ class Exchange:
             retry_after_seconds=decision.retry_after_seconds,
             retry=worth_retrying(decision),
         )
-        return State.ENDED, [reply, m.Report(replace(verdict.record, status=error.status))]
+        return State.ENDED, [reply, m.Report(verdict.record._replace(status=error.status))]
 
     def _rejected(self, event: m.Rejected) -> Step:
         if isinstance(event.error, Blocked):
@@ -265,8 +265,7 @@ class Exchange:
             retry_after_seconds=error.block.seconds_left(self._unheld.at_ms),
             retry=False,
         )
-        record = replace(
-            self._unheld,
+        record = self._unheld._replace(
             outcome=Outcome.DENIED,
             decision="deny",
             status=error.status,
@@ -409,7 +408,7 @@ class Exchange:
         passing: list[m.Effect] = [m.HeadersReply(response=False, mode=UNMETERED)]
         if self.state is not State.IDLE:
             passing = self._request.forward_unread()
-        return State.PASSING, [*passing, self._conclude(replace(self._unheld, error=event.error))]
+        return State.PASSING, [*passing, self._conclude(self._unheld._replace(error=event.error))]
 
     def _fail_after(self, event: m.Failed) -> Step:
         """policyd failed in mid-reply: what was seen is charged, and the gRPC stream ends with an error."""
@@ -430,14 +429,14 @@ class Exchange:
             retry_after_seconds=retry_after_seconds,
             retry=retry_after_seconds is not None,
         )
-        record = replace(self._unheld, outcome=outcome, decision="deny", status=info.status, error=error)
+        record = self._unheld._replace(outcome=outcome, decision="deny", status=info.status, error=error)
         return State.ENDED, [reply, self._conclude(record)]
 
     def _conclude(self, record: Record) -> m.Effect:
         """The one record of a request that is not metered; if something is held for it already, that is returned."""
         if not self._holding:
             return m.Report(record)
-        verdict = replace(self._verdict, record=replace(self._verdict.record, decision=record.decision))
+        verdict = replace(self._verdict, record=self._verdict.record._replace(decision=record.decision))
         ending = Ending(record.outcome, usage=None, source=UsageSource.NONE, status=record.status, error=record.error)
         return m.Finish(verdict, ending)
 
@@ -455,8 +454,8 @@ class Exchange:
     def _pass_early_reply(self, event: m.ResponseHeaders) -> Step:
         """A reply before the request was decided: Envoy's own (a body over its buffer, a filter that refused)."""
         status = ReplyHead.of(event).status
-        record = replace(
-            self._unheld, outcome=Outcome.REJECTED, decision="deny", status=status, error="answered_before_decision"
+        record = self._unheld._replace(
+            outcome=Outcome.REJECTED, decision="deny", status=status, error="answered_before_decision"
         )
         following, passing = self._pass_response_headers(event)
         return following, [*passing, m.Report(record)]

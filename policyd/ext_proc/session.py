@@ -221,7 +221,7 @@ class Session:
             return self._refuse(error)
         vendor = self._endpoint.vendor
         self._meter = SessionMeter(reader, count_text=lambda text: self._count_text(text, vendor.id, reader.model))
-        self._unheld = replace(self._unheld, model=reader.model, attributes=self._identity)
+        self._unheld = self._unheld._replace(model=reader.model, attributes=self._identity)
         return self._admit() if reader.model else self._connect()
 
     def _admit(self) -> Step:
@@ -454,7 +454,7 @@ class Session:
         """A limit has no room: for the session, or for its next response."""
         decision = verdict.decision
         error = denial(decision, request_id=self.request_id)
-        report = m.Report(replace(verdict.record, status=error.status))
+        report = m.Report(verdict.record._replace(status=error.status))
         if self._connected:
             state, effects = self._cut(error, code=_POLICY, outcome=Outcome.CUT)
             return state, [*effects, report]
@@ -487,7 +487,7 @@ class Session:
         is_known = self.state not in {State.IDLE, State.AUTHENTICATING}
         if is_known and self._policy.failure_mode is FailureMode.OPEN:
             ending = Ending(Outcome.UNMETERED, usage=None, source=UsageSource.NONE, error=event.error)
-            concluded = self._finish_all(ending) or [m.Report(replace(self._unheld, error=event.error))]
+            concluded = self._finish_all(ending) or [m.Report(self._unheld._replace(error=event.error))]
             return State.PASSING, [self._request.pass_headers(), *concluded]
         return self._answer(info, Outcome.FAILED, error=event.error, retry_after_seconds=1)
 
@@ -500,7 +500,7 @@ class Session:
             retry_after_seconds=retry_after_seconds,
             retry=retry_after_seconds is not None,
         )
-        record = replace(self._unheld, outcome=outcome, decision="deny", status=info.status, error=error)
+        record = self._unheld._replace(outcome=outcome, decision="deny", status=info.status, error=error)
         ending = replace(self._place_ending(outcome, error=error), status=info.status)
         return State.ENDED, [reply, *(self._finish_all(ending) or [m.Report(record)])]
 
