@@ -259,9 +259,7 @@ def is_read(variable: str) -> bool:
     environ = {variable: "?"}
     try:
         settings = Settings.from_environment(environ)
-        envoy = EnvoySettings.from_environment(
-            environ, listen=None, admin=None, upstreams=None, buffer_bytes_max=settings.request_body_bytes_max
-        )
+        envoy = EnvoySettings.from_environment(environ, {}, server=settings)
     except ConfigError:
         return True
     return settings != Settings() or envoy != EnvoySettings()

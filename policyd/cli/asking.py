@@ -16,7 +16,7 @@ from policyd.core.errors import ConfigError
 from policyd.options import AsJson, At, Flags, takes_settings
 
 
-@takes_settings("prices")
+@takes_settings(flags=["prices"])
 def check_config(flags: Flags, file: Annotated[Path, typer.Argument(metavar="FILE", help="Policy file.")]) -> None:
     """Check a policy file: every mistake with its line and field."""
     from policyd.clock import SystemClock
@@ -31,7 +31,7 @@ def check_config(flags: Flags, file: Annotated[Path, typer.Argument(metavar="FIL
     typer.echo(f"{file}: ok, {limits} limit{'' if limits == 1 else 's'} (revision {policy.revision})")
 
 
-@takes_settings("config", "prices")
+@takes_settings(flags=["config", "prices"])
 def estimate(
     flags: Flags,
     body: Annotated[
@@ -55,7 +55,7 @@ def estimate(
         typer.echo(f"{name:<24}{value}")
 
 
-@takes_settings("config", "prices")
+@takes_settings(flags=["config", "prices"])
 def explain_request(
     flags: Flags,
     request: Annotated[

@@ -12,7 +12,7 @@ def settings(
     admin: str | None = None,
     upstreams: list[str] | None = None,
 ) -> EnvoySettings:
-    return EnvoySettings.from_environment(environ or {}, listen=listen, admin=admin, upstreams=upstreams)
+    return EnvoySettings.from_environment(environ or {}, {"listen": listen, "admin": admin}, upstreams=upstreams)
 
 
 def test_without_flags_and_variables_the_defaults_apply() -> None:
