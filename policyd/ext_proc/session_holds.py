@@ -42,7 +42,6 @@ UNREADABLE = 1007
 POLICY = 1008
 INTERNAL = 1011
 
-
 Step = tuple[State, list[m.Effect]]
 
 
@@ -192,12 +191,12 @@ class HoldingSession(Life[State]):
 
     def _turn_away(self, verdict: Verdict) -> Step:
         """A limit has no room: for the session, or for its next response."""
-        reply = self._denial(verdict)
-        report = m.Report(replace(verdict.record, status=reply.status))
+        info = self._denial_info(verdict)
+        report = m.Report(replace(verdict.record, status=info.status))
         if self._connected:
-            state, effects = self._cut(self._denial_info(verdict), code=POLICY, outcome=Outcome.CUT)
+            state, effects = self._cut(info, code=POLICY, outcome=Outcome.CUT)
             return state, [*effects, report]
-        return State.ENDED, [reply, *self._finish_all(self._place_ending(Outcome.DENIED)), report]
+        return State.ENDED, [self._denial(verdict), *self._finish_all(self._place_ending(Outcome.DENIED)), report]
 
     def _conclude(self, record: Record) -> list[m.Effect]:
         ending = Ending(
