@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -12,6 +13,8 @@ from policyd.core.errors import ConfigError
 from policyd.guards.access import AccessTokens, load_access_tokens
 from policyd.guards.tls import Certificates, Tls, load_certificates
 from policyd.http import PageGuard
+
+CERTIFICATE_METRIC: Final = "policyd_tls_certificate_expires_seconds"
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ class Guards:
         """Adds to `registry` when the certificate ends, if there is one."""
         if (certificates := self._certificates) is not None:
             Gauge(
-                "policyd_tls_certificate_expires_seconds",
+                CERTIFICATE_METRIC,
                 "When policyd's certificate ends, in seconds since the epoch.",
                 registry=registry,
             ).set_function(lambda: certificates.current.expires_at_seconds)

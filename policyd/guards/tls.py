@@ -26,27 +26,26 @@ class Certificates:
     revision: str
     expires_at_seconds: int
     """When policyd's own certificate ends, in seconds since the epoch."""
-    context: ssl.SSLContext
-    """Holds policyd's own certificate, its key, and the authorities of clients."""
+    for_h2: ssl.SSLContext
+    """For gRPC: a client must show a certificate, where there are authorities to check it by."""
+    for_http: ssl.SSLContext
+    """For metrics and health: a client may show one. Probes have none."""
     for_grpcio: grpc.ServerCertificateConfiguration
-    """The same for grpcio."""
 
 
 class Tls:
     """How to serve with whichever certificates are `current`."""
 
     def __init__(self, current: Callable[[], Certificates], *, asks_clients: bool) -> None:
-        """`asks_clients`: gRPC clients must show a certificate; HTTP clients may, since probes have none."""
+        """`asks_clients`: whether there are authorities to check clients by."""
         self._current = current
         self.asks_clients = asks_clients
 
     def h2_context(self) -> ssl.SSLContext:
-        """For gRPC served by h2rpc."""
-        return self._context("h2", ssl.CERT_REQUIRED if self.asks_clients else ssl.CERT_NONE)
+        return _handing_over(lambda: self._current().for_h2)
 
     def http_context(self) -> ssl.SSLContext:
-        """For metrics and health."""
-        return self._context("http/1.1", ssl.CERT_OPTIONAL if self.asks_clients else ssl.CERT_NONE)
+        return _handing_over(lambda: self._current().for_http)
 
     def grpcio_credentials(self) -> grpc.ServerCredentials:
         return grpc.dynamic_ssl_server_credentials(
@@ -55,46 +54,61 @@ class Tls:
             require_client_authentication=self.asks_clients,
         )
 
-    def _context(self, protocol: str, clients: ssl.VerifyMode) -> ssl.SSLContext:
-        """Says how to shake hands; with which certificates, each connection learns when its handshake begins."""
-
-        def hand_over(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-            connection.context = self._current().context
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols([protocol])
-        context.verify_mode = clients
-        # A resumed session would skip the client's certificate, which may not be good any more.
-        context.options |= ssl.OP_NO_TICKET
-        context.num_tickets = 0
-        context.sni_callback = hand_over
-        return context
-
 
 def load_certificates(files: TlsFiles) -> Certificates:
     """Raises `ConfigError`, which names the flag and the file."""
     chain = _read("--tls-cert", files.cert)
     key = _read("--tls-key", files.key)
-    authorities = _read("--tls-client-ca", files.client_ca) if files.client_ca is not None else None
     own, *_ = _certificates("--tls-cert", files.cert, chain)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # Without a password from us, OpenSSL would ask the terminal for that of an encrypted key.
-        context.load_cert_chain(files.cert, files.key, password="")
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"--tls-key: {files.key}: expected the private key of the certificate in {files.cert}, not encrypted"
-        ) from error
-    if files.client_ca is not None and authorities is not None:
+    authorities = None
+    if files.client_ca is not None:
+        authorities = _read("--tls-client-ca", files.client_ca)
         _certificates("--tls-client-ca", files.client_ca, authorities)
-        context.load_verify_locations(cadata=authorities.decode("ascii", "replace"))
+    for_h2 = _context("h2", ssl.CERT_REQUIRED if authorities else ssl.CERT_NONE)
+    for_http = _context("http/1.1", ssl.CERT_OPTIONAL if authorities else ssl.CERT_NONE)
+    for context in (for_h2, for_http):
+        try:
+            # Without a password from us, OpenSSL would ask the terminal for that of an encrypted key.
+            context.load_cert_chain(files.cert, files.key, password="")
+        except ssl.SSLError as error:
+            raise ConfigError(
+                f"--tls-key: {files.key}: expected the private key of the certificate in {files.cert}, not encrypted"
+            ) from error
+        if authorities is not None:
+            context.load_verify_locations(cadata=authorities.decode("ascii", "replace"))
     return Certificates(
         revision=hashlib.sha256(b"\0".join((chain, key, authorities or b""))).hexdigest(),
         expires_at_seconds=int(own.not_valid_after_utc.timestamp()),
-        context=context,
+        for_h2=for_h2,
+        for_http=for_http,
         for_grpcio=grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=authorities),
     )
+
+
+def _handing_over(current: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """A context that leaves each connection to the one that is in force when its handshake begins.
+
+    It decides itself what is settled before that: which versions there are, and what is asked of clients.
+    """
+
+    def hand_over(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = current()
+
+    context = _context(None, current().verify_mode)
+    context.sni_callback = hand_over
+    return context
+
+
+def _context(protocol: str | None, clients: ssl.VerifyMode) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = clients
+    if protocol is not None:
+        context.set_alpn_protocols([protocol])
+    # A resumed session would skip the client's certificate, which may not be good any more.
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    return context
 
 
 def _read(flag: str, path: Path) -> bytes:
