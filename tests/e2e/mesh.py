@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,10 +214,14 @@ def policyd_serve(
     ext_proc: str = ANY_PORT,
     environ: Mapping[str, str] | None = None,
     stderr: IO[bytes] | None = None,
+    launcher: Sequence[str] = (),
 ) -> Iterator[Policyd]:
-    """Runs `policyd serve`, without an Envoy, until the block ends. `grpc` and `ext_proc` are where it listens."""
+    """Runs `policyd serve`, without an Envoy, until the block ends. `grpc` and `ext_proc` are where it listens.
+
+    `launcher`: a program that becomes policyd, and its arguments.
+    """
     flags = ["--grpc", grpc, "--ext-proc", ext_proc, "--http", ANY_PORT, "--store", store, "--config", str(policy)]
-    with _running(Policyd, "serve", flags, environ=environ, stderr=stderr) as (policyd, _):
+    with _running(Policyd, "serve", flags, environ=environ, stderr=stderr, launcher=launcher) as (policyd, _):
         yield policyd
 
 
@@ -232,9 +236,10 @@ def _running(
     *,
     environ: Mapping[str, str] | None,
     stderr: IO[bytes] | None,
+    launcher: Sequence[str] = (),
 ) -> Iterator[tuple[_Running, Mapping[str, str]]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "policyd", command, *flags],
+        [*launcher, sys.executable, "-m", "policyd", command, *flags],
         stdout=subprocess.PIPE,
         stderr=stderr,
         env={**os.environ, **(environ or {})},
