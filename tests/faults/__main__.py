@@ -38,13 +38,15 @@ def main() -> int:
 def _play(names: list[str], *, ends_at: float) -> int:
     print(HEAD, flush=True)
     began = time.monotonic()
-    broken, played = [], 0
+    broken: list[str] = []
+    played = 0
     for name in names:
         if time.monotonic() > ends_at:
             break
         report = asyncio.run(play(FAULTS[name]))
         played += 1
         print(_line(report), flush=True)
+        print(report.outcomes, report.books.outcomes)
         for problem in report.problems[:FINDINGS_SHOWN]:
             print(f"    {problem}", flush=True)
         if report.problems:

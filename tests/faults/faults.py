@@ -68,6 +68,13 @@ async def worker_killed(stage: Stage) -> None:
     await asyncio.to_thread(stage.policyd.wait_for_metric, WORKER_RESTARTS, before + 1)
 
 
+async def worker_hangs(stage: Stage) -> None:
+    pid = stage.worker_pids()[0]
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(LONG_OUTAGE_SECONDS)
+    os.kill(pid, signal.SIGCONT)
+
+
 async def rolled(stage: Stage) -> None:
     """Every worker is told to stop, one after the other, and the policy is read again in between."""
     for number, pid in enumerate(stage.worker_pids(), start=1):
@@ -169,6 +176,7 @@ _ROWS = (
     Fault(name="policyd killed", setting=SQLITE, happen=policyd_killed, promise=Promise.HOLDS),
     Fault(name="policyd killed", setting=EVERYSEC, happen=policyd_killed, promise=Promise.HOLDS),
     Fault(name="worker killed", setting=WORKERS_ON_REDIS, happen=worker_killed, promise=Promise.HOLDS),
+    Fault(name="worker hangs", setting=WORKERS_ON_REDIS, happen=worker_hangs, promise=Promise.HOLDS),
     Fault(
         name="workers restarted, SIGHUP",
         setting=WORKERS_ON_REDIS,
