@@ -3,6 +3,8 @@
 A worker that is told to stop (SIGTERM) takes no more streams, ends those that are open, and exits; the next one takes
 over its address, and a hold that it could not settle is swept, once, by whichever worker gets there. So a rolling
 restart is one SIGTERM after the other: Envoy asks another worker meanwhile.
+
+A worker that hangs is killed: it still takes connections, and each request that Envoy gives it would wait in vain.
 """
 
 from __future__ import annotations
@@ -36,6 +38,11 @@ _DELAY_SECONDS_MAX = 30.0
 _KILL_SECONDS = 10.0
 """How long beyond the grace for open exchanges a worker may take to end before it is killed."""
 
+_WATCH_SECONDS = 2.0
+"""How long after a worker's answer it is asked again whether it lives."""
+_SILENCES_MAX = 2
+"""After so many questions in a row without an answer it hangs; one may be left open by a busy machine."""
+
 log = logging.getLogger(__name__)
 
 
@@ -63,6 +70,7 @@ class Supervisor:
         self._http_address = settings.http_address
         self._workers: list[Worker] = []
         self._keepers: list[asyncio.Task[None]] = []
+        self._watchers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._stack = AsyncExitStack()
         self._signals = ExitStack()
@@ -137,6 +145,7 @@ class Supervisor:
         if failed := [outcome for outcome in started if outcome is not None]:
             await self._stop_workers()
             raise failed[0]
+        self._watchers = [asyncio.create_task(self._watch(worker)) for worker in self._workers]
         self._stack.push_async_callback(self._stop_workers)
         app = create_app(metrics=self._metrics, ready=self._readiness)
         await self._stack.enter_async_context(serving(app, listener))
@@ -187,6 +196,16 @@ class Supervisor:
                 worker.send_signal(signal.SIGTERM)
         return await worker.ended()
 
+    async def _watch(self, worker: Worker) -> None:
+        """Kills the worker's process whenever it hangs; who keeps the worker starts another."""
+        silences = 0
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            silences = silences + 1 if await worker.hangs() else 0
+            if silences == _SILENCES_MAX:
+                log.error("worker %d hangs and is killed", worker.number)
+                worker.send_signal(signal.SIGKILL)
+
     async def _told_to_stop_within(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
@@ -201,6 +220,8 @@ class Supervisor:
 
     async def _stop_workers(self) -> None:
         self._stopping.set()
+        for watcher in self._watchers:
+            watcher.cancel()
         self._signal_all(signal.SIGTERM)
         if not self._keepers:
             return

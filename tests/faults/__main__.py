@@ -46,7 +46,6 @@ def _play(names: list[str], *, ends_at: float) -> int:
         report = asyncio.run(play(FAULTS[name]))
         played += 1
         print(_line(report), flush=True)
-        print(report.outcomes, report.books.outcomes)
         for problem in report.problems[:FINDINGS_SHOWN]:
             print(f"    {problem}", flush=True)
         if report.problems:

@@ -14,8 +14,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
+from http.client import HTTPConnection
 
+from policyd.config import Transport
 from tests.e2e import raw
+from tests.e2e.load import MAX_TOKENS
 from tests.faults.provider import SESSION
 from tests.faults.stage import WIDE, Kind, Setting, Stage
 
@@ -23,9 +26,16 @@ OUTAGE_SECONDS = 2.0
 LONG_OUTAGE_SECONDS = 4.0
 """Longer than a hold lives unrenewed."""
 
+PATIENT_EACH = 50
+SLOW_DELAY_MS = 3_000
+SLOW_CHUNK_DELAY_MS = 150
+
+HUNG_WORKER_SECONDS_MAX = 30
+"""Until one that hangs is found out, killed and started again."""
+
 HANGERS_UP = 1_000
 BEGUN_TOGETHER = 50
-HANG_UP_OUTPUT_TOKENS = 40
+HANG_UP_OUTPUT_TOKENS = MAX_TOKENS
 HANG_UP_CHUNK_DELAY_MS = 3_000
 
 WORKER_RESTARTS = "policyd_worker_restarts_total"
@@ -69,6 +79,16 @@ async def worker_killed(stage: Stage) -> None:
 
 
 async def worker_hangs(stage: Stage) -> None:
+    """For good: it is not told to go on."""
+    before = stage.policyd.metric(WORKER_RESTARTS)
+    os.kill(stage.worker_pids()[0], signal.SIGSTOP)
+    await asyncio.to_thread(
+        stage.policyd.wait_for_metric, WORKER_RESTARTS, before + 1, seconds_max=HUNG_WORKER_SECONDS_MAX
+    )
+
+
+async def worker_held_up(stage: Stage) -> None:
+    """As by a machine that has no time for it."""
     pid = stage.worker_pids()[0]
     os.kill(pid, signal.SIGSTOP)
     await asyncio.sleep(LONG_OUTAGE_SECONDS)
@@ -143,6 +163,22 @@ async def provider_hangs(stage: Stage) -> None:
     stage.provider.go_on()
 
 
+async def provider_slow(stage: Stage) -> None:
+    """For those who ask now; the others' replies come as ever."""
+    script = {"x-sim-delay-ms": str(SLOW_DELAY_MS), "x-sim-chunk-delay-ms": str(SLOW_CHUNK_DELAY_MS)}
+    await asyncio.to_thread(_ask_and_wait, stage, script)
+
+
+def _ask_and_wait(stage: Stage, script: Mapping[str, str]) -> None:
+    with ExitStack() as connections:
+        asked = [
+            *_ask_together(stage, connections, name="document", count=PATIENT_EACH, stream=False, script=script),
+            *_ask_together(stage, connections, name="stream", count=PATIENT_EACH, stream=True, script=script),
+        ]
+        statuses = {raw.read(each.getresponse()).status for each in asked}
+        assert statuses == {200}, f"slow replies came as {statuses}"
+
+
 async def many_hang_up(stage: Stage) -> None:
     with ExitStack() as connections:
         await asyncio.to_thread(_begin_streams, stage, connections)
@@ -151,39 +187,48 @@ async def many_hang_up(stage: Stage) -> None:
 def _begin_streams(stage: Stage, connections: ExitStack) -> None:
     """As many together as are decided well within Envoy's patience; all have begun before the first one is left."""
     script = {"x-sim-output-tokens": str(HANG_UP_OUTPUT_TOKENS), "x-sim-chunk-delay-ms": str(HANG_UP_CHUNK_DELAY_MS)}
-    body = raw.chat(max_tokens=HANG_UP_OUTPUT_TOKENS, stream=True)
     for first in range(0, HANGERS_UP, BEGUN_TOGETHER):
-        asking = []
-        for number in range(first, first + BEGUN_TOGETHER):
-            connection = connections.enter_context(raw.connected(str(stage.listen)))
-            headers = {"x-policyd-project": WIDE, SESSION: f"hanger-up-{number}", **script}
-            raw.send_only(connection, body=body, headers=headers)
-            asking.append(connection)
-        for connection in asking:
-            reply = connection.getresponse()
+        name = f"hanger-up-{first}"
+        for each in _ask_together(stage, connections, name=name, count=BEGUN_TOGETHER, stream=True, script=script):
+            reply = each.getresponse()
             assert (reply.status, len(reply.read(100))) == (200, 100), f"a stream did not begin: {reply.status}"
 
 
+def _ask_together(
+    stage: Stage, connections: ExitStack, *, name: str, count: int, stream: bool, script: Mapping[str, str]
+) -> list[HTTPConnection]:
+    """Sends so many requests, each on a connection of its own, and waits for no reply."""
+    body = raw.chat(max_tokens=MAX_TOKENS, stream=stream)
+    asked = [connections.enter_context(raw.connected(str(stage.listen))) for _ in range(count)]
+    for number, connection in enumerate(asked):
+        headers = {"x-policyd-project": WIDE, SESSION: f"{name}-{number}", **script}
+        raw.send_only(connection, body=body, headers=headers)
+    return asked
+
+
 # --- the table ---
+
+HANG_UP = f"{HANGERS_UP:,} clients hang up"
 
 SQLITE = Setting(store=Kind.SQLITE)
 EVERYSEC = Setting(store=Kind.REDIS_EVERYSEC)
 ALWAYS = Setting(store=Kind.REDIS_ALWAYS)
 WORKERS_ON_REDIS = Setting(store=Kind.REDIS_EVERYSEC, workers=2)
 CHARGING_THE_MOST = Setting(store=Kind.SQLITE, on_disconnect="maximum")
+H2RPC = Setting(store=Kind.REDIS_EVERYSEC, transport=Transport.H2RPC)
+H2RPC_WORKERS = Setting(store=Kind.SQLITE, transport=Transport.H2RPC, workers=2)
+H2RPC_CHARGING_THE_MOST = Setting(store=Kind.SQLITE, transport=Transport.H2RPC, on_disconnect="maximum")
 
 _ROWS = (
     Fault(name="policyd killed", setting=SQLITE, happen=policyd_killed, promise=Promise.HOLDS),
     Fault(name="policyd killed", setting=EVERYSEC, happen=policyd_killed, promise=Promise.HOLDS),
+    Fault(name="policyd killed", setting=H2RPC, happen=policyd_killed, promise=Promise.HOLDS),
     Fault(name="worker killed", setting=WORKERS_ON_REDIS, happen=worker_killed, promise=Promise.HOLDS),
+    Fault(name="worker killed", setting=H2RPC_WORKERS, happen=worker_killed, promise=Promise.HOLDS),
     Fault(name="worker hangs", setting=WORKERS_ON_REDIS, happen=worker_hangs, promise=Promise.HOLDS),
-    Fault(
-        name="workers restarted, SIGHUP",
-        setting=WORKERS_ON_REDIS,
-        happen=rolled,
-        promise=Promise.EXACT,
-        fails=False,
-    ),
+    Fault(name="worker held up", setting=WORKERS_ON_REDIS, happen=worker_held_up, promise=Promise.OBSERVED),
+    Fault(name="workers restarted", setting=WORKERS_ON_REDIS, happen=rolled, promise=Promise.EXACT, fails=False),
+    Fault(name="workers restarted", setting=H2RPC_WORKERS, happen=rolled, promise=Promise.EXACT, fails=False),
     Fault(name="disk full", setting=SQLITE, happen=disk_full, promise=Promise.HOLDS),
     Fault(name="Redis killed", setting=EVERYSEC, happen=redis_killed, promise=Promise.HOLDS),
     Fault(name="Redis killed", setting=ALWAYS, happen=redis_killed, promise=Promise.HOLDS),
@@ -195,14 +240,10 @@ _ROWS = (
     Fault(name="provider killed", setting=SQLITE, happen=provider_killed, promise=Promise.OBSERVED),
     Fault(name="provider killed", setting=CHARGING_THE_MOST, happen=provider_killed, promise=Promise.HOLDS),
     Fault(name="provider hangs", setting=SQLITE, happen=provider_hangs, promise=Promise.EXACT, fails=False),
-    Fault(name="1,000 clients hang up", setting=SQLITE, happen=many_hang_up, promise=Promise.OBSERVED, fails=False),
-    Fault(
-        name="1,000 clients hang up",
-        setting=CHARGING_THE_MOST,
-        happen=many_hang_up,
-        promise=Promise.HOLDS,
-        fails=False,
-    ),
+    Fault(name="provider slow", setting=EVERYSEC, happen=provider_slow, promise=Promise.EXACT, fails=False),
+    Fault(name=HANG_UP, setting=SQLITE, happen=many_hang_up, promise=Promise.OBSERVED, fails=False),
+    Fault(name=HANG_UP, setting=CHARGING_THE_MOST, happen=many_hang_up, promise=Promise.HOLDS, fails=False),
+    Fault(name=HANG_UP, setting=H2RPC_CHARGING_THE_MOST, happen=many_hang_up, promise=Promise.HOLDS, fails=False),
 )
 
 FAULTS: Mapping[str, Fault] = {f"{fault.name} ({fault.setting})": fault for fault in _ROWS}

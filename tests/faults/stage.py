@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO
 
-from policyd.config import Address, HostPort, Settings, UnixSocket
+from policyd.config import Address, HostPort, Settings, Transport, UnixSocket
 from policyd.envoy_config import EnvoySettings, build_bootstrap, parse_upstreams
 from policyd.up import EnvoyProcess, find_envoy
 from policyd.workers.ports import real_address, reserve_port
@@ -74,6 +74,7 @@ class Setting:
     """How the parts are set up."""
 
     store: Kind
+    transport: Transport = Transport.GRPCIO
     workers: int = 1
     failure_mode: str = "closed"
     on_disconnect: str = "observed"
@@ -81,6 +82,8 @@ class Setting:
     def __str__(self) -> str:
         """What is not as it is by default."""
         words = [str(self.store)]
+        if self.transport is not Transport.GRPCIO:
+            words.append(str(self.transport))
         if self.workers > 1:
             words.append(f"{self.workers} workers")
         if self.failure_mode != "closed":
@@ -119,7 +122,7 @@ class Stage:
         self._policyd.close()
         policy = self.folder / "policyd.yaml"
         policy.write_text(self.setting.policy)
-        environ = {"POLICYD_WORKERS": str(self.setting.workers)} if self.setting.workers > 1 else {}
+        environ = {"POLICYD_WORKERS": str(self.setting.workers), "POLICYD_TRANSPORT": str(self.setting.transport)}
         self.policyd: Policyd = self._policyd.enter_context(
             policyd_serve(
                 store=self.store_url, policy=policy, ext_proc=str(self._socket), environ=environ, stderr=self.log
