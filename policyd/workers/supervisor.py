@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import signal
 import socket
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 
 from policyd.config import Address, HostPort, Settings, UnixSocket
 from policyd.core.errors import ConfigError
+from policyd.guards import Guards
 from policyd.http import create_app, listen, serving
 from policyd.signals import handled
 from policyd.stores.url import check_shareable
@@ -42,6 +44,7 @@ _WATCH_SECONDS = 2.0
 """How long after a worker's answer it is asked again whether it lives."""
 _SILENCES_MAX = 2
 """After so many questions in a row without an answer it hangs; one may be left open by a busy machine."""
+_FILE_POLL_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,8 @@ class Supervisor:
         Raises `ConfigError` where workers cannot share what they are told to.
         """
         check_shareable(settings.store_url)
+        self._guards = Guards(settings)
+        self._worker_token = secrets.token_urlsafe()
         if isinstance(settings.grpc_address, UnixSocket):
             raise ConfigError("--grpc: workers share a port, not a Unix socket; expected HOST:PORT")
         self._settings = settings
@@ -70,7 +75,6 @@ class Supervisor:
         self._http_address = settings.http_address
         self._workers: list[Worker] = []
         self._keepers: list[asyncio.Task[None]] = []
-        self._watchers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._stack = AsyncExitStack()
         self._signals = ExitStack()
@@ -137,7 +141,7 @@ class Supervisor:
         writer = LineWriter(self._log_stream) if self._log_stream is not None else LineWriter()
         self._stack.callback(writer.close)
         self._workers = [
-            Worker(number, self._environ_of(address), log_line=writer.write)
+            Worker(number, self._environ_of(address), token=self._worker_token, log_line=writer.write)
             for number, address in enumerate(self._ext_proc_addresses)
         ]
         started = await asyncio.gather(*(worker.start() for worker in self._workers), return_exceptions=True)
@@ -145,10 +149,15 @@ class Supervisor:
         if failed := [outcome for outcome in started if outcome is not None]:
             await self._stop_workers()
             raise failed[0]
-        self._watchers = [asyncio.create_task(self._watch(worker)) for worker in self._workers]
         self._stack.push_async_callback(self._stop_workers)
-        app = create_app(metrics=self._metrics, ready=self._readiness)
-        await self._stack.enter_async_context(serving(app, listener))
+        for worker in self._workers:
+            self._stack.callback(asyncio.create_task(self._watch(worker)).cancel)
+        for file in self._guards.files():
+            watch = asyncio.create_task(file.watch(interval_seconds=_FILE_POLL_SECONDS))
+            self._stack.callback(watch.cancel)
+        guard = self._guards.of_pages()
+        app = create_app(metrics=self._metrics, ready=self._readiness, guard=guard)
+        await self._stack.enter_async_context(serving(app, listener, context=guard.context))
 
     def _reserved(self, address: Address) -> Address:
         return self._reserve(address, flag="--ext-proc") if isinstance(address, HostPort) else address
@@ -220,8 +229,6 @@ class Supervisor:
 
     async def _stop_workers(self) -> None:
         self._stopping.set()
-        for watcher in self._watchers:
-            watcher.cancel()
         self._signal_all(signal.SIGTERM)
         if not self._keepers:
             return
