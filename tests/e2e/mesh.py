@@ -127,9 +127,11 @@ class Policyd:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
-    def wait_for_metric(self, name: str, value: float, **labels: str) -> None:
+    def wait_for_metric(
+        self, name: str, value: float, *, seconds_max: float = METRIC_SECONDS_MAX, **labels: str
+    ) -> None:
         """Polls until a metric has a value; fails if that does not come about."""
-        deadline = time.monotonic() + METRIC_SECONDS_MAX
+        deadline = time.monotonic() + seconds_max
         while (found := self.metric(name, **labels)) != value:
             assert time.monotonic() < deadline, f"{name} {labels} stays at {found}, expected {value}"
             time.sleep(METRIC_POLL_SECONDS)
