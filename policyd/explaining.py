@@ -12,6 +12,7 @@ from policyd.columns import aligned
 from policyd.core.decision import Decision, LimitReport
 from policyd.core.errors import ConfigError, EndpointUnknown, RequestError
 from policyd.core.estimate import Estimate
+from policyd.core.events import OperatorEvent
 from policyd.core.money import format_usd
 from policyd.core.policy import Limit, Match, Metric, Policy
 from policyd.core.pricing import PriceBook
@@ -217,3 +218,5 @@ class _Nobody:
     def swept(self, swept: Swept) -> None: ...
 
     def learned(self, corrections: Corrections) -> None: ...
+
+    def emitted(self, event: OperatorEvent) -> None: ...

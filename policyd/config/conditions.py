@@ -6,6 +6,7 @@ from functools import partial
 
 from policyd.config import values
 from policyd.config.caps import amount_of
+from policyd.config.expressions import ExpressionWrong, Vocabulary, compile_expression
 from policyd.config.matching import Attributes, read_globs, read_match
 from policyd.config.problems import Mistake, Problems, did_you_mean, one_of
 from policyd.config.section import Section, unique_entries
@@ -15,6 +16,7 @@ from policyd.core.grouping import TIER
 from policyd.core.policy import Limit, Match, Metric
 from policyd.core.rules import (
     ALWAYS,
+    ESTIMATED,
     AllOf,
     AnyOf,
     Condition,
@@ -24,9 +26,6 @@ from policyd.core.rules import (
     UsageAbsolute,
     UsagePercent,
 )
-
-_ESTIMATED = (Metric.COST, Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS, Metric.IMAGES)
-"""The metrics that requests differ in before they run."""
 
 _EXAMPLE = "{usage_percent: {daily-spend: 80}}"
 
@@ -78,7 +77,7 @@ def _tier_match(section: Section, key: str, known: Known) -> Condition:
 
 
 def _estimate(section: Section, key: str, known: Known) -> Condition:
-    amounts = _thresholds(section, key, "{cost_usd: 0.50}", names=_ESTIMATED, metric_of=Metric)
+    amounts = _thresholds(section, key, "{cost_usd: 0.50}", names=ESTIMATED, metric_of=Metric)
     return EstimateReaches({Metric(name): amount for name, amount in amounts.items()})
 
 
@@ -143,6 +142,19 @@ def _not(section: Section, key: str, known: Known) -> Condition:
     return Not(_condition(section[key], path=section.path_of(key), known=known, problems=section.problems))
 
 
+def _cel(section: Section, key: str, known: Known) -> Condition:
+    names = known.attributes.names
+    written = section.read(key, values.text, None)
+    if written is None or names is None:
+        return ALWAYS
+    try:
+        return compile_expression(written, Vocabulary(names, known.metrics))
+    except ExpressionWrong as wrong:
+        for mistake in wrong.mistakes:
+            section.problems.add(section[key].at, section.path_of(key), mistake)
+        return ALWAYS
+
+
 _READERS: Mapping[str, Callable[[Section, str, Known], Condition]] = {
     "match": _match,
     "tier_match": _tier_match,
@@ -152,5 +164,6 @@ _READERS: Mapping[str, Callable[[Section, str, Known], Condition]] = {
     "all_of": _several(AllOf),
     "any_of": _several(AnyOf),
     "not": _not,
+    "cel": _cel,
 }
 CONDITION_KEYS = tuple(_READERS)

@@ -8,24 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from policyd.core.policy import Metric
+from policyd.core.rules import RuleAction
 from policyd.core.windows import DAY_MS
 
 KEPT_MS = 30 * DAY_MS
 """How long an event is kept, seen or not."""
-
-
-class EventAction(StrEnum):
-    """What was done beside telling of it."""
-
-    NOTIFY = "notify"
-    """Nothing."""
-    WARN = "warn"
-    """The client was told too."""
-    DENY = "deny"
-    FREEZE = "freeze"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +33,7 @@ class OperatorEvent:
 
     source: str
     """`rule:NAME` or `anomaly:NAME`."""
-    action: EventAction
+    action: RuleAction
     scope: str
     """Whose it is; empty: everybody's."""
     period_starts_at_ms: int
@@ -58,7 +47,7 @@ class OperatorEvent:
 
     @property
     def id(self) -> str:
-        return f"{self.source}|{self.scope}|{self.period_starts_at_ms}"
+        return f"{self.source}/{self.scope}/{self.period_starts_at_ms}"
 
     @property
     def keep_until_ms(self) -> int:

@@ -19,6 +19,7 @@ from policyd.core.record import Outcome, Record
 from policyd.core.rules import NO_RULING, Fill, Ruling, Situation, judge
 from policyd.core.runtime import ApiKey, Block, Blocked, RuntimeState
 from policyd.core.usage import Usage
+from policyd.enforcer.alarms import Alarms
 from policyd.enforcer.endings import Ended, Ending, reported_ending
 from policyd.enforcer.first_use import FirstUseWindows
 from policyd.enforcer.lessons import SharedLessons
@@ -63,6 +64,7 @@ class Enforcer:
             now_ms=self.now_ms,
             remembered_ms=self._remembered_ms,
         )
+        self._alarms = Alarms(store, state=self._state, observer=observer)
         self._open: set[str] = set()
         self._lessons = SharedLessons(store, estimator=self._estimator, clock=clock, observer=observer)
         self._settling = Settling(store, clock=clock, observer=observer)
@@ -112,7 +114,8 @@ class Enforcer:
         now_ms = self.now_ms()
         await self._state.refresh()
         await self._unblocked(ask)
-        return (await self._tried(ask, lambda plan: self._weigh(plan, now_ms=now_ms), now_ms=now_ms)).decision
+        tried = await self._tried(ask, lambda plan: self._weigh(plan, now_ms=now_ms), now_ms=now_ms, telling=False)
+        return tried.decision
 
     async def reserve(self, ask: Ask, *, fingerprint: str = "", ttl_seconds: int | None = None) -> Verdict:
         """Holds the request's estimate on every limit that applies, or says which refused.
@@ -132,7 +135,7 @@ class Enforcer:
             )
 
         await self._unblocked(ask, fingerprint)  # before anything is counted
-        tried = await self._tried(ask, hold, now_ms=now_ms)
+        tried = await self._tried(ask, hold, now_ms=now_ms, telling=True)
         return verdict_on(tried, policy_us=int((perf_counter() - began) * 1_000_000))
 
     async def budget(self, policy: Policy, attributes: Mapping[str, str]) -> tuple[LimitReport, ...]:
@@ -373,15 +376,20 @@ class Enforcer:
         applied = await self._applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=begin)
         return tuple(item for item in applied if item.limit.metric in ask.metrics)
 
-    async def _tried(self, ask: Ask, attempt: Callable[[Plan], Awaitable[Tried]], *, now_ms: int) -> Tried:
-        """The first plan for the request that fits; if none does, the request as it came."""
+    async def _tried(
+        self, ask: Ask, attempt: Callable[[Plan], Awaitable[Tried]], *, now_ms: int, telling: bool
+    ) -> Tried:
+        """The first plan for the request that fits; if none does, the request as it came.
+
+        `telling`: whether what rules do beside deciding is done.
+        """
         if ask.is_long and not ask.policy.rules:
             # A bound tells what fits for sure, not how much too much a request is: it is tried, and never revised.
             tried = await attempt(await self._plan(replace(ask, by_bound=True), now_ms=now_ms))
             if tried.decision.allowed:
                 return tried
         plan = await self._plan(ask, now_ms=now_ms)
-        ruling = await self._ruling(plan, now_ms=now_ms)
+        ruling = await self._ruling(plan, now_ms=now_ms, telling=telling)
         plan = await ruled(plan, ruling, estimator=self._estimator, now_ms=now_ms)
         first = tried = await attempt(plan)
         for _ in range(REVISIONS_MAX):
@@ -399,7 +407,7 @@ class Enforcer:
     async def _plan(self, ask: Ask, *, now_ms: int) -> Plan:
         return Plan(ask, await self._estimator.estimate(ask, now_ms=now_ms))
 
-    async def _ruling(self, plan: Plan, *, now_ms: int) -> Ruling:
+    async def _ruling(self, plan: Plan, *, now_ms: int, telling: bool) -> Ruling:
         """What the rules say to the request as it came."""
         ask, estimate = plan.ask, plan.estimate
         if not ask.policy.rules:
@@ -409,7 +417,10 @@ class Enforcer:
             estimated=estimate.amounts(Hold.MAXIMUM),
             fills=await self._fills(ask, now_ms=now_ms),
         )
-        return judge(ask.policy.rules, situation)
+        ruling = judge(ask.policy.rules, situation)
+        if telling and ruling.telling:
+            await self._alarms.tell(ask, situation, ruling, now_ms=now_ms)
+        return ruling
 
     async def _fills(self, ask: Ask, *, now_ms: int) -> Mapping[str, Fill]:
         """How full the limits are that rules look at and that apply to the request."""

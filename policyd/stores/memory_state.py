@@ -1,4 +1,4 @@
-"""What the memory store keeps beside its ledger: run-time state, windows, runs of repeated requests, counters, events."""
+"""What the memory store keeps beside its ledger: run-time state, windows, runs of repetitions, counters, events."""
 
 from __future__ import annotations
 
@@ -89,7 +89,10 @@ class MemoryState:
         }
 
     def emit(self, event: OperatorEvent) -> bool:
-        return self._events.setdefault(event.id, event) is event
+        if event.id in self._events:
+            return False
+        self._events[event.id] = event
+        return True
 
     def events(self, *, page: int, cursor: str) -> EventsPage:
         after = parse_event_cursor(cursor) if cursor else (-1, "")

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from policyd.core.errors import StoreUnavailable
-from policyd.core.events import KEPT_MS, EventAction, LimitUse, OperatorEvent
+from policyd.core.events import KEPT_MS, LimitUse, OperatorEvent
 from policyd.core.policy import Metric
+from policyd.core.rules import RuleAction
 from policyd.stores.base import EventsPage, Store
 from tests.stores.building import NOW_MS
 
@@ -19,7 +20,7 @@ def event(
 ) -> OperatorEvent:
     return OperatorEvent(
         source=source,
-        action=EventAction.FREEZE,
+        action=RuleAction.FREEZE,
         scope=scope,
         period_starts_at_ms=period,
         at_ms=at_ms,
