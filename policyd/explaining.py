@@ -15,7 +15,7 @@ from policyd.core.estimate import Estimate
 from policyd.core.events import OperatorEvent
 from policyd.core.money import format_usd
 from policyd.core.policy import Limit, Match, Metric, Policy
-from policyd.core.pricing import PriceBook
+from policyd.core.price_book import PriceBook
 from policyd.core.record import Record
 from policyd.core.rules import Ruling
 from policyd.core.runtime import Blocked

@@ -13,7 +13,7 @@ from policyd.control.desk import Desk
 from policyd.core.errors import StoreError, StoreUnavailable
 from policyd.core.estimate import Estimate
 from policyd.core.events import OperatorEvent
-from policyd.core.pricing import PriceBook
+from policyd.core.price_book import PriceBook
 from policyd.core.record import Outcome, Record
 from policyd.enforcer import Enforcer
 from policyd.learning import Corrections
