@@ -17,6 +17,7 @@ from policyd.core.decision import Decision, LimitReport
 from policyd.core.errors import RequestError
 from policyd.core.money import parse_usd
 from policyd.core.policy import Metric
+from policyd.core.scopes import shown
 from policyd.core.times import parse_instant
 from policyd.core.usage import Usage
 from policyd.enforcer import RELEASED, Verdict, reported_ending
@@ -75,6 +76,8 @@ class Step(msgspec.Struct, forbid_unknown_fields=True):
     release: list[str] = []
     whose: dict[str, str] | None = None
     state: dict[str, Expected] = {}
+    events: list[str] | None = None
+    acknowledge: bool = False
 
 
 class Scenario(msgspec.Struct, forbid_unknown_fields=True):
@@ -118,6 +121,7 @@ class Player:
         for name in step.release:
             await self._end(name, None)
         await self._check_state(step)
+        await self._check_events(step)
 
     def _set_clock(self, at: str | None) -> None:
         if at is None:
@@ -168,6 +172,13 @@ class Player:
         for name, expected in step.state.items():
             assert name in reports, f"{name} does not apply, expected one of {', '.join(reports)}"
             _compare_state(reports[name], expected)
+
+    async def _check_events(self, step: Step) -> None:
+        pending = (await self._world.store.events(page=100)).events
+        found = [f"{event.source} {shown(event.scope)}" for event in pending]
+        assert step.events in (None, found), f"the events are {found}, expected {step.events}"
+        if step.acknowledge:
+            await self._world.store.acknowledge([event.id for event in pending])
 
 
 def _model_request(said: Mapping[str, str]) -> ModelRequest:
