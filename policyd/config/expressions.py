@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 LENGTH_MAX = 1000
 
-PERCENT_OF_NOTHING = 1000
-"""How full a limit of nothing is: as full as any condition can ask for."""
+PERCENT_MAX = 1000
+"""What a condition can ask for at most of how full a limit is; a limit of nothing is as full as that."""
 
 _ERROR = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): ([^\n]*)")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
@@ -72,7 +72,7 @@ class _Usage:
 
 _USAGES: Mapping[str, _Usage] = {
     "usage_percent": _Usage(
-        "int", lambda fill: fill.used * 100 // fill.amount if fill.amount else PERCENT_OF_NOTHING, of_cost=None
+        "int", lambda fill: fill.used * 100 // fill.amount if fill.amount else PERCENT_MAX, of_cost=None
     ),
     "usage_usd": _Usage("double", lambda fill: _usd(fill.used), of_cost=True),
     "usage_units": _Usage("int", lambda fill: fill.used, of_cost=False),
