@@ -141,7 +141,7 @@ def _rules(policy: Policy, ruling: Ruling) -> dict[str, str]:
     """What became of each rule."""
     said: dict[str, str] = {}
     decided = False
-    for rule in policy.rules:
+    for rule in policy.judged:
         if rule in ruling.fired:
             said[rule.name] = f"fires: {rule.action}"
             decided = rule.action.decisive

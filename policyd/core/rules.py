@@ -40,6 +40,8 @@ class Situation:
     """The most that the request may come to."""
     fills: Mapping[str, Fill]
     """By name, of the limits that apply to the request."""
+    shown: frozenset[str] = frozenset()
+    """The anomalies that show in its scopes, by their labels."""
 
 
 class ConditionFailed(PolicydError):
@@ -108,6 +110,17 @@ class UsageAbsolute:
 
 
 @dataclass(frozen=True, slots=True)
+class Shows:
+    """An anomaly shows."""
+
+    anomaly: str
+    limits_read: tuple[str, ...] = ()
+
+    def holds(self, situation: Situation) -> bool:
+        return self.anomaly in situation.shown
+
+
+@dataclass(frozen=True, slots=True)
 class Expression:
     """What an operator has written in an expression language, compiled."""
 
@@ -157,7 +170,7 @@ class Not:
         return not self.condition.holds(situation)
 
 
-Condition = Matches | EstimateReaches | UsagePercent | UsageAbsolute | Expression | AllOf | AnyOf | Not
+Condition = Matches | EstimateReaches | UsagePercent | UsageAbsolute | Shows | Expression | AllOf | AnyOf | Not
 
 ALWAYS = AllOf(())
 """The condition of a rule that names none."""
@@ -220,10 +233,13 @@ class Rule:
     event_every_seconds: int | None = None
     """How long a period is in which one event of a scope is enough; `None`: nobody is told by an event."""
 
+    anomaly: bool = False
+    """Whether it is an anomaly, whose name says so (`anomaly:loop`)."""
+
     @property
     def label(self) -> str:
         """How records and metrics name it beside limits: `rule:no-previews`."""
-        return f"rule:{self.name}"
+        return self.name if self.anomaly else f"rule:{self.name}"
 
 
 @dataclass(frozen=True, slots=True)

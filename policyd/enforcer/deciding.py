@@ -21,6 +21,7 @@ from policyd.enforcer.revising import REVISIONS_MAX, Plan, revised, ruled
 from policyd.enforcer.runtime_state import FollowedState
 from policyd.enforcer.standing import Standing
 from policyd.enforcer.verdict import Tried, Verdict, pending_record, verdict_on
+from policyd.enforcer.watching import Watching
 from policyd.estimator import Ask, Estimator
 from policyd.stores.base import Exists, Reservation, Stale, Store
 
@@ -45,6 +46,7 @@ class Deciding:
         self._clock = clock
         self._observer = observer
         self._alarms = Alarms(store, state=state, observer=observer)
+        self._watching = Watching(store, state=state, standing=standing, observer=observer)
 
     async def check(self, ask: Ask) -> Decision:
         now_ms = self._clock.now_ms()
@@ -76,7 +78,7 @@ class Deciding:
 
         `telling`: whether what rules do beside deciding is done.
         """
-        if ask.is_long and not ask.policy.rules:
+        if ask.is_long and not ask.policy.judged:
             # A bound tells what fits for sure, not how much too much a request is: it is tried, and never revised.
             tried = await attempt(await self._plan(replace(ask, by_bound=True), now_ms=now_ms))
             if tried.decision.allowed:
@@ -103,14 +105,16 @@ class Deciding:
     async def _ruling(self, plan: Plan, *, now_ms: int, telling: bool) -> Ruling:
         """What the rules say to the request as it came."""
         ask, estimate = plan.ask, plan.estimate
-        if not ask.policy.rules:
+        if not ask.policy.judged:
             return NO_RULING
+        attributes = ask.policy.grouping.complete(ask.attributes)
         situation = Situation(
-            attributes=ask.policy.grouping.complete(ask.attributes),
+            attributes=attributes,
             estimated=estimate.amounts(Hold.MAXIMUM),
             fills=await self._standing.fills(ask, state=self._state.current, now_ms=now_ms),
+            shown=await self._watching.shown(ask, attributes, now_ms=now_ms, counting=telling),
         )
-        ruling = judge(ask.policy.rules, situation)
+        ruling = judge(ask.policy.judged, situation)
         if telling and ruling.telling:
             await self._alarms.tell(ask, situation, ruling, now_ms=now_ms)
         return ruling
@@ -134,7 +138,8 @@ class Deciding:
             return await self._weigh(plan, now_ms=now_ms)
         state = await self._unblocked(ask, fingerprint)
         applied = await self._standing.held_on(ask, state=state, now_ms=now_ms, begin=True)
-        wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
+        counted = (*applied, *self._standing.watched_on(ask, now_ms=now_ms))
+        wanted = entries(counted, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
         result = await timed(
             self._observer,
             "reserve",
@@ -152,7 +157,8 @@ class Deciding:
             return result
         if isinstance(result, Exists):
             return self._repeated(plan, result.reservation, now_ms=now_ms)
-        decision = _decided(plan, applied, wanted, result.balances, now_ms=now_ms)
+        of_limits = slice(len(applied))
+        decision = _decided(plan, applied, wanted[of_limits], result.balances[of_limits], now_ms=now_ms)
         return Tried(plan, decision, at_ms=now_ms, expires_at_ms=expires_at_ms if decision.allowed else None)
 
     def _repeated(self, plan: Plan, reservation: Reservation, *, now_ms: int) -> Tried:

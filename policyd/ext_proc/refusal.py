@@ -30,6 +30,7 @@ REASON_BY_METRIC: Mapping[Metric, str] = {
 }
 
 RULE_REASON = "denied_by_rule"
+ANOMALY_REASON = "anomaly_detected"
 FROZEN_REASON = "frozen"
 
 
@@ -44,7 +45,9 @@ def _rule_denial(decision: Decision, rule: Rule, *, request_id: str) -> ErrorInf
     """The rule's own words, and the numbers of the limits that it looks at or that would have refused as well."""
     told = [report for report in decision.reports if report.limit.name in rule.when.limits_read]
     told += [report for report in decision.denials if report not in told]
-    reason = RULE_REASON if decision.ruling.freeze_seconds is None else FROZEN_REASON
+    reason = ANOMALY_REASON if rule.anomaly else RULE_REASON
+    if decision.ruling.freeze_seconds is not None:
+        reason = FROZEN_REASON
     policyd = {
         "reason": reason,
         "request_id": request_id,
@@ -56,13 +59,14 @@ def _rule_denial(decision: Decision, rule: Rule, *, request_id: str) -> ErrorInf
 
 
 def _rule_message(ruling: Ruling, rule: Rule) -> str:
+    who = rule.label.replace(":", " ").capitalize()
     if ruling.failed:
-        return f"Rule {rule.name} cannot be judged for this request."
+        return f"{who} cannot be judged for this request."
     if rule.freeze_seconds is not None:
-        return f"Rule {rule.name} freezes requests like this one for {rule.freeze_seconds} seconds."
+        return f"{who} freezes requests like this one for {rule.freeze_seconds} seconds."
     if rule.action is RuleAction.DENY:
-        return f"Rule {rule.name} refuses this request."
-    return f"Rule {rule.name} changes requests like this one in a way that it cannot be changed in."
+        return f"{who} refuses this request."
+    return f"{who} changes requests like this one in a way that it cannot be changed in."
 
 
 def _limits_denial(decision: Decision, *, request_id: str) -> ErrorInfo:

@@ -278,8 +278,10 @@ class Store(Protocol):
         """
         ...
 
-    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
-        """How many times in a row, this one included, `digest` came in `scope`.
+    async def repeated(
+        self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
+    ) -> int:
+        """How many times in a row, this one included, `digest` came in `scope`; with `counted=False` would have come.
 
         Another digest starts at 1, and so does the same one `forget_after_ms` (of the call before) or more after it.
         """

@@ -220,9 +220,11 @@ class MemoryStore:
         self._check_open()
         return self._state.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
 
-    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
+    async def repeated(
+        self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
+    ) -> int:
         self._check_open()
-        return self._state.repeated(scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms)
+        return self._state.repeated(scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms, counted=counted)
 
     async def count(self, deltas: Mapping[str, int], *, now_ms: int, keep_until_ms: int) -> None:
         self._check_open()

@@ -68,11 +68,12 @@ class MemoryState:
             window.ends_at_ms = max(window.ends_at_ms, window.starts_at_ms + length_ms)
         return window.starts_at_ms
 
-    def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
+    def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool) -> int:
         run = self._runs.get(scope)
         if run is None or run.digest != digest or run.forget_at_ms <= now_ms:
             run = _Run(digest, 0, now_ms)
-        self._runs[scope] = _Run(digest, run.times + 1, now_ms + forget_after_ms)
+        if counted:
+            self._runs[scope] = _Run(digest, run.times + 1, now_ms + forget_after_ms)
         return run.times + 1
 
     def count(self, deltas: Mapping[str, int], *, now_ms: int, keep_until_ms: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ EXAMPLES = Path(__file__).parents[2] / "envoy" / "policies"
 _MS_BY_UNIT = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _LATER = re.compile(r"\+(\d+)([smhd])")
 _DECISIONS = ("allow", "deny")
-_REQUEST_KEYS = ("model", "input", "output", "choices")
+_REQUEST_KEYS = ("model", "input", "output", "choices", "text")
 
 
 class Tokens(msgspec.Struct, forbid_unknown_fields=True):
@@ -135,6 +136,7 @@ class Player:
     async def _request(self, step: Step) -> None:
         name = step.id or f"request {len(self._open) + 1}"
         ask = reading.ask(_model_request(step.request or {}), self._world.policy, request_id=name)
+        ask = replace(ask, content=(step.request or {}).get("text", "").encode())
         if step.expect not in _DECISIONS:
             assert await self._reason(ask) == step.expect, f"expected {step.expect}"
             return
@@ -165,7 +167,7 @@ class Player:
         if not step.state:
             return
         attributes = dict(step.whose if step.whose is not None else step.request or {})
-        for key in ("input", "output", "choices"):
+        for key in ("input", "output", "choices", "text"):
             attributes.pop(key, None)
         policy = self._world.policy
         reports = {report.limit.name: report for report in await self._world.enforcer.budget(policy, attributes)}

@@ -158,7 +158,11 @@ class SqliteStore:
             return await self._writer.run(lambda db: runtime.begin_window(db, key, now_ms, length_ms))
         return await self._reader.run(lambda db: runtime.find_window(db, key, now_ms, length_ms))
 
-    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
+    async def repeated(
+        self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
+    ) -> int:
+        if not counted:
+            return await self._reader.run(lambda db: runtime.times_repeated(db, scope, digest, now_ms))
         return await self._writer.run(lambda db: runtime.repeated(db, scope, digest, now_ms, forget_after_ms))
 
     async def count(self, deltas: Mapping[str, int], *, now_ms: int, keep_until_ms: int) -> None:
