@@ -4,17 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from policyd.config import values
-from policyd.config.caps import amount_of
-from policyd.config.matching import Attributes, read_globs, read_match
+from policyd.config import shapes, values
+from policyd.config.caps import amount_of, amount_shape
+from policyd.config.expressions import LENGTH_MAX, PERCENT_MAX, ExpressionWrong, Vocabulary, compile_expression
+from policyd.config.matching import MATCH_KEY, Attributes, read_globs, read_match
 from policyd.config.problems import Mistake, Problems, did_you_mean, one_of
 from policyd.config.section import Section, unique_entries
+from policyd.config.shapes import Key, Schema
 from policyd.config.values import expected, found
 from policyd.config.yaml_tree import MappingTree, Tree
 from policyd.core.grouping import TIER
 from policyd.core.policy import Limit, Match, Metric
 from policyd.core.rules import (
     ALWAYS,
+    ESTIMATED,
     AllOf,
     AnyOf,
     Condition,
@@ -24,9 +27,6 @@ from policyd.core.rules import (
     UsageAbsolute,
     UsagePercent,
 )
-
-_ESTIMATED = (Metric.COST, Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS, Metric.IMAGES)
-"""The metrics that requests differ in before they run."""
 
 _EXAMPLE = "{usage_percent: {daily-spend: 80}}"
 
@@ -44,6 +44,14 @@ class Known:
         return {limit.name: limit.metric for limit in self.limits}
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of condition: what reads it, and what its key looks like."""
+
+    read: Callable[[Section, str, Known], Condition]
+    key: Key
+
+
 def read_when(section: Section, known: Known) -> Condition:
     """The condition of a rule; left out: every request."""
     if "when" not in section:
@@ -57,7 +65,7 @@ def _condition(tree: Tree, *, path: str, known: Known, problems: Problems) -> Co
     if entries is None:
         return ALWAYS
     section = Section(entries, path=path, keys=CONDITION_KEYS, problems=problems)
-    read = [reader(section, key, known) for key, reader in _READERS.items() if key in section]
+    read = [kind.read(section, key, known) for key, kind in _KINDS.items() if key in section]
     return read[0] if len(read) == 1 else AllOf(tuple(read))
 
 
@@ -78,7 +86,7 @@ def _tier_match(section: Section, key: str, known: Known) -> Condition:
 
 
 def _estimate(section: Section, key: str, known: Known) -> Condition:
-    amounts = _thresholds(section, key, "{cost_usd: 0.50}", names=_ESTIMATED, metric_of=Metric)
+    amounts = _thresholds(section, key, "{cost_usd: 0.50}", names=ESTIMATED, metric_of=Metric)
     return EstimateReaches({Metric(name): amount for name, amount in amounts.items()})
 
 
@@ -118,9 +126,9 @@ def _thresholds(
 
 def _percent(tree: Tree) -> int:
     try:
-        return values.whole_number(1, 1000)(tree)
+        return values.whole_number(1, PERCENT_MAX)(tree)
     except Mistake:
-        raise expected(tree, "whole percent such as 80, from 1 to 1000") from None
+        raise expected(tree, f"whole percent such as 80, from 1 to {PERCENT_MAX}") from None
 
 
 def _several(
@@ -143,14 +151,39 @@ def _not(section: Section, key: str, known: Known) -> Condition:
     return Not(_condition(section[key], path=section.path_of(key), known=known, problems=section.problems))
 
 
-_READERS: Mapping[str, Callable[[Section, str, Known], Condition]] = {
-    "match": _match,
-    "tier_match": _tier_match,
-    "estimate": _estimate,
-    "usage_percent": _usage_percent,
-    "usage_absolute": _usage_absolute,
-    "all_of": _several(AllOf),
-    "any_of": _several(AnyOf),
-    "not": _not,
+def _cel(section: Section, key: str, known: Known) -> Condition:
+    names = known.attributes.names
+    written = section.read(key, values.text, None)
+    if written is None or names is None:
+        return ALWAYS
+    try:
+        return compile_expression(written, Vocabulary(names, known.metrics))
+    except ExpressionWrong as wrong:
+        for mistake in wrong.mistakes:
+            section.problems.add(section[key].at, section.path_of(key), mistake)
+        return ALWAYS
+
+
+def _amounts(metrics: Sequence[Metric]) -> Schema:
+    return shapes.record({metric: Key(amount_shape(metric), f"This many {metric}, or more.") for metric in metrics})
+
+
+_CONDITION: Schema = {"$ref": "#/$defs/condition"}
+_CONDITIONS = shapes.items(_CONDITION)
+_TIERS = shapes.one_or_more(shapes.TEXT)
+_PERCENT = shapes.named(shapes.whole_number(1, PERCENT_MAX), names=shapes.TEXT)
+_ABSOLUTE = shapes.named(shapes.USD, names=shapes.TEXT)
+
+_KINDS: Mapping[str, _Kind] = {
+    "match": _Kind(_match, MATCH_KEY),
+    "tier_match": _Kind(_tier_match, Key(_TIERS, "The request's tier is one of these.")),
+    "estimate": _Kind(_estimate, Key(_amounts(ESTIMATED), "The request may come to this or more.")),
+    "usage_percent": _Kind(_usage_percent, Key(_PERCENT, "So much of a limit, or more, is used or held.")),
+    "usage_absolute": _Kind(_usage_absolute, Key(_ABSOLUTE, "The same in the unit of the limit.")),
+    "all_of": _Kind(_several(AllOf), Key(_CONDITIONS, "All of these hold.")),
+    "any_of": _Kind(_several(AnyOf), Key(_CONDITIONS, "One of these holds.")),
+    "not": _Kind(_not, Key(_CONDITION, "This does not hold.")),
+    "cel": _Kind(_cel, Key({**shapes.TEXT, "maxLength": LENGTH_MAX}, "This expression in CEL is true.")),
 }
-CONDITION_KEYS = tuple(_READERS)
+CONDITION_KEYS = {name: kind.key for name, kind in _KINDS.items()}
+CONDITION_SHAPE = shapes.record(CONDITION_KEYS, minProperties=1)

@@ -15,13 +15,14 @@ account: it starts at the instant of the reset and ends with the window, and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from policyd.core.ledger import Account, Carry
 from policyd.core.policy import Limit
 from policyd.core.runtime import RuntimeState
+from policyd.core.scopes import scope_name
 from policyd.core.windows import DAY_MS, Bounds, FirstUseWindow, SlidingWindow, Window, bounds, overlap_weight
 
 ACCOUNT_KEPT_MS = 400 * DAY_MS
@@ -77,6 +78,11 @@ def window_bounds(limit: Limit, scope: str, window: Window, *, now_ms: int, begu
     if isinstance(window, FirstUseWindow):
         return window.beginning(begun.get(first_use(limit, scope, window).key, now_ms))
     return bounds(window, now_ms)
+
+
+def scope_of(per: Sequence[str], attributes: Mapping[str, str]) -> str:
+    """The scope that a request with these attributes counts in."""
+    return scope_name({name: attributes.get(name, "") for name in per})
 
 
 def first_use(limit: Limit, scope: str, window: FirstUseWindow) -> FirstUse:
