@@ -65,17 +65,17 @@ class Ask:
     """Of the API key that the request came with."""
     reread: Callable[[RequestEdits], RequestFacts] | None = field(default=None, repr=False, compare=False)
     """What the request says once it is edited, raising `BodyUnreadable` where it cannot be; `None`: it never can."""
+    attributes: Mapping[str, str] = field(init=False, repr=False, compare=False)
+    """Identity and what the request itself says."""
+
+    def __post_init__(self) -> None:
+        itself = zip(REQUEST_ATTRIBUTES, (self.provider, self.facts.model, self.endpoint), strict=True)
+        object.__setattr__(self, "attributes", {**self.identity, **dict(itself)})
 
     @property
     def is_long(self) -> bool:
         """Whether counting the prompt takes so long that the bound is tried first."""
         return self.input_tokens is None and _characters(self.facts) >= BOUND_FIRST_CHARACTERS_MIN
-
-    @property
-    def attributes(self) -> dict[str, str]:
-        """Identity and what the request itself says."""
-        itself = dict(zip(REQUEST_ATTRIBUTES, (self.provider, self.facts.model, self.endpoint), strict=True))
-        return {**self.identity, **itself}
 
 
 class Estimator:

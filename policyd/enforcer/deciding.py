@@ -179,8 +179,10 @@ class Deciding:
 
         What was granted before stays granted: a repeated call by id is answered as the first one was.
         """
+        state = self._state.current
         try:
-            state = await self._state.unblocked(ask.policy.grouping.complete(ask.attributes))
+            if state.has_blocks:
+                state = await self._state.unblocked(ask.policy.grouping.complete(ask.attributes))
         except Blocked:
             if not fingerprint or not await self._is_known(ask.request_id):
                 raise

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from policyd.core.errors import ReservationMismatch, ReservationNotFound, StoreUnavailable
 from policyd.core.events import OperatorEvent
-from policyd.core.ledger import ZERO_BALANCE, Account, Amounts, Balance, Carry, Entry, carried
+from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry, carried
 from policyd.core.record import Record
 from policyd.core.reservation import TRANSITIONS, Event, State, is_repetition, next_state
 from policyd.stores import postings
@@ -266,15 +266,12 @@ class MemoryStore:
         return tuple(self._balance(entry.account, entry.carry) for entry in entries)
 
     def _balance(self, account: Account, carry: Carry | None) -> Balance:
-        balance = self._row_balance(account.key)
-        if carry is None:
-            return balance
-        before = self._row_balance(carry.account_key)
-        return replace(balance, carried=carried(before.spent + before.reserved, carry.weight))
-
-    def _row_balance(self, account_key: str) -> Balance:
-        row = self._accounts.get(account_key)
-        return ZERO_BALANCE if row is None else Balance(row.spent, row.reserved)
+        row = self._accounts.get(account.key)
+        spent, reserved = (row.spent, row.reserved) if row is not None else (0, 0)
+        before = self._accounts.get(carry.account_key) if carry is not None else None
+        if carry is None or before is None:
+            return Balance(spent, reserved)
+        return Balance(spent, reserved, carried(before.spent + before.reserved, carry.weight))
 
     def _post(self, posted: Sequence[Posting]) -> None:
         for posting in posted:
