@@ -113,6 +113,14 @@ class ApiKeys(StrEnum):
     REQUIRED = "required"
 
 
+class ProviderKeys(StrEnum):
+    """Whose requests go upstream with the provider's key from policyd's secret file."""
+
+    KEYED = "keyed"
+    """Those that came with an API key of policyd's own, where there is a secret file."""
+    ALL = "all"
+
+
 class FailureMode(StrEnum):
     """What becomes of a request when policyd itself fails."""
 
@@ -228,6 +236,7 @@ class Policy:
     grouping: Grouping = field(default_factory=Grouping)
     strict: bool = False
     api_keys: ApiKeys = ApiKeys.OFF
+    provider_keys: ProviderKeys = ProviderKeys.KEYED
     prices: OwnPrices = field(default_factory=OwnPrices)
     unknown_model: UnknownModel = field(default_factory=UnknownModel)
     unknown_endpoint: UnknownEndpoint = UnknownEndpoint.DENY
@@ -240,6 +249,11 @@ class Policy:
     """Identifies the content: equal policies have equal revisions on every replica."""
     limits_read: frozenset[str] = field(init=False, repr=False, compare=False)
     """The names of the limits that any of the rules looks at."""
+
+    @property
+    def reads_credentials(self) -> bool:
+        """Whether the client's credentials have to be seen, and which of them may go upstream is decided."""
+        return self.api_keys is not ApiKeys.OFF or self.provider_keys is ProviderKeys.ALL
 
     def __post_init__(self) -> None:
         object.__setattr__(
