@@ -31,7 +31,7 @@ Project = Annotated[
     str | None, typer.Option("--project", metavar="NAME", help="For this project alone. Default: all others.")
 ]
 
-_sealed = takes_settings("secrets", "secrets_key_file")
+_sealed = takes_settings(flags=["secrets", "secrets_key_file"])
 
 
 @secrets_app.command("set")
