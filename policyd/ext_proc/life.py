@@ -7,7 +7,6 @@ not depend on which of them it is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Generic
 
 from policyd.core.errors import RequestError
@@ -118,7 +117,7 @@ class Life(ABC, Generic[S]):
             retry_after_seconds=retry_after_seconds,
             retry=retry_after_seconds is not None,
         )
-        record = replace(self._unheld, outcome=outcome, decision="deny", status=info.status, error=error)
+        record = self._unheld._replace(outcome=outcome, decision="deny", status=info.status, error=error)
         return self.ENDED, [reply, *self._conclude(record)]
 
     def _denial(self, verdict: Verdict) -> m.ImmediateReply:
