@@ -21,7 +21,7 @@ def check_config(flags: Flags, file: Annotated[Path, typer.Argument(metavar="FIL
     """Check a policy file: every mistake with its line and field."""
     from policyd.clock import SystemClock
     from policyd.config import Settings, load_policy
-    from policyd.estimator import check_models
+    from policyd.price_finding import check_models
     from policyd.prices.table_file import open_price_book
 
     settings = Settings.from_environment(os.environ, **flags)
