@@ -402,7 +402,7 @@ class Exchange:
         """policyd failed before the request went upstream: the policy's `failure_mode` decides."""
         # Nobody passes because it could not be found out who they are.
         unknown = self._policy.api_keys is not ApiKeys.OFF and self.state in {State.IDLE, State.AUTHENTICATING}
-        if self._policy.failure_mode is FailureMode.CLOSED or unknown:
+        if self._policy.failure_mode is FailureMode.CLOSED or unknown or event.closes:
             message = "The spending policy could not be checked; try again later."
             info = self._error_info(503, "policy_unavailable", message)
             return self._answer(info, Outcome.FAILED, error=event.error, retry_after_seconds=1)

@@ -485,7 +485,7 @@ class Session:
         if self._connected:
             return self._cut(info, code=_INTERNAL, outcome=Outcome.FAILED)
         is_known = self.state not in {State.IDLE, State.AUTHENTICATING}
-        if is_known and self._policy.failure_mode is FailureMode.OPEN:
+        if is_known and not event.closes and self._policy.failure_mode is FailureMode.OPEN:
             ending = Ending(Outcome.UNMETERED, usage=None, source=UsageSource.NONE, error=event.error)
             concluded = self._finish_all(ending) or [m.Report(replace(self._unheld, error=event.error))]
             return State.PASSING, [self._request.pass_headers(), *concluded]

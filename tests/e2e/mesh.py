@@ -237,7 +237,7 @@ def _running(
         [sys.executable, "-m", "policyd", command, *flags],
         stdout=subprocess.PIPE,
         stderr=stderr,
-        env={**os.environ, **(environ or {})},
+        env={**os.environ, "POLICYD_JOURNAL": journal, **(environ or {})},
     )
     policyd = kind(process)
     reader = threading.Thread(target=policyd._read, daemon=True)

@@ -19,10 +19,10 @@ the ends of what was let through before are still written.
 It holds what usage records hold: counts, names and money. A refusal costs nothing and is not in it.
 
 **Draining** (`replay`). Once the store answers, events go to it in order: a hold is made past every cap, an end charges
-it. All is by reservation id, so what was charged before a crash is not charged again; of what ended so long ago that the
-store has forgotten its reservation, the usage records tell. A file whose process has died is drained by another one with
-the same `--journal`, whichever gets its lock. What the store refuses for good, or what is damaged, is kept in the file
-`unapplied`, counted and logged, and holds up nothing.
+it. All is by reservation id, so what was charged before a crash is not charged again; of what ended so long ago that
+the store has forgotten its reservation, the usage records tell. A file whose process has died is drained by another
+one with the same `--journal`, whichever gets its lock. What the store refuses for good, or what is damaged, is kept in
+the file `unapplied`, counted and logged, and holds up nothing.
 
 **Which window.** That of the request: accounts are written down with their windows. A charge that comes after its
 window's account was forgotten makes the account anew, and the next sweep forgets both. A window of first use that the

@@ -43,17 +43,20 @@ class Ended(Struct, frozen=True, tag="ended"):
     now_ms: int
 
 
-Event = Opened | Begun | Held | Ended
+Event = Begun | Held | Ended
+
+Line = Opened | Event
+"""What one line of a file says."""
 
 _encoder = Encoder()
-_decoder: Decoder[Event] = Decoder(Event)
+_decoder: Decoder[Line] = Decoder(Line)
 
 
-def encode(event: Event) -> bytes:
-    return _encoder.encode(event)
+def encode(line: Line) -> bytes:
+    return _encoder.encode(line)
 
 
-def decode(payload: bytes) -> Event | None:
+def decode(payload: bytes) -> Line | None:
     """`None`: it is none, or one of a later version."""
     try:
         return _decoder.decode(payload)

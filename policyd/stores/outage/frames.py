@@ -52,4 +52,5 @@ def _payload(data: bytes, start: int) -> bytes | None:
     except ValueError:
         return None
     payload = data[start + _HEAD_BYTES : start + _HEAD_BYTES + length]
-    return payload if len(payload) == length and crc32(payload) == checksum else None
+    is_whole = len(head) == _HEAD_BYTES and len(payload) == length
+    return payload if is_whole and crc32(payload) == checksum else None

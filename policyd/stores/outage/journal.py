@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from policyd.core.errors import ConfigError, StoreUnavailable
-from policyd.stores.outage.events import Event, Opened, decode, encode
+from policyd.core.errors import ConfigError, Unjournalled
+from policyd.stores.outage.events import Event, Line, Opened, decode, encode
 from policyd.stores.outage.frames import framed, frames
 
 SUFFIX = ".journal"
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One line of a file. `event` is `None` where it is damaged or not known."""
+    """One line of a file. `line` is `None` where it is damaged or not known."""
 
-    event: Event | None
+    line: Line | None
     raw: bytes
     end: int
     """Where in the file the next one begins."""
@@ -92,33 +92,33 @@ class JournalFile:
     def is_drained(self) -> bool:
         return self.drained == self.size
 
-    def append(self, event: Event) -> None:
-        """Raises `OSError`; nothing of the event is left then."""
-        line = framed(encode(event))
+    def append(self, line: Line) -> None:
+        """Raises `OSError`; nothing of the line is left then."""
+        data = framed(encode(line))
         written = 0
         try:
-            while written < len(line):  # a disk that is almost full takes a part of it
-                written += os.write(self._descriptor, line[written:])
+            while written < len(data):  # a disk that is almost full takes a part of it
+                written += os.write(self._descriptor, data[written:])
         except OSError:
             os.ftruncate(self._descriptor, self.size)
             raise
-        self.size += len(line)
+        self.size += len(data)
         self._is_flushed = False
-        if self.oldest_ms is None and not isinstance(event, Opened):
-            self.oldest_ms = event.now_ms
+        if self.oldest_ms is None and not isinstance(line, Opened):
+            self.oldest_ms = line.now_ms
 
     def waiting(self) -> Iterator[Written]:
         """What is not drained yet: a part of it, in order. Nothing: all that is left is a line that was cut short."""
         start = self.drained
         for frame in frames(os.pread(self._descriptor, READ_BYTES_MAX, start)):
-            event = decode(frame.payload) if frame.payload is not None else None
-            yield Written(event, frame.raw, start + frame.end)
+            line = decode(frame.payload) if frame.payload is not None else None
+            yield Written(line, frame.raw, start + frame.end)
 
     def drained_to(self, written: Written) -> None:
         """All up to `written` is in the store."""
         self.drained = written.end
-        if written.event is not None and not isinstance(written.event, Opened):
-            self.oldest_ms = written.event.now_ms
+        if written.line is not None and not isinstance(written.line, Opened):
+            self.oldest_ms = written.line.now_ms
 
     def flush(self) -> Callable[[], None] | None:
         """What brings all that was appended to the disk, from whichever thread it is called; `None`: all of it is."""
@@ -181,15 +181,15 @@ class Journal:
             raise ConfigError(f"--journal: nothing can be written in {self._folder}: {error.strerror}") from error
 
     def append(self, event: Event, *, past_maximum: bool = False) -> None:
-        """Raises `StoreUnavailable` where it cannot be written, or would be `past_maximum`."""
+        """Raises `Unjournalled` where it cannot be written, or would be `past_maximum`."""
         try:
             if self._own is None:
                 self._own = JournalFile.create(self._folder, self._store)
             if self._own.size >= self._bytes_max and not past_maximum:
-                raise StoreUnavailable("the store is away, and the journal is full")
+                raise Unjournalled("the store is away, and the journal is full")
             self._own.append(event)
         except OSError as error:
-            raise StoreUnavailable(f"the store is away, and the journal cannot be written: {error.strerror}") from error
+            raise Unjournalled(f"the store is away, and the journal cannot be written: {error.strerror}") from error
         self.journalled += 1
 
     def adopt(self) -> None:
@@ -199,7 +199,7 @@ class Journal:
             if path in held or path in self._others or (file := JournalFile.adopt(path)) is None:
                 continue
             first = next(file.waiting(), None)
-            if first is not None and first.event != Opened(self._store):
+            if first is not None and first.line != Opened(self._store):
                 log.error("%s is the journal of another store, or damaged at its beginning; it is left alone", path)
                 self._others.add(path)
                 file.close()
@@ -224,7 +224,10 @@ class Journal:
         """Brings what was written to the disk."""
         for file in self.files:
             if (flush := file.flush()) is not None:
-                await asyncio.to_thread(flush)
+                try:
+                    await asyncio.to_thread(flush)
+                except OSError:
+                    log.exception("the journal cannot be brought to the disk")
 
     def close(self) -> None:
         """What waits is for whoever comes next."""

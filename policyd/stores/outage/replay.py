@@ -19,7 +19,7 @@ from policyd.core.ledger import Account, Entry
 from policyd.core.record import Record
 from policyd.core.reservation import State
 from policyd.stores.base import Store, UsageFilter
-from policyd.stores.outage.events import Begun, Ended, Event, Held, Opened
+from policyd.stores.outage.events import Begun, Ended, Event, Held
 
 PAGE = 100
 
@@ -47,8 +47,6 @@ class Replay:
                     await self._hold(record, entries, now_ms=now_ms, expires_at_ms=lives_until_ms)
             case Ended():
                 await self.end(event, now_ms=now_ms)
-            case Opened():
-                pass
 
     async def end(self, event: Ended, *, now_ms: int) -> State:
         """Settles or releases, also what the store has lost. Returns the state that it was found in."""

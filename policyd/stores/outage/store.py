@@ -12,7 +12,7 @@ from policyd.core.policy import FailureMode, Policy
 from policyd.core.record import Record
 from policyd.core.reservation import State
 from policyd.stores.base import Granted, Refused, ReserveResult, Store
-from policyd.stores.outage.events import Begun, Ended, Held
+from policyd.stores.outage.events import Begun, Ended, Held, Opened
 from policyd.stores.outage.guard import Guard, GuardedStore
 from policyd.stores.outage.journal import Journal, JournalFile, Written
 from policyd.stores.outage.replay import Replay
@@ -200,10 +200,12 @@ class JournalledStore(GuardedStore):
 
     async def _apply(self, replay: Replay, written: Written) -> bool:
         """Whether it is dealt with. If not, the store has gone away again."""
-        event = written.event
+        event = written.line
         if event is None:
             log.error("a line of the journal is damaged")
             return self._put_aside(written)
+        if isinstance(event, Opened):
+            return True
         try:
             await replay.apply(event, now_ms=self._now_ms())
         except StoreError:
