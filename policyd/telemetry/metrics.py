@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -27,6 +27,7 @@ from policyd.learning import Corrections
 from policyd.stores.base import Swept
 from policyd.stores.outage.store import OutageStatus
 from policyd.telemetry.log_line import log_line
+from policyd.telemetry.outages import Outages
 
 LABEL_VALUES_MAX = 500
 UNSERVED_MODELS_MAX = 50
@@ -164,6 +165,8 @@ class Telemetry:
             "policyd_prices_reloads", "Times the price table was read again.", ("result",), registry=registry
         )
         self._prices = Info("policyd_prices", "The price table in force.", registry=registry)
+        self._outages = Outages()
+        registry.register(self._outages)
         Info("policyd_build", "What runs here.", registry=registry).info({"version": version})
 
     # --- the enforcer's observer ---
@@ -217,7 +220,7 @@ class Telemetry:
 
     def watch_outages(self, status: Callable[[], OutageStatus], *, now_ms: Callable[[], int]) -> None:
         """Reads at every scrape how things stand between this process and its store."""
-        self.registry.register(OutageCollector(status, now_ms=now_ms))
+        self._outages.watch(status, now_ms=now_ms)
 
     def policy_in_force(self, revision: str) -> None:
         self._policy.info({"revision": revision})
@@ -296,31 +299,3 @@ class UsdCounter(Collector):
         for labels, nanos in list(self._nanos.items()):
             family.add_metric(labels, nanos / NANOS_PER_USD)
         yield family
-
-
-class OutageCollector(Collector):
-    """Whether the store is away, and what waits for it."""
-
-    def __init__(self, status: Callable[[], OutageStatus], *, now_ms: Callable[[], int]) -> None:
-        self._status = status
-        self._now_ms = now_ms
-
-    def collect(self) -> Iterable[Metric]:
-        status = self._status()
-        waiting_ms = 0 if status.oldest_ms is None else max(0, self._now_ms() - status.oldest_ms)
-        for gauge, documentation, value in (
-            (
-                "policyd_store_away",
-                "Whether the store is not asked, because it failed again and again.",
-                status.is_away,
-            ),
-            ("policyd_journal_bytes", "What waits in the journal for the store.", status.waiting_bytes),
-            ("policyd_journal_oldest_seconds", "How long the oldest event of the journal waits.", waiting_ms / 1000),
-        ):
-            yield GaugeMetricFamily(gauge, documentation, value=value)
-        for counter, documentation, value in (
-            ("policyd_journal_written", "Holds and charges that were written to the journal.", status.journalled),
-            ("policyd_journal_drained", "Those that were brought into the store.", status.drained),
-            ("policyd_journal_unapplied", "Those that never can be, and damaged lines.", status.unapplied),
-        ):
-            yield CounterMetricFamily(counter, documentation, value=value)
