@@ -168,14 +168,12 @@ class Settings:
     """The largest JSON reply that is held back until its usage is known; a larger one is metered as it passes."""
     metric_attributes: tuple[str, ...] = ()
     """Attributes that become metric labels. None by default: each value of each one is a time series of its own."""
-<<<<<<< HEAD
     store_timeout_seconds: float = 1.0
     """How long a decision or a settlement waits for the store. Envoy waits 2 s for policyd."""
     journal_path: Path = Path("policyd-journal")
     """The folder of what could not be charged yet; made when it is needed. It has to outlive the process."""
     journal_bytes_max: int = 256 * 2**20
     """How large a process's journal may become; then nothing passes that cannot be held."""
-=======
     tls_cert_path: Path | None = None
     """policyd's certificate; without one everything is served in clear. A Unix socket always is: whoever may open it is
     up to the permissions of its folder."""
@@ -185,7 +183,6 @@ class Settings:
     """Who signs the certificates of gRPC clients; without it they need none."""
     access_tokens_path: Path | None = None
     """The bearer tokens for PolicyService and metrics; without it they ask for none."""
->>>>>>> main
     shutdown_grace_seconds: int = 30
     """How long open exchanges may take to end once policyd is told to stop."""
 
