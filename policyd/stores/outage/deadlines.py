@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+_SECOND_LOOK_SECONDS = 0.001
+
 
 class Deadlines:
     """Belongs to one event loop."""
@@ -22,6 +24,8 @@ class Deadlines:
         self._waiting: deque[_Bounded[Any]] = deque()
         """In the order of their deadlines, with some that have their answer by now."""
         self._timer: asyncio.TimerHandle | None = None
+        self._looked_at = 0.0
+        """Calls whose deadline was over by then were looked at once."""
 
     def bound(self, call: Coroutine[Any, Any, T]) -> _Bounded[T]:
         """To be awaited: what `call` returns. Raises `TimeoutError` if it has waited for too long, and cancels it."""
@@ -36,15 +40,27 @@ class Deadlines:
             self._timer = loop.call_at(call.deadline, self._check)
 
     def _check(self) -> None:
+        """Calls off those whose time is over, each at the second look.
+
+        Where this process itself was held up, its timers come before its sockets, and the answer may be here, unread.
+        """
         self._timer = None
         loop = asyncio.get_running_loop()
+        now = loop.time()
         while self._waiting:
             oldest = self._waiting[0]
-            if oldest.waits_for is not None and loop.time() < oldest.deadline:
+            if oldest.waits_for is None:
+                self._waiting.popleft()
+            elif now < oldest.deadline:
                 self._timer = loop.call_at(oldest.deadline, self._check)
                 return
-            self._waiting.popleft()
-            oldest.expire()
+            elif self._looked_at < oldest.deadline:
+                self._looked_at = now
+                self._timer = loop.call_later(_SECOND_LOOK_SECONDS, self._check)
+                return
+            else:
+                self._waiting.popleft()
+                oldest.expire()
 
 
 class _Bounded(Generic[T]):

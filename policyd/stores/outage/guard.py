@@ -5,7 +5,8 @@
     open      `StoreUnavailable` at once                    half-open, at the next probe
     half-open the probe asks the store; calls as if open    closed, or open
 
-Bad is a call that the store failed, or one that it took half of the bound or longer to answer.
+Bad is a call that the store failed, or one that it took half of the bound or longer to answer. Of slow calls at once
+only one counts: what held them up may have been this process itself.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from policyd.core.errors import StoreError, StoreUnavailable
+from policyd.core.events import OperatorEvent
 from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry
 from policyd.core.record import Record
 from policyd.core.reservation import State
 from policyd.stores.base import (
     AccountsPage,
+    EventsPage,
     Reservation,
     ReserveResult,
     StateChanges,
@@ -46,6 +49,8 @@ class Guard:
         self._deadlines = Deadlines(timeout_seconds)
         self._slow_seconds = timeout_seconds / 2
         self._bad_in_a_row = 0
+        self._last_slow = 0.0
+        """When the last slow answer came that counts, by the event loop's clock."""
 
     @property
     def is_open(self) -> bool:
@@ -87,10 +92,12 @@ class Guard:
         except StoreError:
             self._count_bad()
             raise
-        if loop.time() - began >= self._slow_seconds:
-            self._count_bad()
-        else:
+        ended = loop.time()
+        if ended - began < self._slow_seconds:
             self._bad_in_a_row = 0
+        elif began >= self._last_slow:
+            self._last_slow = ended
+            self._count_bad()
         return answer
 
     def _count_bad(self) -> None:
@@ -199,9 +206,11 @@ class GuardedStore:
     async def begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool = True) -> int | None:
         return await self._guard.bounded(self._inner.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin))
 
-    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
+    async def repeated(
+        self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
+    ) -> int:
         return await self._guard.bounded(
-            self._inner.repeated(scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms)
+            self._inner.repeated(scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms, counted=counted)
         )
 
     async def count(self, deltas: Mapping[str, int], *, now_ms: int, keep_until_ms: int) -> None:
@@ -209,6 +218,15 @@ class GuardedStore:
 
     async def counters(self, prefix: str, *, now_ms: int) -> Mapping[str, int]:
         return await self._guard.unbounded(self._inner.counters(prefix, now_ms=now_ms))
+
+    async def emit(self, event: OperatorEvent) -> bool:
+        return await self._guard.bounded(self._inner.emit(event))
+
+    async def events(self, *, page: int, cursor: str = "") -> EventsPage:
+        return await self._guard.unbounded(self._inner.events(page=page, cursor=cursor))
+
+    async def acknowledge(self, event_ids: Sequence[str]) -> int:
+        return await self._guard.bounded(self._inner.acknowledge(event_ids))
 
     async def ping(self) -> None:
         await self._guard.probe(self._inner.ping())

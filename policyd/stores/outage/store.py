@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from policyd.core.errors import ReservationNotFound, StoreError
+from policyd.core.events import OperatorEvent
 from policyd.core.ledger import ZERO_BALANCE, Amounts, Entry
 from policyd.core.policy import FailureMode, Policy
 from policyd.core.record import Record
@@ -162,6 +163,29 @@ class JournalledStore(GuardedStore):
                 raise
             self._journal.append(Begun(key, now_ms, length_ms))
             return None
+
+    async def repeated(
+        self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
+    ) -> int:
+        """Without the store, and where the mode is open, every digest is a new one."""
+        try:
+            return await super().repeated(
+                scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms, counted=counted
+            )
+        except StoreError:
+            if not self._is_open_mode:
+                raise
+            return 1
+
+    async def emit(self, event: OperatorEvent) -> bool:
+        """Without the store, and where the mode is open, nothing comes of it: what still holds afterwards is emitted
+        then."""
+        try:
+            return await super().emit(event)
+        except StoreError:
+            if not self._is_open_mode:
+                raise
+            return False
 
     async def close(self) -> None:
         await self.mend()

@@ -132,6 +132,20 @@ class TestTheBreaker:
             assert await guard.bounded(answer()) == 42
         assert guard.is_open
 
+    async def test_slow_answers_to_calls_at_once_count_as_one(self) -> None:
+        """It was the process that was held up, as far as anybody knows."""
+        guard, loop = Guard(timeout_seconds=AT_ONCE_SECONDS), asyncio.get_running_loop()
+        waited_for = [future() for _ in range(FAILURES_MAX)]
+        calls = asyncio.gather(*(guard.bounded(after(each)) for each in waited_for))
+        await asyncio.sleep(0)
+        began = loop.time()
+        while loop.time() < began + 2 * AT_ONCE_SECONDS:
+            pass
+        for each in waited_for:
+            each.set_result(7)
+        assert await calls == [7] * FAILURES_MAX
+        assert not guard.is_open
+
     async def test_a_probe_that_is_answered_closes_it(self) -> None:
         guard = await self.opened()
         with pytest.raises(StoreUnavailable):
