@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -92,7 +91,7 @@ def test_closed_nothing_new_passes_and_what_had_passed_is_charged(
     with load(mesh.listen, project=project) as clients:
         clients.wait_for(10)
         redis_server.kill()
-        wait_until(partial(_refused, clients.outcomes, 20), "requests are refused")
+        wait_until(lambda: clients.outcomes["503"] >= 20, "requests are refused")
         assert mesh.get("/readyz")[0] == 503
         redis_server.start()
         clients.wait_for(10)
@@ -104,7 +103,3 @@ def test_closed_nothing_new_passes_and_what_had_passed_is_charged(
         lambda: mesh.balance(BUDGET, project=project) == Balance(spent=true_cost(provider), reserved=0),
         "what the provider has served is what is charged",
     )
-
-
-def _refused(outcomes: dict[str, int], count: int) -> bool:
-    return outcomes["503"] >= count
