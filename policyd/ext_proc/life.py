@@ -7,7 +7,6 @@ not depend on which of them it is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Generic
 
 from policyd.core.errors import RequestError
@@ -108,12 +107,11 @@ class Life(ABC, Generic[S]):
     def _fail_closed(self, event: m.Failed) -> tuple[S, list[m.Effect]]:
         return self._answer(self._unavailable(), Outcome.FAILED, error=event.error, retry_after_seconds=1)
 
-    @property
-    def _may_fail_open(self) -> bool:
+    def _may_pass(self, event: m.Failed) -> bool:
         """Whether the policy lets a request pass that it could not decide on."""
         # Nobody passes because it could not be found out who they are.
         unknown = self._policy.reads_credentials and self.state in {self.IDLE, self.AUTHENTICATING}
-        return self._policy.failure_mode is FailureMode.OPEN and not unknown
+        return self._policy.failure_mode is FailureMode.OPEN and not unknown and not event.closes
 
     def _answer(
         self, info: ErrorInfo, outcome: Outcome, *, error: str, retry_after_seconds: int | None = None
@@ -125,7 +123,7 @@ class Life(ABC, Generic[S]):
             retry_after_seconds=retry_after_seconds,
             retry=retry_after_seconds is not None,
         )
-        record = replace(self._unheld, outcome=outcome, decision="deny", status=info.status, error=error)
+        record = self._unheld._replace(outcome=outcome, decision="deny", status=info.status, error=error)
         return self.ENDED, [reply, *self._conclude(record)]
 
     def _denial(self, verdict: Verdict) -> m.ImmediateReply:
