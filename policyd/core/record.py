@@ -34,7 +34,7 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
     """The request could not be priced; the provider never saw it."""
     UNMETERED = "unmetered"
-    """Passed without a charge: a free endpoint, or `failure_mode: open`."""
+    """Passed without a charge: a free endpoint, or a defect of policyd's own and `failure_mode: open`."""
     EXPIRED = "expired"
     FAILED = "failed"
     """policyd itself failed, and the request was refused."""

@@ -160,7 +160,7 @@ class Admission(Life[State]):
 
     def _fail_before(self, event: m.Failed) -> Step:
         """policyd failed before the request went upstream: the policy's `failure_mode` decides."""
-        if not self._may_fail_open:
+        if not self._may_pass(event):
             return self._fail_closed(event)
         passing: list[m.Effect] = [m.HeadersReply(response=False, mode=UNMETERED)]
         if self.state is not State.IDLE:
