@@ -80,7 +80,7 @@ class Ask:
 
 class Estimator:
     def __init__(self, *, prices: PriceBook, counter: TokenCounter) -> None:
-        self._prices = prices
+        self.prices = prices
         self.counter = counter
         self._corrections = Corrections()
 
@@ -90,11 +90,11 @@ class Estimator:
 
     def use_prices(self, prices: PriceBook) -> None:
         """Prices what is estimated from now on by another book."""
-        self._prices = prices
+        self.prices = prices
 
     def tariff(self, policy: Policy) -> Tariff:
         """The prices of now under a policy."""
-        return Tariff(self._prices, policy.prices)
+        return Tariff(self.prices, policy.prices)
 
     async def estimate(self, ask: Ask, *, now_ms: int) -> Estimate:
         """What the request is expected to cost and the most that it can, at the prices of `now_ms`.

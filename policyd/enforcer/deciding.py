@@ -50,10 +50,14 @@ class Deciding:
 
     async def check(self, ask: Ask) -> Decision:
         now_ms = self._clock.now_ms()
-        await self._state.refresh()
+        if ask.policy.judged:
+            await self._state.refresh()  # rules look at limits before the store is asked by which state
+
+        def weigh(plan: Plan) -> Awaitable[Tried]:
+            return self._state.decide(lambda: self._weigh(plan, now_ms=now_ms))
+
         await self._unblocked(ask)
-        tried = await self._tried(ask, lambda plan: self._weigh(plan, now_ms=now_ms), now_ms=now_ms, telling=False)
-        return tried.decision
+        return (await self._tried(ask, weigh, now_ms=now_ms, telling=False)).decision
 
     async def reserve(self, ask: Ask, *, fingerprint: str, ttl_seconds: int | None) -> Verdict:
         began = perf_counter()
@@ -121,13 +125,15 @@ class Deciding:
 
     # --- one plan ---
 
-    async def _weigh(self, plan: Plan, *, now_ms: int) -> Tried:
+    async def _weigh(self, plan: Plan, *, now_ms: int) -> Tried | Stale:
         ask = plan.ask
         # A request that has just had its scope frozen is refused by the rule that did it.
         state = self._state.current if plan.ruling.denied_by is not None else await self._unblocked(ask)
         applied = await self._standing.held_on(ask, state=state, now_ms=now_ms, begin=False)
         wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
-        balances = await self._standing.balances(applied)
+        balances = await self._standing.weighed(applied, state=state)
+        if isinstance(balances, Stale):
+            return balances
         decision = _decided(plan, applied, wanted, balances, now_ms=now_ms)
         return Tried(plan, decision, at_ms=now_ms)
 

@@ -170,6 +170,14 @@ class MemoryStore:
         self._check_open()
         return tuple(self._balance(account, carry) for account, carry in accounts)
 
+    async def weigh(
+        self, accounts: Sequence[tuple[Account, Carry | None]], *, state_revision: int
+    ) -> tuple[Balance, ...] | Stale:
+        self._check_open()
+        if state_revision != self._state.revision:
+            return Stale(self._state.revision)
+        return tuple(self._balance(account, carry) for account, carry in accounts)
+
     async def accounts(
         self,
         *,

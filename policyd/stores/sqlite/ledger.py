@@ -13,7 +13,7 @@ from policyd.core.reservation import Event, State, is_repetition, next_state
 from policyd.stores import codec, postings
 from policyd.stores.base import AccountsPage, Exists, Granted, Refused, Reservation, ReserveResult, Stale
 from policyd.stores.postings import EndingEvent, Posting
-from policyd.stores.sqlite import usage_records
+from policyd.stores.sqlite import runtime, usage_records
 
 KEYS_MAX = 100
 """How many accounts one statement asks for: SQLite takes a limited number of values, and prepares each number anew."""
@@ -185,6 +185,13 @@ def balances(db: sqlite3.Connection, accounts: Sequence[tuple[Account, Carry | N
     before = [carry.account_key for _, carry in accounts if carry is not None]
     rows = _rows(db, [*keys, *before])
     return tuple(_balance(rows, key, carry) for key, (_, carry) in zip(keys, accounts, strict=True))
+
+
+def weigh(
+    db: sqlite3.Connection, accounts: Sequence[tuple[Account, Carry | None]], state_revision: int
+) -> tuple[Balance, ...] | Stale:
+    revision = runtime.state_revision(db)
+    return balances(db, accounts) if revision == state_revision else Stale(revision)
 
 
 def _rows(db: sqlite3.Connection, keys: Sequence[str]) -> Mapping[str, tuple[int, int]]:
