@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd.core.anomalies import Anomaly, Detector, Repetition, RequestRate, SpendingVelocity
+from policyd.core.events import LimitUse
 from policyd.core.ledger import Balance
+from policyd.core.policy import Metric
 from policyd.core.rules import RuleAction
 from policyd.core.runtime import Blocked
 from policyd.core.usage import Usage
@@ -128,6 +130,16 @@ async def test_usage_that_was_only_reported_counts() -> None:
     assert await passes(watched, "r3")
 
 
+async def test_an_event_tells_what_the_anomaly_goes_by() -> None:
+    watched = world(anomaly(FAST), anomaly(TWICE, RuleAction.NOTIFY, name="twice"))
+    await watched.enforcer.record_usage(ask(watched, "r1"), SPENT, fingerprint="f")
+    await watched.enforcer.check(ask(watched, "r2"))
+    assert not await passes(watched, "r3")
+    (event,) = (await watched.store.events(page=9)).events
+    spent = GPT_4O.cost_nanos(SPENT)
+    assert event.limits == (LimitUse("anomaly:odd", Metric.COST, spent, FAST.nanos_per_minute),)
+
+
 async def test_what_is_watched_is_no_limit() -> None:
     watched = world(anomaly(FAST, RuleAction.NOTIFY), anomaly(RequestRate(6, 20, 15), name="burst"))
     verdict = await watched.enforcer.reserve(ask(watched, "r1"))
@@ -168,7 +180,8 @@ def test_a_rate_shows_above_the_upper_limit_of_a_c_chart(now: int, past: list[in
         upper = mean + sigmas * mean.sqrt()
         expected = now + 1 >= at_least and Decimal(now + 1) > upper
     balances = [Balance(used, 0) for used in (now, *past)]
-    assert RequestRate(sigmas, at_least, len(past)).shows(balances) == expected
+    found = RequestRate(sigmas, at_least, len(past)).reading(balances)
+    assert (found.used >= found.amount) == expected
 
 
 async def test_a_rate_is_counted_by_all_replicas() -> None:
