@@ -72,6 +72,7 @@ async def test_asking_does_not_count() -> None:
     watched = world(anomaly(TWICE))
     for _ in range(3):
         assert (await watched.enforcer.check(ask(watched, "r0"))).allowed
+    assert (await watched.store.state()).items == ()
     assert await passes(watched, "r1")
     assert not (await watched.enforcer.check(ask(watched, "r2"))).allowed
 

@@ -71,6 +71,8 @@ class Watching:
     ) -> Fill | None:
         if not ask.content:
             return None
+        if not counting and self._state.current.digest_key is None:
+            return Fill(used=1, amount=detector.times)  # nothing was ever counted, and asking sets nothing
         call = self._store.repeated(
             f"{anomaly.label}|{anomaly.scope(attributes)}",
             await self._digest(ask, now_ms=now_ms),
