@@ -46,8 +46,8 @@ class Promise(Enum):
     """What the setting promises about the difference between ledger and bill. The value is how the table says it."""
 
     EXACT = "0"
-    HOLDS = "+ holds that expired"
-    OBSERVED = "- what policyd could not see"
+    HOLDS = "+ the holds of what was open"
+    OBSERVED = "- what policyd did not see"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,9 +241,9 @@ _ROWS = (
     Fault(name="provider killed", setting=CHARGING_THE_MOST, happen=provider_killed, promise=Promise.HOLDS),
     Fault(name="provider hangs", setting=SQLITE, happen=provider_hangs, promise=Promise.EXACT, fails=False),
     Fault(name="provider slow", setting=EVERYSEC, happen=provider_slow, promise=Promise.EXACT, fails=False),
-    Fault(name=HANG_UP, setting=SQLITE, happen=many_hang_up, promise=Promise.OBSERVED, fails=False),
-    Fault(name=HANG_UP, setting=CHARGING_THE_MOST, happen=many_hang_up, promise=Promise.HOLDS, fails=False),
-    Fault(name=HANG_UP, setting=H2RPC_CHARGING_THE_MOST, happen=many_hang_up, promise=Promise.HOLDS, fails=False),
+    Fault(name=HANG_UP, setting=SQLITE, happen=many_hang_up, promise=Promise.OBSERVED),
+    Fault(name=HANG_UP, setting=CHARGING_THE_MOST, happen=many_hang_up, promise=Promise.HOLDS),
+    Fault(name=HANG_UP, setting=H2RPC_CHARGING_THE_MOST, happen=many_hang_up, promise=Promise.HOLDS),
 )
 
 FAULTS: Mapping[str, Fault] = {f"{fault.name} ({fault.setting})": fault for fault in _ROWS}
