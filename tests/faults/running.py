@@ -7,13 +7,15 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from policyd.core.money import parse_usd
 from tests.e2e.books import open_holds
 from tests.e2e.load import Asked, load
-from tests.faults.audit import Books, findings, records_in
+from tests.faults.audit import SERVED, Books, findings, records_in
+from tests.faults.clients import THROUGH, begin_streams, read_to_the_end
 from tests.faults.faults import Fault, Promise
 from tests.faults.stage import BUDGET, TIGHT, TIGHT_BUDGET, TIGHT_USD, WIDE, Stage, staged
 
@@ -113,12 +115,15 @@ async def _under_load(fault: Fault, stage: Stage, problems: list[str]) -> tuple[
     with (
         load(listen, project=WIDE, clients=CLIENTS, chunk_delay_ms=CHUNK_DELAY_MS) as wide,
         load(listen, project=TIGHT, clients=TIGHT_CLIENTS, chunk_delay_ms=CHUNK_DELAY_MS) as tight,
+        ExitStack() as connections,
     ):
         try:
             await asyncio.to_thread(wide.wait_for, BEFORE)
+            begun = await asyncio.to_thread(begin_streams, listen, connections) if fault.streams_go_on else ()
             broken = time.monotonic()
             await fault.happen(stage)
             moments = Moments(broken, time.monotonic())
+            await asyncio.to_thread(read_to_the_end, begun)
             await asyncio.to_thread(wide.wait_for, AFTER)
         except (AssertionError, OSError) as error:
             problems.append(f"{type(error).__name__}: {error}")
@@ -132,6 +137,7 @@ def judge(fault: Fault, seen: Witnessed) -> list[str]:
         *seen.problems,
         *findings(books, may_see_less=fault.promise is Promise.OBSERVED),
         *_sums(books, seen.spent, seen.tight_spent),
+        *_streams_through(books),
     ]
     if seen.moments is not None:
         problems += _bystanders(fault, seen.asked, seen.moments)
@@ -150,6 +156,15 @@ def _sums(books: Books, spent: Mapping[str, int], tight_spent: int) -> list[str]
     if tight_spent > parse_usd(TIGHT_USD):
         problems.append(f"a budget of {TIGHT_USD} USD is overspent: {tight_spent} nano-USD")
     return problems
+
+
+def _streams_through(books: Books) -> list[str]:
+    """Streams that went on through the fault and were not charged what they cost."""
+    return [
+        f"{session}: {record.outcome}, though its stream came to its end"
+        for record in books.records
+        if (session := record.attributes["session"]).startswith(THROUGH) and record.outcome not in SERVED
+    ]
 
 
 def _bystanders(fault: Fault, asked: Sequence[Asked], moments: Moments) -> list[str]:
