@@ -22,9 +22,8 @@ OUTAGE_SECONDS = 2.0
 LONG_OUTAGE_SECONDS = 4.0
 """Longer than a hold lives unrenewed."""
 
-PATIENT_EACH = 50
-SLOW_DELAY_MS = 3_000
-SLOW_CHUNK_DELAY_MS = 150
+BACK_SECONDS_MAX = 5.0
+"""How long after a fault was mended the last request may fail."""
 
 RESTART_SECONDS_MAX = 30
 """Until a worker that hangs is found out, or one that was told to stop has ended, and another is there."""
@@ -42,18 +41,36 @@ class Promise(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    name: str
-    setting: Setting
-    happen: Callable[[Stage], Awaitable[None]]
-    """Breaks and mends."""
+class Expectation:
+    """What a fault may do, and no more."""
+
     promise: Promise
     fails: bool = True
     """Whether requests may fail between the break and the moment at which all is well again."""
     streams_go_on: bool = False
     """Whether streams that were open when it broke come to their end, and are charged what they cost."""
-    back_seconds_max: float = 5.0
-    """How long after it was mended the last request may fail."""
+    overspends: bool = False
+    """Whether budgets may be overspent meanwhile."""
+
+
+BREAKS_OFF = Expectation(promise=Promise.HOLDS)
+BREAKS_OFF_UNSEEN = Expectation(promise=Promise.OBSERVED)
+REFUSES = Expectation(promise=Promise.HOLDS, streams_go_on=True)
+BREAKS_OFF_OPEN = Expectation(promise=Promise.HOLDS, overspends=True)
+LETS_PASS = Expectation(promise=Promise.EXACT, fails=False, streams_go_on=True, overspends=True)
+UNNOTICED = Expectation(promise=Promise.EXACT, fails=False, streams_go_on=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    name: str
+    setting: Setting
+    happen: Callable[[Stage], Awaitable[None]]
+    """Breaks and mends."""
+    expected: Expectation
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.setting})"
 
 
 # --- policyd ---
@@ -136,6 +153,15 @@ async def answers_lost(stage: Stage) -> None:
     stage.network.mend()
 
 
+async def redis_and_policyd_killed(stage: Stage) -> None:
+    """First Redis, so that policyd dies with what it could not book: the next one finds it in the journal."""
+    stage.redis_running.kill()
+    await asyncio.sleep(OUTAGE_SECONDS)
+    stage.policyd.kill()
+    await asyncio.to_thread(stage.redis_running.start)
+    stage.start_policyd()
+
+
 # --- Envoy, the provider, the clients ---
 
 
@@ -178,54 +204,40 @@ H2RPC = Setting(store=Kind.REDIS_EVERYSEC, transport=Transport.H2RPC)
 H2RPC_WORKERS = Setting(store=Kind.SQLITE, transport=Transport.H2RPC, workers=2)
 H2RPC_CHARGING_THE_MOST = Setting(store=Kind.SQLITE, transport=Transport.H2RPC, on_disconnect="maximum")
 
+OPEN = Setting(store=Kind.REDIS_EVERYSEC, failure_mode="open")
+OPEN_WORKERS = Setting(store=Kind.REDIS_EVERYSEC, failure_mode="open", workers=2)
+
 _ROWS = (
-    Fault(name="policyd killed", setting=SQLITE, happen=policyd_killed, promise=Promise.HOLDS),
-    Fault(name="policyd killed", setting=EVERYSEC, happen=policyd_killed, promise=Promise.HOLDS),
-    Fault(name="policyd killed", setting=H2RPC, happen=policyd_killed, promise=Promise.HOLDS),
-    Fault(name="worker killed", setting=WORKERS_ON_REDIS, happen=worker_killed, promise=Promise.HOLDS),
-    Fault(name="worker killed", setting=H2RPC_WORKERS, happen=worker_killed, promise=Promise.HOLDS),
-    Fault(name="worker hangs", setting=WORKERS_ON_REDIS, happen=worker_hangs, promise=Promise.HOLDS),
-    Fault(name="worker held up", setting=WORKERS_ON_REDIS, happen=worker_held_up, promise=Promise.OBSERVED),
-    Fault(
-        name="workers restarted",
-        setting=WORKERS_ON_REDIS,
-        happen=rolled,
-        promise=Promise.EXACT,
-        fails=False,
-        streams_go_on=True,
-    ),
-    Fault(
-        name="workers restarted",
-        setting=H2RPC_WORKERS,
-        happen=rolled,
-        promise=Promise.EXACT,
-        fails=False,
-        streams_go_on=True,
-    ),
-    Fault(name="disk full", setting=SQLITE, happen=disk_full, promise=Promise.HOLDS, streams_go_on=True),
-    Fault(name="Redis killed", setting=EVERYSEC, happen=redis_killed, promise=Promise.HOLDS, streams_go_on=True),
-    Fault(name="Redis killed", setting=ALWAYS, happen=redis_killed, promise=Promise.HOLDS, streams_go_on=True),
-    Fault(name="Redis hangs", setting=EVERYSEC, happen=redis_hangs, promise=Promise.HOLDS, streams_go_on=True),
-    Fault(name="partition from Redis", setting=EVERYSEC, happen=partitioned, promise=Promise.HOLDS, streams_go_on=True),
-    Fault(
-        name="Redis's answers lost", setting=EVERYSEC, happen=answers_lost, promise=Promise.HOLDS, streams_go_on=True
-    ),
-    Fault(name="Envoy killed", setting=SQLITE, happen=envoy_killed, promise=Promise.OBSERVED),
-    Fault(name="Envoy killed", setting=CHARGING_THE_MOST, happen=envoy_killed, promise=Promise.HOLDS),
-    Fault(name="provider killed", setting=SQLITE, happen=provider_killed, promise=Promise.OBSERVED),
-    Fault(name="provider killed", setting=CHARGING_THE_MOST, happen=provider_killed, promise=Promise.HOLDS),
-    Fault(
-        name="provider hangs",
-        setting=SQLITE,
-        happen=provider_hangs,
-        promise=Promise.EXACT,
-        fails=False,
-        streams_go_on=True,
-    ),
-    Fault(name="provider slow", setting=EVERYSEC, happen=provider_slow, promise=Promise.EXACT, fails=False),
-    Fault(name=HANG_UP, setting=SQLITE, happen=many_hang_up, promise=Promise.OBSERVED),
-    Fault(name=HANG_UP, setting=CHARGING_THE_MOST, happen=many_hang_up, promise=Promise.HOLDS),
-    Fault(name=HANG_UP, setting=H2RPC_CHARGING_THE_MOST, happen=many_hang_up, promise=Promise.HOLDS),
+    Fault("policyd killed", SQLITE, policyd_killed, BREAKS_OFF),
+    Fault("policyd killed", EVERYSEC, policyd_killed, BREAKS_OFF),
+    Fault("policyd killed", H2RPC, policyd_killed, BREAKS_OFF),
+    Fault("worker killed", WORKERS_ON_REDIS, worker_killed, BREAKS_OFF),
+    Fault("worker killed", H2RPC_WORKERS, worker_killed, BREAKS_OFF),
+    Fault("worker hangs", WORKERS_ON_REDIS, worker_hangs, BREAKS_OFF),
+    Fault("worker held up", WORKERS_ON_REDIS, worker_held_up, BREAKS_OFF_UNSEEN),
+    Fault("workers restarted", WORKERS_ON_REDIS, rolled, UNNOTICED),
+    Fault("workers restarted", H2RPC_WORKERS, rolled, UNNOTICED),
+    Fault("disk full", SQLITE, disk_full, REFUSES),
+    Fault("Redis killed", EVERYSEC, redis_killed, REFUSES),
+    Fault("Redis killed", ALWAYS, redis_killed, REFUSES),
+    Fault("Redis killed", OPEN_WORKERS, redis_killed, LETS_PASS),
+    Fault("Redis hangs", EVERYSEC, redis_hangs, REFUSES),
+    Fault("Redis hangs", OPEN, redis_hangs, LETS_PASS),
+    Fault("partition from Redis", EVERYSEC, partitioned, REFUSES),
+    Fault("partition from Redis", OPEN, partitioned, LETS_PASS),
+    Fault("Redis's answers lost", EVERYSEC, answers_lost, REFUSES),
+    Fault("Redis's answers lost", OPEN, answers_lost, LETS_PASS),
+    Fault("Redis and policyd killed", EVERYSEC, redis_and_policyd_killed, BREAKS_OFF),
+    Fault("Redis and policyd killed", OPEN, redis_and_policyd_killed, BREAKS_OFF_OPEN),
+    Fault("Envoy killed", SQLITE, envoy_killed, BREAKS_OFF_UNSEEN),
+    Fault("Envoy killed", CHARGING_THE_MOST, envoy_killed, BREAKS_OFF),
+    Fault("provider killed", SQLITE, provider_killed, BREAKS_OFF_UNSEEN),
+    Fault("provider killed", CHARGING_THE_MOST, provider_killed, BREAKS_OFF),
+    Fault("provider hangs", SQLITE, provider_hangs, UNNOTICED),
+    Fault("provider slow", EVERYSEC, provider_slow, UNNOTICED),
+    Fault(HANG_UP, SQLITE, many_hang_up, BREAKS_OFF_UNSEEN),
+    Fault(HANG_UP, CHARGING_THE_MOST, many_hang_up, BREAKS_OFF),
+    Fault(HANG_UP, H2RPC_CHARGING_THE_MOST, many_hang_up, BREAKS_OFF),
 )
 
-FAULTS: Mapping[str, Fault] = {f"{fault.name} ({fault.setting})": fault for fault in _ROWS}
+FAULTS: Mapping[str, Fault] = {str(fault): fault for fault in _ROWS}
