@@ -1,0 +1,92 @@
+"""Calls of PolicyService, as other services make them, against a gRPC server that does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from functools import partial
+from typing import Final
+
+from tests.bench.arrangements import FLOOR, MEMORY, REDIS, SERVERS, SQLITE, host_port
+from tests.bench.calls import check_budget, reserve_and_settle
+from tests.bench.grpc_load import Work, grpc_load
+from tests.bench.load import Load
+from tests.bench.part import Bench, Part, measured
+from tests.bench.plan import CALLS_AT_ONCE
+from tests.bench.processes import Child
+from tests.bench.samples import Figure
+from tests.bench.tables import Column, Show, Table
+from tests.bench.targets import Bound, Target
+
+ROWS: Final = (FLOOR, MEMORY, SQLITE, REDIS)
+
+CHECK: Final = "CheckBudget"
+RESERVE: Final = "Reserve and Settle"
+
+WORKS: Final[Mapping[str, Work]] = {CHECK: check_budget, RESERVE: reserve_and_settle}
+
+
+async def measure(bench: Bench) -> None:
+    servers = await bench.stage.servers({name: asked for name in ROWS if (asked := SERVERS[name]) is not None})
+    await call_in_turns(bench, servers, WORKS)
+
+
+async def call_in_turns(bench: Bench, servers: Mapping[str, Child], works: Mapping[str, Work]) -> None:
+    for work in works.values():
+        for server in servers.values():
+            await _load(server, work, seconds=bench.plan.warm_up_seconds)
+    for number, names in bench.rounds(list(servers)):
+        bench.progress(f"gRPC calls, round {number + 1}")
+        for workload, work in works.items():
+            for name in names:
+                load = _load(servers[name], work, seconds=bench.plan.slice_seconds)
+                figures = await measured({Figure.SERVER_CPU_US: servers[name].pid}, load)
+                bench.add(workload, name, number, figures)
+
+
+def _load(server: Child, work: Work, *, seconds: float) -> Awaitable[Load]:
+    return grpc_load(host_port(server.ready["grpc"]), work, at_once=CALLS_AT_ONCE, seconds=seconds)
+
+
+_TO_FLOOR = partial(Column, show=Show.RATIO, to=FLOOR, decimals=2, watched=True)
+
+_CALLS = Table(
+    key="calls",
+    title=("gRPC calls,", f"{CALLS_AT_ONCE} at once"),
+    rows=ROWS,
+    yardsticks=(FLOOR,),
+    columns=(
+        Column("checks_per_second", ("CheckBudget", "calls/s"), CHECK, Figure.PER_SECOND),
+        Column("check_cpu_us", ("server CPU", "us a call"), CHECK, Figure.SERVER_CPU_US),
+        _TO_FLOOR("checks_to_floor", ("calls/s", "x floor"), CHECK, Figure.PER_SECOND),
+        _TO_FLOOR("check_cpu_to_floor", ("server CPU", "x floor"), CHECK, Figure.SERVER_CPU_US),
+        Column("reserves_per_second", ("Reserve+Settle", "calls/s"), RESERVE, Figure.PER_SECOND),
+        Column("reserve_cpu_us", ("server CPU", "us a call"), RESERVE, Figure.SERVER_CPU_US),
+        _TO_FLOOR("reserves_to_floor", ("calls/s", "x floor"), RESERVE, Figure.PER_SECOND),
+        _TO_FLOOR("reserve_cpu_to_floor", ("server CPU", "x floor"), RESERVE, Figure.SERVER_CPU_US),
+    ),
+)
+
+CALLS: Final = Part(
+    name="calls",
+    about="CheckBudget, and Reserve with Settle, against a gRPC server that does nothing",
+    measure=measure,
+    tables=(_CALLS,),
+    targets=(
+        Target(
+            what="CheckBudget calls/s against a no-op server's",
+            table="calls",
+            row=SQLITE,
+            column="checks_to_floor",
+            bound=Bound.AT_LEAST,
+            value=0.85,
+        ),
+        Target(
+            what="Reserve and Settle with SQLite, calls/s against a no-op server's",
+            table="calls",
+            row=SQLITE,
+            column="reserves_to_floor",
+            bound=Bound.AT_LEAST,
+            value=0.6,
+        ),
+    ),
+)

@@ -1,0 +1,73 @@
+"""What limits and rules add to a decision."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import Final
+
+from tests.bench.part import Bench, Part
+from tests.bench.processes import asked
+from tests.bench.samples import Figure
+from tests.bench.tables import Column, Show, Table
+from tests.bench.targets import Bound, Target
+
+ONE: Final = "1 limit"
+RULED: Final = "50 limits and 50 rules"
+ROWS: Final = {ONE: (1, 0), "10 limits": (10, 0), "50 limits": (50, 0), RULED: (50, 50)}
+"""How many limits and rules each policy has."""
+
+WORKLOAD: Final = "decisions, by policy"
+
+CALLS_PER_SECOND: Final = 1_000
+CALLS_MIN: Final = 100
+ANSWER_SECONDS_MAX: Final = 60
+
+
+async def measure(bench: Bench) -> None:
+    async with AsyncExitStack() as stack:
+        deciders = {
+            row: await stack.enter_async_context(
+                asked("tests.bench.deciding", "memory://", f"--limits={limits}", f"--rules={rules}")
+            )
+            for row, (limits, rules) in ROWS.items()
+        }
+        question = {"do": "cost", "calls": max(CALLS_MIN, int(bench.plan.slice_seconds * CALLS_PER_SECOND))}
+        for decider in deciders.values():
+            await decider.ask(question, seconds_max=ANSWER_SECONDS_MAX)
+        for number, rows in bench.rounds(list(ROWS)):
+            bench.progress(f"policies, round {number + 1}")
+            for row in rows:
+                figures = await deciders[row].ask(question, seconds_max=ANSWER_SECONDS_MAX)
+                bench.add(WORKLOAD, row, number, figures)
+
+
+_POLICIES = Table(
+    key="policies",
+    title=("Policies,", "without sockets"),
+    rows=tuple(ROWS),
+    yardsticks=(ONE,),
+    columns=(
+        Column("decision_cpu_us", ("CPU us", "a decision"), WORKLOAD, Figure.SERVER_CPU_US),
+        Column("added_cpu_us", ("added to", "a decision"), WORKLOAD, Figure.SERVER_CPU_US, Show.DIFFERENCE, ONE),
+        Column("to_one", ("decision,", "x 1 limit"), WORKLOAD, Figure.SERVER_CPU_US, Show.RATIO, ONE, 2, True),
+        Column("whole_cpu_us", ("CPU us, with", "the charge"), WORKLOAD, Figure.ALL_CPU_US),
+    ),
+)
+
+POLICIES: Final = Part(
+    name="policies",
+    about="decisions under 1, 10 and 50 limits, and under 50 limits with 50 rules",
+    measure=measure,
+    tables=(_POLICIES,),
+    targets=(
+        Target(
+            what="CPU that 50 limits and 50 rules add to a decision",
+            table="policies",
+            row=RULED,
+            column="added_cpu_us",
+            bound=Bound.AT_MOST,
+            value=150,
+            unit="us",
+        ),
+    ),
+)
