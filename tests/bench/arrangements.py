@@ -61,8 +61,7 @@ class Policyd:
 Asked = Noop | Policyd
 """What Envoy asks."""
 
-SERVERS: Final[Mapping[str, Asked | None]] = {
-    ENVOY_ALONE: None,
+SERVERS: Final[Mapping[str, Asked]] = {
     FLOOR: Noop("tests.bench.noop"),
     MEMORY: Policyd(store="memory", transport="grpcio"),
     SQLITE: Policyd(store="sqlite", transport="grpcio"),
@@ -108,9 +107,8 @@ class Stage:
         self._redis_port: int | None = None
 
     async def arrangements(self, *names: str) -> tuple[Arrangement, ...]:
-        """Those of `SERVERS` with these names."""
-        servers = {name: asked for name in names if (asked := SERVERS[name]) is not None}
-        await self.servers(servers)
+        """Those with these names, in that order."""
+        await self.servers({name: SERVERS[name] for name in names if name != ENVOY_ALONE})
         missing = [name for name in names if name not in self._arrangements]
         started = await all_at_once(
             *(self._stack.enter_async_context(self._arrangement(name, self._servers.get(name))) for name in missing)
@@ -132,10 +130,11 @@ class Stage:
     @asynccontextmanager
     async def fresh(self, name: str) -> AsyncIterator[Arrangement]:
         """An arrangement of its own for the length of the block: processes that have served nothing yet."""
-        asked = SERVERS[name]
-        async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(self._server(f"fresh {name}", asked)) if asked else None
-            yield await stack.enter_async_context(self._arrangement(name, server))
+        async with (
+            self._server(f"fresh {name}", SERVERS[name]) as server,
+            self._arrangement(name, server) as arrangement,
+        ):
+            yield arrangement
 
     async def redis_port(self) -> int:
         """Of a Redis server that writes its log of commands to the disk once a second, as most do."""

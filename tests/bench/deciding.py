@@ -5,7 +5,7 @@ It has no sockets but its store's, and answers each line of JSON on its standard
     {"do": "fill"}                     puts so many accounts into the store that there are N
     {"do": "decide", "seconds": 1.0}   decides, one request after the other, each of a user of those N
     {"do": "sweep"}                    lets holds expire, and sweeps
-    {"do": "cost", "calls": 1000}      holds and charges, many at once
+    {"do": "cost", "limits": 50, "rules": 50, "calls": 1000}     holds and charges under such a policy, in memory
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import random
 import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
@@ -29,7 +30,7 @@ import uvloop
 from policyd.config import parse_policy
 from policyd.core.ledger import Account, Entry
 from policyd.core.money import NANOS_PER_USD
-from policyd.core.policy import Metric, Policy
+from policyd.core.policy import Metric
 from policyd.core.record import Outcome, Record
 from policyd.estimator import Ask
 from tests.bench import decisions
@@ -66,8 +67,10 @@ _TICK_SECONDS = 0.001
 class Decider:
     """An enforcer whose store holds the accounts of `users`."""
 
-    def __init__(self, subject: Subject, url: str, *, users: int) -> None:
+    def __init__(self, stack: AsyncExitStack, subject: Subject, url: str, *, users: int) -> None:
+        self._stack = stack
         self._subject = subject
+        self._costings: dict[tuple[int, int], Subject] = {}
         self._store = subject.enforcer.store
         self._url = url
         self._users = users
@@ -122,10 +125,18 @@ class Decider:
         (stalled,) = await asyncio.gather(longest)
         return {Figure.SWEEP_MS: took * 1000, Figure.STALL_MS: stalled * 1000}
 
-    async def cost(self, calls: int) -> Mapping[Figure, float]:
-        held = await cpu_us(self._subject.reserve, at_once=CALLS_AT_ONCE, calls=calls)
-        charged = await cpu_us(self._subject.settle, at_once=CALLS_AT_ONCE, calls=calls)
+    async def cost(self, limits: int, rules: int, calls: int) -> Mapping[Figure, float]:
+        costing = await self._costing(limits, rules)
+        held = await cpu_us(costing.reserve, at_once=CALLS_AT_ONCE, calls=calls)
+        charged = await cpu_us(costing.settle, at_once=CALLS_AT_ONCE, calls=calls)
         return {Figure.SERVER_CPU_US: held, Figure.ALL_CPU_US: held + charged}
+
+    async def _costing(self, limits: int, rules: int) -> Subject:
+        """An enforcer under a policy of so many, kept for the next time."""
+        if (limits, rules) not in self._costings:
+            context = subject("memory://", decisions.policy(limits=limits, rules=rules))
+            self._costings[limits, rules] = await self._stack.enter_async_context(context)
+        return self._costings[limits, rules]
 
     async def _decide(self, *, user: int) -> float:
         """A hold, whose seconds are returned, and the charge that ends it."""
@@ -192,10 +203,11 @@ async def _longest_stall() -> float:
         return late
 
 
-async def answer(url: str, policy: Policy, *, users: int) -> None:
+async def answer(url: str, *, users: int) -> None:
     """Answers until the standard input ends."""
-    async with subject(url, policy) as it:
-        decider = Decider(it, url, users=users)
+    async with AsyncExitStack() as stack:
+        policy = parse_policy(POLICY, source="the benchmark's policy")
+        decider = Decider(stack, await stack.enter_async_context(subject(url, policy)), url, users=users)
         while line := await asyncio.to_thread(sys.stdin.readline):
             question: dict[str, Any] = json.loads(line)
             do = getattr(decider, question.pop("do"))
@@ -205,15 +217,9 @@ async def answer(url: str, policy: Policy, *, users: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.deciding", description=__doc__)
     parser.add_argument("store", metavar="STORE_URL")
-    parser.add_argument("--accounts", type=int, default=0, help="of one user each, once it is told to fill the store")
-    parser.add_argument("--limits", type=int, default=0, help="of the policy, in place of the one for accounts")
-    parser.add_argument("--rules", type=int, default=0)
+    parser.add_argument("--accounts", type=int, default=1, help="of one user each, once it is told to fill the store")
     given = parser.parse_args()
-    if given.limits:
-        policy = decisions.policy(limits=given.limits, rules=given.rules)
-    else:
-        policy = parse_policy(POLICY, source="the benchmark's policy")
-    uvloop.run(answer(given.store, policy, users=given.accounts))
+    uvloop.run(answer(given.store, users=given.accounts))
 
 
 if __name__ == "__main__":

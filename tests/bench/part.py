@@ -51,6 +51,12 @@ class Bench:
     def add(self, workload: str, row: str, number: int, figures: Figures) -> None:
         self.samples.append(Sample(workload=workload, row=row, round=number, figures=figures))
 
+    async def arrangements(self, rows: Sequence[str]) -> Sequence[Arrangement]:
+        """Those of the rows that the plan does not skip, warmed up."""
+        arrangements = await self.stage.arrangements(*(row for row in rows if row not in self.plan.skipped))
+        await self.warm_up(arrangements)
+        return arrangements
+
     async def requests(self, address: HostPort, connections: int) -> Load:
         """A slice of plain requests."""
         seconds = self.plan.slice_seconds

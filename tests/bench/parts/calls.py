@@ -26,17 +26,14 @@ WORKS: Final[Mapping[str, Work]] = {CHECK: check_budget, RESERVE: reserve_and_se
 
 
 async def measure(bench: Bench) -> None:
-    servers = await bench.stage.servers({name: asked for name in ROWS if (asked := SERVERS[name]) is not None})
-    await call_in_turns(bench, servers, WORKS)
-
-
-async def call_in_turns(bench: Bench, servers: Mapping[str, Child], works: Mapping[str, Work]) -> None:
-    for work in works.values():
+    asked = {name: SERVERS[name] for name in ROWS if name not in bench.plan.skipped}
+    servers = await bench.stage.servers(asked)
+    for work in WORKS.values():
         for server in servers.values():
             await _load(server, work, seconds=bench.plan.warm_up_seconds)
     for number, names in bench.rounds(list(servers)):
         bench.progress(f"gRPC calls, round {number + 1}")
-        for workload, work in works.items():
+        for workload, work in WORKS.items():
             for name in names:
                 load = _load(servers[name], work, seconds=bench.plan.slice_seconds)
                 figures = await measured({Figure.SERVER_CPU_US: servers[name].pid}, load)

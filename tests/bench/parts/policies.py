@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from typing import Final
 
 from tests.bench.part import Bench, Part
@@ -24,20 +23,17 @@ ANSWER_SECONDS_MAX: Final = 60
 
 
 async def measure(bench: Bench) -> None:
-    async with AsyncExitStack() as stack:
-        deciders = {
-            row: await stack.enter_async_context(
-                asked("tests.bench.deciding", "memory://", f"--limits={limits}", f"--rules={rules}")
-            )
-            for row, (limits, rules) in ROWS.items()
-        }
-        question = {"do": "cost", "calls": max(CALLS_MIN, int(bench.plan.slice_seconds * CALLS_PER_SECOND))}
-        for decider in deciders.values():
+    calls = max(CALLS_MIN, int(bench.plan.slice_seconds * CALLS_PER_SECOND))
+    questions = {
+        row: {"do": "cost", "limits": limits, "rules": rules, "calls": calls} for row, (limits, rules) in ROWS.items()
+    }
+    async with asked("tests.bench.deciding", "memory://") as decider:
+        for question in questions.values():
             await decider.ask(question, seconds_max=ANSWER_SECONDS_MAX)
         for number, rows in bench.rounds(list(ROWS)):
             bench.progress(f"policies, round {number + 1}")
             for row in rows:
-                figures = await deciders[row].ask(question, seconds_max=ANSWER_SECONDS_MAX)
+                figures = await decider.ask(questions[row], seconds_max=ANSWER_SECONDS_MAX)
                 bench.add(WORKLOAD, row, number, figures)
 
 

@@ -27,8 +27,7 @@ BESIDE: Final = "small requests beside large ones"
 
 
 async def measure(bench: Bench) -> None:
-    arrangements = await bench.stage.arrangements(*ROWS)
-    await bench.warm_up(arrangements)
+    arrangements = await bench.arrangements(ROWS)
     for number, turns in bench.rounds(arrangements):
         bench.progress(f"large prompts, round {number + 1}")
         for turn in turns:

@@ -44,8 +44,7 @@ def workload(connections: int) -> str:
 
 
 async def measure(bench: Bench) -> None:
-    arrangements = await bench.stage.arrangements(*ROWS)
-    await bench.warm_up(arrangements)
+    arrangements = await bench.arrangements(ROWS)
     for number, turns in bench.rounds(arrangements):
         bench.progress(f"requests, round {number + 1}")
         ceiling = await bench.requests(bench.stage.provider, COMPARED_AT)

@@ -37,8 +37,7 @@ CHUNKS_SEEN: Final = 3
 
 
 async def measure(bench: Bench) -> None:
-    arrangements = await bench.stage.arrangements(*ROWS)
-    await bench.warm_up(arrangements)
+    arrangements = await bench.arrangements(ROWS)
     for number, turns in bench.rounds(arrangements):
         bench.progress(f"streams, round {number + 1}")
         for turn in turns:

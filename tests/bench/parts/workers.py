@@ -16,8 +16,7 @@ WORKLOAD: Final = "requests, by workers"
 
 
 async def measure(bench: Bench) -> None:
-    arrangements = await bench.stage.arrangements(*ROWS)
-    await bench.warm_up(arrangements)
+    arrangements = await bench.arrangements(ROWS)
     for number, turns in bench.rounds(arrangements):
         bench.progress(f"workers, round {number + 1}")
         for turn in turns:
