@@ -22,7 +22,7 @@ test: .venv/.dev ## Run the tests
 simulate: .venv/.dev ## Try to break the promises in 10,000 histories of many replicas (SEED=... tells one)
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-check: .venv/.dev ## Check format, lint, types, layers, protos, generated files and pins (STEPS='lint types' for some)
+check: .venv/.dev ## Check format, lint, types, layers, protos, generated files, pins and known vulnerabilities (STEPS='lint types' for some)
 	@.ci/check $(STEPS)
 
 bench: .venv/.dev ## Measure what policyd costs, in ten minutes (PARTS='requests growth' for some, PEERS=1, ARGS=--help)
