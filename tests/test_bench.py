@@ -24,7 +24,7 @@ from tests.bench.report import Report
 from tests.bench.run import Outcome, run
 from tests.bench.samples import Figure, Sample, Samples, Spread
 from tests.bench.soak import GROWTH_BYTES_MAX, soak
-from tests.bench.tables import Column, Show, Table
+from tests.bench.tables import Table, itself, ratio
 from tests.bench.targets import Bound, Standing, Target, standings
 from tests.bench.traffic import http_request
 
@@ -151,7 +151,7 @@ def test_percentiles(count: int, p50_ms: float, p99_ms: float) -> None:
 )
 def test_a_target_says_by_how_much(bound: Bound, value: float, goal: float | None, median: float, text: str) -> None:
     target = Target(what="it", table="t", row="r", column="c", bound=bound, value=value, goal=goal)
-    column = Column("c", ("", ""), "work", Figure.P50_MS)
+    column = itself("c", ("", ""), "work", Figure.P50_MS)
 
     assert str(Standing(target, column, Spread(median, median, median))) == text
 
@@ -170,8 +170,8 @@ def test_a_target_that_was_not_measured_is_not_told() -> None:
 
 # --- the baseline ---
 
-RATE = Column("rate", ("req/s", "x floor"), "work", Figure.PER_SECOND, Show.RATIO, "floor", watched=True)
-CPU = Column("cpu", ("CPU", "x floor"), "work", Figure.SERVER_CPU_US, Show.RATIO, "floor", watched=True)
+RATE = ratio("rate", ("req/s", "x floor"), "work", Figure.PER_SECOND, to="floor")
+CPU = ratio("cpu", ("CPU", "x floor"), "work", Figure.SERVER_CPU_US, to="floor")
 TABLE = Table(key="t", title=("", ""), rows=("floor", "policyd"), yardsticks=("floor",), columns=(RATE, CPU))
 
 

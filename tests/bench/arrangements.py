@@ -146,14 +146,14 @@ class Stage:
         return self._redis_port
 
     async def store_url(self, kind: str, name: str) -> str:
-        """A store of this kind with nothing in it."""
+        """A store of this kind with nothing in it; patient, for a machine that does much at once."""
         match kind:
             case "memory":
                 return "memory://"
             case "sqlite":
                 return f"sqlite:///{self.folder / file_name(name)}-{next(self._redis_databases)}.db"
             case "redis":
-                return f"redis://127.0.0.1:{await self.redis_port()}/{next(self._redis_databases)}"
+                return f"redis://127.0.0.1:{await self.redis_port()}/{next(self._redis_databases)}?timeout=20s"
             case _:
                 raise ValueError(kind)
 

@@ -50,6 +50,8 @@ ROUNDS: Final = 7
 CALLS: Final = 2_000
 """Of each kind a round."""
 
+NOWHERE: Final = Path(os.devnull)
+
 PROFILE_LINES: Final = 60
 
 FACTS: Final = RequestFacts(MODEL, streamed=False, prompt=Prompt(()), max_output_tokens=MAX_OUTPUT_TOKENS)
@@ -183,7 +185,7 @@ def store_url(kind: str, folder: Path) -> Iterator[str]:
 @asynccontextmanager
 async def subject(url: str, policy: Policy) -> AsyncIterator[Subject]:
     async with AsyncExitStack() as stack:
-        writer = LineWriter(stack.enter_context(Path(os.devnull).open("wb")))
+        writer = LineWriter(stack.enter_context(NOWHERE.open("wb")))  # noqa: ASYNC230 - it waits for nothing
         stack.callback(writer.close)
         store: Store = open_store(url)
         stack.push_async_callback(store.close)

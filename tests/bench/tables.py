@@ -22,7 +22,7 @@ class Show(Enum):
     """From that of another row."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
     key: str
     heading: Heading
@@ -48,6 +48,46 @@ class Column:
 
     def number(self, value: float) -> str:
         return f"{value:,.{self.decimals}f}"
+
+
+def itself(key: str, heading: Heading, workload: str, figure: Figure, *, decimals: int = 0) -> Column:
+    return Column(key=key, heading=heading, workload=workload, figure=figure, decimals=decimals)
+
+
+def ratio(
+    key: str,
+    heading: Heading,
+    workload: str,
+    figure: Figure,
+    *,
+    to: str | Mapping[str, str],
+    decimals: int = 2,
+    watched: bool = True,
+) -> Column:
+    return Column(
+        key=key,
+        heading=heading,
+        workload=workload,
+        figure=figure,
+        show=Show.RATIO,
+        to=to,
+        decimals=decimals,
+        watched=watched,
+    )
+
+
+def added(
+    key: str,
+    heading: Heading,
+    workload: str,
+    figure: Figure,
+    *,
+    to: str | Mapping[str, str],
+    decimals: int = 0,
+) -> Column:
+    return Column(
+        key=key, heading=heading, workload=workload, figure=figure, show=Show.DIFFERENCE, to=to, decimals=decimals
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from functools import partial
 from typing import Final
 
 from tests.bench.arrangements import FLOOR, MEMORY, REDIS, SERVERS, SQLITE, host_port
@@ -14,7 +13,7 @@ from tests.bench.part import Bench, Part, measured
 from tests.bench.plan import CALLS_AT_ONCE
 from tests.bench.processes import Child
 from tests.bench.samples import Figure
-from tests.bench.tables import Column, Show, Table
+from tests.bench.tables import Table, itself, ratio
 from tests.bench.targets import Bound, Target
 
 ROWS: Final = (FLOOR, MEMORY, SQLITE, REDIS)
@@ -44,22 +43,20 @@ def _load(server: Child, work: Work, *, seconds: float) -> Awaitable[Load]:
     return grpc_load(host_port(server.ready["grpc"]), work, at_once=CALLS_AT_ONCE, seconds=seconds)
 
 
-_TO_FLOOR = partial(Column, show=Show.RATIO, to=FLOOR, decimals=2, watched=True)
-
 _CALLS = Table(
     key="calls",
     title=("gRPC calls,", f"{CALLS_AT_ONCE} at once"),
     rows=ROWS,
     yardsticks=(FLOOR,),
     columns=(
-        Column("checks_per_second", ("CheckBudget", "calls/s"), CHECK, Figure.PER_SECOND),
-        Column("check_cpu_us", ("server CPU", "us a call"), CHECK, Figure.SERVER_CPU_US),
-        _TO_FLOOR("checks_to_floor", ("calls/s", "x floor"), CHECK, Figure.PER_SECOND),
-        _TO_FLOOR("check_cpu_to_floor", ("server CPU", "x floor"), CHECK, Figure.SERVER_CPU_US),
-        Column("reserves_per_second", ("Reserve+Settle", "calls/s"), RESERVE, Figure.PER_SECOND),
-        Column("reserve_cpu_us", ("server CPU", "us a call"), RESERVE, Figure.SERVER_CPU_US),
-        _TO_FLOOR("reserves_to_floor", ("calls/s", "x floor"), RESERVE, Figure.PER_SECOND),
-        _TO_FLOOR("reserve_cpu_to_floor", ("server CPU", "x floor"), RESERVE, Figure.SERVER_CPU_US),
+        itself("checks_per_second", ("CheckBudget", "calls/s"), CHECK, Figure.PER_SECOND),
+        itself("check_cpu_us", ("server CPU", "us a call"), CHECK, Figure.SERVER_CPU_US),
+        ratio("checks_to_floor", ("calls/s", "x floor"), CHECK, Figure.PER_SECOND, to=FLOOR),
+        ratio("check_cpu_to_floor", ("server CPU", "x floor"), CHECK, Figure.SERVER_CPU_US, to=FLOOR),
+        itself("reserves_per_second", ("Reserve+Settle", "calls/s"), RESERVE, Figure.PER_SECOND),
+        itself("reserve_cpu_us", ("server CPU", "us a call"), RESERVE, Figure.SERVER_CPU_US),
+        ratio("reserves_to_floor", ("calls/s", "x floor"), RESERVE, Figure.PER_SECOND, to=FLOOR),
+        ratio("reserve_cpu_to_floor", ("server CPU", "x floor"), RESERVE, Figure.SERVER_CPU_US, to=FLOOR),
     ),
 )
 

@@ -11,7 +11,7 @@ from tests.bench.part import Bench, Part
 from tests.bench.plan import FULL
 from tests.bench.processes import Asked, asked
 from tests.bench.samples import Figure
-from tests.bench.tables import Column, Show, Table
+from tests.bench.tables import Table, itself, ratio
 from tests.bench.targets import Bound, Target
 
 STORES: Final = {"memory": "memory", "SQLite": "sqlite", "Redis": "redis"}
@@ -71,14 +71,14 @@ _GROWTH = Table(
     rows=_ROWS,
     yardsticks=tuple(_SMALLEST.values()),
     columns=(
-        Column("p50_ms", ("decision", "p50 ms"), DECISIONS, Figure.P50_MS, decimals=3),
-        Column("p99_ms", ("decision", "p99 ms"), DECISIONS, Figure.P99_MS, decimals=3),
-        Column("p50_to_smallest", ("p50,", "x 1,000"), DECISIONS, Figure.P50_MS, Show.RATIO, _SMALLEST, 2, True),
-        Column("server_cpu_us", ("CPU us,", "with charge"), DECISIONS, Figure.SERVER_CPU_US),
-        Column("resident_mb", ("memory", "MB"), FILLED, Figure.RESIDENT_MB, decimals=1),
-        Column("disk_mb", ("disk", "MB"), FILLED, Figure.DISK_MB, decimals=1),
-        Column("sweep_ms", ("sweep", "ms"), SWEPT, Figure.SWEEP_MS, decimals=1),
-        Column("stall_ms", ("stalled by", "it, ms"), SWEPT, Figure.STALL_MS, decimals=1),
+        itself("p50_ms", ("decision", "p50 ms"), DECISIONS, Figure.P50_MS, decimals=3),
+        itself("p99_ms", ("decision", "p99 ms"), DECISIONS, Figure.P99_MS, decimals=3),
+        ratio("p50_to_smallest", ("p50,", "x 1,000"), DECISIONS, Figure.P50_MS, to=_SMALLEST),
+        itself("server_cpu_us", ("CPU us,", "with charge"), DECISIONS, Figure.SERVER_CPU_US),
+        itself("resident_mb", ("memory", "MB"), FILLED, Figure.RESIDENT_MB, decimals=1),
+        itself("disk_mb", ("disk", "MB"), FILLED, Figure.DISK_MB, decimals=1),
+        itself("sweep_ms", ("sweep", "ms"), SWEPT, Figure.SWEEP_MS, decimals=1),
+        itself("stall_ms", ("stalled by", "it, ms"), SWEPT, Figure.STALL_MS, decimals=1),
     ),
 )
 

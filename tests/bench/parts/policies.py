@@ -7,7 +7,7 @@ from typing import Final
 from tests.bench.part import Bench, Part
 from tests.bench.processes import asked
 from tests.bench.samples import Figure
-from tests.bench.tables import Column, Show, Table
+from tests.bench.tables import Table, added, itself, ratio
 from tests.bench.targets import Bound, Target
 
 ONE: Final = "1 limit"
@@ -43,10 +43,10 @@ _POLICIES = Table(
     rows=tuple(ROWS),
     yardsticks=(ONE,),
     columns=(
-        Column("decision_cpu_us", ("CPU us", "a decision"), WORKLOAD, Figure.SERVER_CPU_US),
-        Column("added_cpu_us", ("added to", "a decision"), WORKLOAD, Figure.SERVER_CPU_US, Show.DIFFERENCE, ONE),
-        Column("to_one", ("decision,", "x 1 limit"), WORKLOAD, Figure.SERVER_CPU_US, Show.RATIO, ONE, 2, True),
-        Column("whole_cpu_us", ("CPU us, with", "the charge"), WORKLOAD, Figure.ALL_CPU_US),
+        itself("decision_cpu_us", ("CPU us", "a decision"), WORKLOAD, Figure.SERVER_CPU_US),
+        added("added_cpu_us", ("added to", "a decision"), WORKLOAD, Figure.SERVER_CPU_US, to=ONE),
+        ratio("to_one", ("decision,", "x 1 limit"), WORKLOAD, Figure.SERVER_CPU_US, to=ONE),
+        itself("whole_cpu_us", ("CPU us, with", "the charge"), WORKLOAD, Figure.ALL_CPU_US),
     ),
 )
 

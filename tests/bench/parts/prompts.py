@@ -11,7 +11,7 @@ from tests.bench.http_load import http_load
 from tests.bench.load import Load
 from tests.bench.part import Bench, Part
 from tests.bench.samples import Figure
-from tests.bench.tables import Column, Show, Table
+from tests.bench.tables import Table, itself, ratio
 from tests.bench.traffic import http_request
 
 ROWS: Final = (ENVOY_ALONE, FLOOR_ON_H2RPC, SQLITE, SQLITE_ON_H2RPC)
@@ -63,18 +63,9 @@ _PROMPTS = Table(
         column
         for size in SIZES
         for column in (
-            Column(f"p50_ms {size}", (size, "p50 ms"), size, Figure.P50_MS, decimals=1),
-            Column(f"server_cpu_us {size}", (size, "server CPU us"), size, Figure.SERVER_CPU_US),
-            Column(
-                f"cpu_to_noop {size}",
-                (size, "x no-op's"),
-                size,
-                Figure.SERVER_CPU_US,
-                Show.RATIO,
-                FLOOR_ON_H2RPC,
-                2,
-                watched=True,
-            ),
+            itself(f"p50_ms {size}", (size, "p50 ms"), size, Figure.P50_MS, decimals=1),
+            itself(f"server_cpu_us {size}", (size, "server CPU us"), size, Figure.SERVER_CPU_US),
+            ratio(f"cpu_to_noop {size}", (size, "x no-op's"), size, Figure.SERVER_CPU_US, to=FLOOR_ON_H2RPC),
         )
     ),
 )
@@ -84,12 +75,17 @@ _BESIDE = Table(
     title=(f"Small requests, {SMALL_AT_ONCE} at once,", f"beside {LARGE_AT_ONCE} of 1 MB"),
     rows=ROWS,
     columns=(
-        Column("small_p50_ms", ("alone", "p50 ms"), SMALL, Figure.P50_MS, decimals=1),
-        Column("small_p99_ms", ("alone", "p99 ms"), SMALL, Figure.P99_MS, decimals=1),
-        Column("beside_p50_ms", ("beside", "p50 ms"), BESIDE, Figure.P50_MS, decimals=1),
-        Column("beside_p99_ms", ("beside", "p99 ms"), BESIDE, Figure.P99_MS, decimals=1),
-        Column(
-            "beside_p99_to_envoy", ("p99 beside,", "x Envoy alone"), BESIDE, Figure.P99_MS, Show.RATIO, ENVOY_ALONE, 2
+        itself("small_p50_ms", ("alone", "p50 ms"), SMALL, Figure.P50_MS, decimals=1),
+        itself("small_p99_ms", ("alone", "p99 ms"), SMALL, Figure.P99_MS, decimals=1),
+        itself("beside_p50_ms", ("beside", "p50 ms"), BESIDE, Figure.P50_MS, decimals=1),
+        itself("beside_p99_ms", ("beside", "p99 ms"), BESIDE, Figure.P99_MS, decimals=1),
+        ratio(
+            "beside_p99_to_envoy",
+            ("p99 beside,", "x Envoy alone"),
+            BESIDE,
+            Figure.P99_MS,
+            to=ENVOY_ALONE,
+            watched=False,
         ),
     ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 from tests.bench.arrangements import (
@@ -20,7 +19,7 @@ from tests.bench.arrangements import (
 from tests.bench.part import Bench, Part
 from tests.bench.plan import COMPARED_AT, CONNECTIONS
 from tests.bench.samples import Figure
-from tests.bench.tables import Column, Show, Table
+from tests.bench.tables import Table, added, itself, ratio
 from tests.bench.targets import Bound, Target
 
 ROWS: Final = (
@@ -57,8 +56,6 @@ async def measure(bench: Bench) -> None:
 
 _COMPARED = workload(COMPARED_AT)
 _AT = f"at {COMPARED_AT}"
-_TO_FLOOR = partial(Column, show=Show.RATIO, to=FLOOR, decimals=2, watched=True)
-_TO_GRPCIO = partial(Column, show=Show.RATIO, to=ON_GRPCIO, decimals=2, watched=True)
 
 _REQUESTS = Table(
     key="requests",
@@ -66,17 +63,15 @@ _REQUESTS = Table(
     rows=(CEILING, *ROWS),
     yardsticks=(CEILING, ENVOY_ALONE, FLOOR, FLOOR_ON_H2RPC),
     columns=(
-        *(Column(f"per_second_at_{at}", ("req/s", f"at {at}"), workload(at), Figure.PER_SECOND) for at in CONNECTIONS),
-        Column("p50_ms", ("p50 ms", _AT), _COMPARED, Figure.P50_MS, decimals=1),
-        Column("p99_ms", ("p99 ms", _AT), _COMPARED, Figure.P99_MS, decimals=1),
-        Column("added_p50_ms", ("added p50", "ms at 1"), workload(1), Figure.P50_MS, Show.DIFFERENCE, ENVOY_ALONE, 2),
-        Column("server_cpu_us", ("server CPU", "us a request"), _COMPARED, Figure.SERVER_CPU_US),
-        Column("envoy_cpu_us", ("Envoy CPU", "us a request"), _COMPARED, Figure.ENVOY_CPU_US),
-        _TO_FLOOR("cpu_to_floor", ("server CPU", "x floor"), _COMPARED, Figure.SERVER_CPU_US),
-        _TO_FLOOR("to_floor", ("req/s", "x floor"), _COMPARED, Figure.PER_SECOND),
-        Column(
-            "to_envoy_alone", ("req/s x", "Envoy alone"), _COMPARED, Figure.PER_SECOND, Show.RATIO, ENVOY_ALONE, 3, True
-        ),
+        *(itself(f"per_second_at_{at}", ("req/s", f"at {at}"), workload(at), Figure.PER_SECOND) for at in CONNECTIONS),
+        itself("p50_ms", ("p50 ms", _AT), _COMPARED, Figure.P50_MS, decimals=1),
+        itself("p99_ms", ("p99 ms", _AT), _COMPARED, Figure.P99_MS, decimals=1),
+        added("added_p50_ms", ("added p50", "ms at 1"), workload(1), Figure.P50_MS, to=ENVOY_ALONE, decimals=2),
+        itself("server_cpu_us", ("server CPU", "us a request"), _COMPARED, Figure.SERVER_CPU_US),
+        itself("envoy_cpu_us", ("Envoy CPU", "us a request"), _COMPARED, Figure.ENVOY_CPU_US),
+        ratio("cpu_to_floor", ("server CPU", "x floor"), _COMPARED, Figure.SERVER_CPU_US, to=FLOOR),
+        ratio("to_floor", ("req/s", "x floor"), _COMPARED, Figure.PER_SECOND, to=FLOOR),
+        ratio("to_envoy_alone", ("req/s x", "Envoy alone"), _COMPARED, Figure.PER_SECOND, to=ENVOY_ALONE, decimals=3),
     ),
 )
 
@@ -86,10 +81,10 @@ _TRANSPORTS = Table(
     rows=tuple(ON_GRPCIO),
     yardsticks=(FLOOR_ON_H2RPC,),
     columns=(
-        _TO_GRPCIO("per_second", ("req/s", _AT), _COMPARED, Figure.PER_SECOND),
-        _TO_GRPCIO("server_cpu_us", ("server CPU", "a request"), _COMPARED, Figure.SERVER_CPU_US),
-        Column("p50_ms", ("p50", _AT), _COMPARED, Figure.P50_MS, Show.RATIO, ON_GRPCIO, 2),
-        Column("envoy_cpu_us", ("Envoy CPU", "a request"), _COMPARED, Figure.ENVOY_CPU_US, Show.RATIO, ON_GRPCIO, 2),
+        ratio("per_second", ("req/s", _AT), _COMPARED, Figure.PER_SECOND, to=ON_GRPCIO),
+        ratio("server_cpu_us", ("server CPU", "a request"), _COMPARED, Figure.SERVER_CPU_US, to=ON_GRPCIO),
+        ratio("p50_ms", ("p50", _AT), _COMPARED, Figure.P50_MS, to=ON_GRPCIO, watched=False),
+        ratio("envoy_cpu_us", ("Envoy CPU", "a request"), _COMPARED, Figure.ENVOY_CPU_US, to=ON_GRPCIO, watched=False),
     ),
 )
 
@@ -98,13 +93,12 @@ _STORES = Table(
     title=("Redis, less", "SQLite"),
     rows=(REDIS, REDIS_ON_H2RPC),
     columns=(
-        Column(
+        added(
             "server_cpu_us",
             ("server CPU", "us a request"),
             _COMPARED,
             Figure.SERVER_CPU_US,
-            Show.DIFFERENCE,
-            {REDIS: SQLITE, REDIS_ON_H2RPC: SQLITE_ON_H2RPC},
+            to={REDIS: SQLITE, REDIS_ON_H2RPC: SQLITE_ON_H2RPC},
         ),
     ),
 )

@@ -12,7 +12,7 @@ from tests.bench.arrangements import Policyd, host_port
 from tests.bench.part import Bench, Part
 from tests.bench.processes import ChildFailed, child, process, resident_mb
 from tests.bench.samples import Figure, Figures
-from tests.bench.tables import Column, Show, Table
+from tests.bench.tables import Table, itself, ratio
 from tests.bench.targets import Bound, Target
 
 NOOP: Final = "no-op server"
@@ -70,11 +70,11 @@ _STARTUP = Table(
     rows=tuple(ROWS),
     yardsticks=(NOOP,),
     columns=(
-        Column("ready_seconds", ("ready", "after s"), WORKLOAD, Figure.READY_SECONDS, decimals=2),
-        Column("ready_to_noop", ("ready,", "x no-op"), WORKLOAD, Figure.READY_SECONDS, Show.RATIO, NOOP, 2, True),
-        Column("import_seconds", ("imported", "in s"), WORKLOAD, Figure.IMPORT_SECONDS, decimals=2),
-        Column("resident_mb", ("idle", "MB"), WORKLOAD, Figure.RESIDENT_MB),
-        Column("memory_to_noop", ("idle MB,", "x no-op"), WORKLOAD, Figure.RESIDENT_MB, Show.RATIO, NOOP, 2, True),
+        itself("ready_seconds", ("ready", "after s"), WORKLOAD, Figure.READY_SECONDS, decimals=2),
+        ratio("ready_to_noop", ("ready,", "x no-op"), WORKLOAD, Figure.READY_SECONDS, to=NOOP),
+        itself("import_seconds", ("imported", "in s"), WORKLOAD, Figure.IMPORT_SECONDS, decimals=2),
+        itself("resident_mb", ("idle", "MB"), WORKLOAD, Figure.RESIDENT_MB),
+        ratio("memory_to_noop", ("idle MB,", "x no-op"), WORKLOAD, Figure.RESIDENT_MB, to=NOOP),
     ),
 )
 

@@ -19,7 +19,7 @@ from tests.bench.part import Bench, Part
 from tests.bench.plan import FULL, STREAMS_AT_ONCE
 from tests.bench.processes import resident_mb
 from tests.bench.samples import Figure
-from tests.bench.tables import Column, Show, Table
+from tests.bench.tables import Table, added, itself, ratio
 from tests.bench.targets import Bound, Target
 from tests.bench.traffic import STREAM_CHUNKS, http_request
 
@@ -74,18 +74,17 @@ _STREAMS = Table(
     rows=ROWS,
     yardsticks=(ENVOY_ALONE, FLOOR, FLOOR_ON_H2RPC),
     columns=(
-        Column("server_cpu_us", ("server CPU", "us a chunk"), CHUNKS, Figure.SERVER_CPU_US),
-        Column("envoy_cpu_us", ("Envoy CPU", "us a chunk"), CHUNKS, Figure.ENVOY_CPU_US),
-        Column("to_floor", ("server CPU", "x floor"), CHUNKS, Figure.SERVER_CPU_US, Show.RATIO, FLOOR, 2, True),
-        Column("first_byte_ms", ("first byte", "p50 ms"), CHUNKS, Figure.FIRST_BYTE_P50_MS, decimals=2),
-        Column(
+        itself("server_cpu_us", ("server CPU", "us a chunk"), CHUNKS, Figure.SERVER_CPU_US),
+        itself("envoy_cpu_us", ("Envoy CPU", "us a chunk"), CHUNKS, Figure.ENVOY_CPU_US),
+        ratio("to_floor", ("server CPU", "x floor"), CHUNKS, Figure.SERVER_CPU_US, to=FLOOR),
+        itself("first_byte_ms", ("first byte", "p50 ms"), CHUNKS, Figure.FIRST_BYTE_P50_MS, decimals=2),
+        added(
             "added_first_byte_ms",
             ("added to", "first byte ms"),
             CHUNKS,
             Figure.FIRST_BYTE_P50_MS,
-            Show.DIFFERENCE,
-            ENVOY_ALONE,
-            2,
+            to=ENVOY_ALONE,
+            decimals=2,
         ),
     ),
 )
@@ -95,7 +94,7 @@ _OPEN = Table(
     title=("Open streams", f"{FULL.open_streams} at once"),
     rows=HELD_OPEN,
     yardsticks=(FLOOR_ON_H2RPC,),
-    columns=(Column("resident_mb", ("server MB", "above idle"), OPEN, Figure.RESIDENT_MB, decimals=1),),
+    columns=(itself("resident_mb", ("server MB", "above idle"), OPEN, Figure.RESIDENT_MB, decimals=1),),
 )
 
 STREAMS: Final = Part(

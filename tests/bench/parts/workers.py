@@ -8,7 +8,7 @@ from tests.bench.arrangements import SQLITE_ON_H2RPC, TWO_WORKERS
 from tests.bench.part import Bench, Part
 from tests.bench.plan import COMPARED_AT
 from tests.bench.samples import Figure
-from tests.bench.tables import Column, Show, Table
+from tests.bench.tables import Table, itself, ratio
 from tests.bench.targets import Bound, Target
 
 ROWS: Final = (SQLITE_ON_H2RPC, TWO_WORKERS)
@@ -29,9 +29,9 @@ _WORKERS = Table(
     rows=ROWS,
     yardsticks=(SQLITE_ON_H2RPC,),
     columns=(
-        Column("per_second", ("", "req/s"), WORKLOAD, Figure.PER_SECOND),
-        Column("server_cpu_us", ("server CPU", "us a request"), WORKLOAD, Figure.SERVER_CPU_US),
-        Column("to_one", ("server CPU", "x one"), WORKLOAD, Figure.SERVER_CPU_US, Show.RATIO, SQLITE_ON_H2RPC, 2, True),
+        itself("per_second", ("", "req/s"), WORKLOAD, Figure.PER_SECOND),
+        itself("server_cpu_us", ("server CPU", "us a request"), WORKLOAD, Figure.SERVER_CPU_US),
+        ratio("to_one", ("server CPU", "x one"), WORKLOAD, Figure.SERVER_CPU_US, to=SQLITE_ON_H2RPC),
     ),
 )
 
