@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pytest
 
 from policyd.config import HostPort
 from tests.bench.arrangements import ENVOY_ALONE, FLOOR, SQLITE
-from tests.bench.baseline import Baseline, Ratio, pooled, ratios, watched, worse
+from tests.bench.baseline import Baseline, Ratio, ratios, watched, worse, worse_again
 from tests.bench.http_load import http_load
 from tests.bench.load import Load, UnexpectedReply
 from tests.bench.part import Part
@@ -203,14 +203,31 @@ def test_what_got_worse_is_named(figure: Figure, policyd: float, text: str) -> N
     assert "".join(map(str, worse(BASELINE, [PART], samples))) == text
 
 
-def test_the_tolerance_is_what_runs_scatter_by() -> None:
+@pytest.mark.parametrize(("second", "is_worse"), [(60.0, True), (80.0, False)])
+def test_what_looks_worse_is_measured_again(second: float, is_worse: bool) -> None:
+    other = Part(name="other", about="", measure=_nothing, tables=())
+    runs = iter((70.0, second))
+    measured: list[Sequence[Part]] = []
+
+    def measure(parts: Sequence[Part]) -> Samples:
+        measured.append(parts)
+        return Samples(samples_of(Figure.PER_SECOND, {"floor": (100,), "policyd": (next(runs),)}))
+
+    found, compared = worse_again(BASELINE, [other, PART], measure)
+
+    assert measured == [[other, PART], [PART]]
+    assert [each.now for each in found] == [0.6] * is_worse
+    assert compared == 1
+
+
+def test_the_tolerance_is_made_of_what_runs_scatter_by() -> None:
     runs = [
-        Samples(samples_of(Figure.PER_SECOND, {"floor": (100, 100), "policyd": values}))
-        for values in ((80.0, 82.0), (78.0, 80.0), (100.0, 80.0))
+        Samples(samples_of(Figure.PER_SECOND, {"floor": (100, 100, 100), "policyd": rates}))
+        for rates in ((80.0, 10.0, 82.0), (80.0, 78.0, 200.0), (90.0, 90.0, 90.0))
     ]
 
-    assert ratios([PART], pooled(runs)) == {"t | policyd | req/s x floor": Ratio(0.8, 0.275)}
-    assert ratios([PART], runs[0]) == {"t | policyd | req/s x floor": Ratio(0.81, 0.1)}
+    assert ratios([PART], runs) == {"t | policyd | req/s x floor": Ratio(0.8, 0.25)}
+    assert ratios([PART], runs[:1]) == {"t | policyd | req/s x floor": Ratio(0.8, 0.1)}
 
 
 def test_the_baseline_compares_what_is_measured() -> None:

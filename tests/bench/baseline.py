@@ -2,15 +2,15 @@
 
 Only ratios to something measured in the same round are compared, never times: they are much the same on every machine.
 How far they scatter without any change was measured too, by whole runs one after the other, each with processes of its
-own, and is the tolerance. What looks worse is measured a second time, and counts if it is worse again.
+own, and makes the tolerance. What looks worse is measured a second time, and counts if it is worse again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -27,6 +27,9 @@ TOLERANCE_MIN: Final = 0.1
 """What a ratio may get worse by at least, however little the baseline's scattered."""
 
 
+_ROUNDS_MAX = 1_000
+
+
 @dataclass(frozen=True, slots=True)
 class Ratio:
     """A ratio as it was: how it may differ is a share of it."""
@@ -35,8 +38,10 @@ class Ratio:
     tolerance: float
 
     @classmethod
-    def of(cls, spread: Spread) -> Ratio:
-        scatter = (spread.most - spread.least) / spread.median
+    def of(cls, medians: Sequence[float]) -> Self:
+        """From those of several runs."""
+        spread = Spread.of(medians)
+        scatter = SCATTERS * (spread.most - spread.least) / spread.median
         return cls(round(spread.median, 4), round(max(TOLERANCE_MIN, scatter), 3))
 
 
@@ -48,7 +53,7 @@ class Baseline:
     """By `name`."""
 
     @classmethod
-    def load(cls) -> Baseline:
+    def load(cls) -> Self:
         """Raises `OSError`, `msgspec.ValidationError`."""
         return msgspec.json.decode(FILE.read_bytes(), type=cls)
 
@@ -87,8 +92,12 @@ def name(table: Table, row: str, column: Column) -> str:
     return f"{table.key} | {row} | {' '.join(column.heading)}"
 
 
-def ratios(parts: Iterable[Part], samples: Samples) -> Mapping[str, Ratio]:
-    return {name: Ratio.of(spread) for name, _, _, spread in watched(parts, samples)}
+def ratios(parts: Sequence[Part], runs: Sequence[Samples]) -> Mapping[str, Ratio]:
+    """Those that every run measured."""
+    medians = [{name: spread.median for name, _, _, spread in watched(parts, samples)} for samples in runs]
+    return {
+        name: Ratio.of([run[name] for run in medians]) for name in medians[0] if all(name in run for run in medians)
+    }
 
 
 def worse(baseline: Baseline, parts: Iterable[Part], samples: Samples) -> Iterator[Worse]:
@@ -103,11 +112,15 @@ def worse(baseline: Baseline, parts: Iterable[Part], samples: Samples) -> Iterat
             yield Worse(name=ratio, part=part, was=was, now=spread.median, percent=change * 100)
 
 
-def pooled(runs: Iterable[Samples]) -> Samples:
-    """The rounds of several runs as those of one."""
-    rounds_max = 1_000
-    return Samples(
-        replace(sample, round=number * rounds_max + sample.round)
-        for number, samples in enumerate(runs)
-        for sample in samples.all
-    )
+def worse_again(
+    baseline: Baseline, parts: Sequence[Part], measure: Callable[[Sequence[Part]], Samples]
+) -> tuple[Sequence[Worse], int]:
+    """What is worse in two runs of `measure`, of which the second has only the suspects' parts; and how many ratios
+    were compared."""
+    samples = measure(parts)
+    compared = sum(name in baseline.ratios for name, _, _, _ in watched(parts, samples))
+    suspects = {each.name: each.part for each in worse(baseline, parts, samples)}
+    if not suspects:
+        return (), compared
+    again = [part for part in parts if part in suspects.values()]
+    return [each for each in worse(baseline, again, measure(again)) if each.name in suspects], compared
