@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from policyd.config import shapes, values
+from policyd.config.anomalies_section import ANOMALY_SHAPE, read_anomalies
 from policyd.config.conditions import Known
 from policyd.config.identity_section import IDENTITY_SHAPE, read_identity
 from policyd.config.limits_section import LIMIT_SHAPE, read_limits
@@ -27,6 +28,7 @@ from policyd.config.tiers_section import TIERS_SHAPE, TierAmounts, check_source,
 from policyd.config.unknown_model_section import UNKNOWN_MODEL_SHAPE, read_unknown_model
 from policyd.config.values import choice, expected
 from policyd.config.yaml_tree import FILE_BYTES_MAX, Kind, ListTree, MappingTree, Scalar, Tree, parse_yaml
+from policyd.core.anomalies import Anomaly
 from policyd.core.attributes import REQUEST_ATTRIBUTES, Identity, Place
 from policyd.core.errors import ConfigError
 from policyd.core.grouping import MODEL_GROUP, TIER, Grouping, Tiers
@@ -37,6 +39,7 @@ from policyd.core.policy import (
     Limit,
     OnDisconnect,
     Policy,
+    ProviderKeys,
     Unbounded,
     UnknownEndpoint,
     default_policy,
@@ -53,6 +56,9 @@ POLICY_KEYS = {
     "default_tier": Key(shapes.TEXT, "The tier of requests that have none; left out: they are refused."),
     "strict": Key(shapes.BOOLEAN, "Whether a request that lacks an attribute which a limit counts per is refused."),
     "api_keys": Key(shapes.choice(ApiKeys), "Whether requests come with an API key of policyd's own."),
+    "provider_keys": Key(
+        shapes.choice(ProviderKeys), "Whose requests go upstream with the provider's key from the secret file."
+    ),
     "prices": Key(shapes.items(PRICE_SHAPE, least=0), "What models cost; these come before the published prices."),
     "unknown_model": Key(UNKNOWN_MODEL_SHAPE, "What becomes of a request for a model without a price."),
     "unknown_endpoint": Key(shapes.choice(UnknownEndpoint), "Whether what policyd cannot price passes, unmetered."),
@@ -62,6 +68,7 @@ POLICY_KEYS = {
     "on_disconnect": Key(shapes.choice(OnDisconnect), "What a client that hangs up is charged."),
     "reservations": Key(RESERVATIONS_SHAPE, "How long holds live, and how long their ends are remembered."),
     "limits": Key(shapes.items(LIMIT_SHAPE, least=0), "What may be spent, by whom, in which time."),
+    "anomalies": Key(shapes.items(ANOMALY_SHAPE, least=0), "What looks wrong, whatever the budgets; before all rules."),
     "rules": Key(shapes.items(RULE_SHAPE, least=0), "What limits cannot say; the first that allows or denies decides."),
 }
 
@@ -143,10 +150,12 @@ def _policy(section: Section) -> Policy:
         section.reject("identity", "a source is an api_key, and api_keys is off; expected optional or required")
     return Policy(
         api_keys=api_keys,
+        provider_keys=section.read("provider_keys", choice(ProviderKeys), defaults.provider_keys),
         identity=defaults.identity if identity is None else identity,
         grouping=grouping,
         limits=limits,
         rules=_rules(section, Known(attributes, limits)),
+        anomalies=_anomalies(section, attributes),
         strict=section.read("strict", values.boolean, defaults.strict),
         prices=_prices(section),
         unknown_model=read_unknown_model(section, defaults.unknown_model),
@@ -204,6 +213,19 @@ def _rules(section: Section, known: Known) -> tuple[Rule, ...]:
     if tree is None:
         return ()
     return read_rules(tree, path=section.path_of("rules"), known=known, problems=section.problems)
+
+
+def _anomalies(section: Section, attributes: Attributes) -> tuple[Anomaly, ...]:
+    tree = section.read("anomalies", _list_of_anomalies, None)
+    if tree is None:
+        return ()
+    return read_anomalies(tree, path=section.path_of("anomalies"), attributes=attributes, problems=section.problems)
+
+
+def _list_of_anomalies(tree: Tree) -> ListTree:
+    if not isinstance(tree, ListTree):
+        raise expected(tree, "a list such as [{name: loop, per: [session], repeats: 5, action: deny}]")
+    return tree
 
 
 def _list_of_rules(tree: Tree) -> ListTree:

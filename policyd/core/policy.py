@@ -21,7 +21,8 @@ from policyd.core.own_prices import OwnPrices
 from policyd.core.windows import CalendarUnit, CalendarWindow, Window
 
 if TYPE_CHECKING:
-    # Rules look at limits, and a policy has both.
+    # Rules and anomalies look at limits, and a policy has them all.
+    from policyd.core.anomalies import Anomaly
     from policyd.core.rules import Rule
 
 
@@ -111,6 +112,14 @@ class ApiKeys(StrEnum):
     OPTIONAL = "optional"
     """A request may come with the provider's key instead."""
     REQUIRED = "required"
+
+
+class ProviderKeys(StrEnum):
+    """Whose requests go upstream with the provider's key from policyd's secret file."""
+
+    KEYED = "keyed"
+    """Those that came with an API key of policyd's own, where there is a secret file."""
+    ALL = "all"
 
 
 class FailureMode(StrEnum):
@@ -225,9 +234,11 @@ class Policy:
     identity: Identity
     limits: tuple[Limit, ...]
     rules: tuple[Rule, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
     grouping: Grouping = field(default_factory=Grouping)
     strict: bool = False
     api_keys: ApiKeys = ApiKeys.OFF
+    provider_keys: ProviderKeys = ProviderKeys.KEYED
     prices: OwnPrices = field(default_factory=OwnPrices)
     unknown_model: UnknownModel = field(default_factory=UnknownModel)
     unknown_endpoint: UnknownEndpoint = UnknownEndpoint.DENY
@@ -240,8 +251,16 @@ class Policy:
     """Identifies the content: equal policies have equal revisions on every replica."""
     limits_read: frozenset[str] = field(init=False, repr=False, compare=False)
     """The names of the limits that any of the rules looks at."""
+    judged: tuple[Rule, ...] = field(init=False, repr=False, compare=False)
+    """What requests are judged by: the anomalies, then the rules."""
+
+    @property
+    def reads_credentials(self) -> bool:
+        """Whether the client's credentials have to be seen, and which of them may go upstream is decided."""
+        return self.api_keys is not ApiKeys.OFF or self.provider_keys is ProviderKeys.ALL
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "judged", (*(anomaly.rule for anomaly in self.anomalies), *self.rules))
         object.__setattr__(
             self, "limits_read", frozenset(name for rule in self.rules for name in rule.when.limits_read)
         )

@@ -35,7 +35,7 @@ def repeated_decision(policy: Policy, reservation: Reservation, estimate: Estima
         shadow_denials=tuple(_passed(reports, Action.SHADOW)),
         warnings=tuple(_passed(reports, Action.WARN)),
         changes=changes,
-        ruling=rules_named(policy.rules, fired=reservation.record.rules, shadowed=reservation.record.shadow_rules),
+        ruling=rules_named(policy.judged, fired=reservation.record.rules, shadowed=reservation.record.shadow_rules),
     )
 
 
@@ -45,8 +45,7 @@ def with_passed(record: Record, policy: Policy, reservation: Reservation) -> Rec
     The pending record was written in the same step that found them.
     """
     reports = tuple(_reports(policy, reservation))
-    return replace(
-        record,
+    return record._replace(
         shadow_denied_by=tuple(report.limit.name for report in _passed(reports, Action.SHADOW)),
         warned_by=tuple(report.limit.name for report in _passed(reports, Action.WARN)),
     )

@@ -53,7 +53,7 @@ class Admission(Life[State]):
         if endpoint is not None:
             self._error_wire = endpoint.error_wire
             name = endpoint.name if isinstance(endpoint, Endpoint) else ""
-            self._unheld = replace(self._unheld, provider=endpoint.vendor.id, endpoint=name)
+            self._unheld = self._unheld._replace(provider=endpoint.vendor.id, endpoint=name)
         metered = isinstance(endpoint, Endpoint) and endpoint.wire is not None
         return self._authenticate(event, metered=metered)
 
@@ -98,7 +98,7 @@ class Admission(Life[State]):
             )
         except RequestError as error:
             return self._refuse(error)
-        self._unheld = replace(self._unheld, model=self._ask.facts.model, attributes=self._ask.identity)
+        self._unheld = self._unheld._replace(model=self._ask.facts.model, attributes=self._ask.identity)
         return State.DECIDING, [m.Decide(self._ask)]
 
     def _refuse_slowness(self, _: m.RequestTimedOut) -> Step:
@@ -122,7 +122,7 @@ class Admission(Life[State]):
 
     def _deny(self, verdict: Verdict) -> Step:
         reply = self._denial(verdict)
-        return State.ENDED, [reply, m.Report(replace(verdict.record, status=reply.status))]
+        return State.ENDED, [reply, m.Report(verdict.record._replace(status=reply.status))]
 
     def _rejected(self, event: m.Rejected) -> Step:
         if isinstance(event.error, Blocked):
@@ -137,8 +137,7 @@ class Admission(Life[State]):
             retry_after_seconds=error.block.seconds_left(self._unheld.at_ms),
             retry=False,
         )
-        record = replace(
-            self._unheld,
+        record = self._unheld._replace(
             outcome=Outcome.DENIED,
             decision="deny",
             status=error.status,
@@ -166,12 +165,12 @@ class Admission(Life[State]):
         passing: list[m.Effect] = [m.HeadersReply(response=False, mode=UNMETERED)]
         if self.state is not State.IDLE:
             passing = self._request.forward_unread()
-        return State.PASSING, [*passing, *self._conclude(replace(self._unheld, error=event.error))]
+        return State.PASSING, [*passing, *self._conclude(self._unheld._replace(error=event.error))]
 
     def _conclude(self, record: Record) -> list[m.Effect]:
         if not self._holding:
             return [m.Report(record)]
-        verdict = replace(self._verdict, record=replace(self._verdict.record, decision=record.decision))
+        verdict = replace(self._verdict, record=self._verdict.record._replace(decision=record.decision))
         ending = Ending(record.outcome, usage=None, source=UsageSource.NONE, status=record.status, error=record.error)
         return [m.Finish(verdict, ending)]
 

@@ -23,11 +23,11 @@ FILE: Final = Path(__file__).parents[1] / "bench_baseline.json"
 RUNS: Final = 3
 """How many runs a baseline is made of."""
 
+SCATTERS: Final = 2
+"""How many times what those runs scattered by is tolerated: so few do not show the whole of it."""
+
 TOLERANCE_MIN: Final = 0.1
-"""What a ratio may get worse by at least, however little the baseline's scattered."""
-
-
-_ROUNDS_MAX = 1_000
+"""What a ratio may get worse by at least, however little the runs scattered."""
 
 
 @dataclass(frozen=True, slots=True)

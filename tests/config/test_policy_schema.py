@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from policyd.config import parse_policy
 from policyd.config.policy_file import policy_schema
+from policyd.config.prices_section import UNITS
 from policyd.config.problems import Mistake
 from policyd.config.yaml_tree import Kind, ListTree, Scalar, Tree, parse_yaml
 
@@ -30,22 +31,28 @@ FILES = (
 
 # What a schema that looks at one value at a time cannot see. Everything else in bad/ it has to refuse.
 ELSEWHERE = "it is wrong because of what another part of the file says, or does not say"
-OUTSIDE = "what may stand there is reckoned or looked up: time zones, instants, durations, regular expressions"
+OUTSIDE = "what may stand there is reckoned or looked up: time zones, instants, durations, expressions of all kinds"
 TEXT_ONLY = "only the text shows it, or how an older YAML would read it"
 UNSEEN: Mapping[str, str] = {
     stem: reason
     for reason, stems in {
         ELSEWHERE: """
+            rule_after_one_for_all rule_shadowed_by_either rule_shadowed_by_pattern rule_shadowed_by_threshold
+            tier_unlimited_for_all tier_unlimited_where_it_matches
             default_tier_misspelt default_tier_without_tiers identity_api_key_while_off identity_default_not_last
             limit_name_duplicate match_unknown model_group_covered model_group_unknown model_group_without_groups
             per_unknown per_unknown_to_own_identity pool_named_like_a_limit pool_of_different_metrics
-            pool_of_different_scopes price_above_falling price_above_unordered price_duplicate rule_name_duplicate
-            rule_shadowed rule_shadowed_by_all tier_that_can_never_match tiers_amount_missing
-            tiers_amount_of_a_fixed_limit tiers_amount_of_no_limit tiers_from_the_body tiers_missing
-            tiers_without_source when_attribute_unknown when_percent_of_unknown when_percent_without_limits
-            when_tier_unknown windows_by_tier_without_tiers windows_twice
+            pool_of_different_scopes price_above_falling price_above_unordered price_duplicate rule_freeze_per_unknown
+            rule_name_duplicate rule_shadowed rule_shadowed_by_a_freeze rule_shadowed_by_all tier_that_can_never_match
+            tiers_amount_missing tiers_amount_of_a_fixed_limit tiers_amount_of_no_limit tiers_from_the_body
+            tiers_missing tiers_without_source when_attribute_unknown when_percent_of_unknown
+            when_percent_without_limits when_tier_unknown windows_by_tier_without_tiers windows_twice
         """,
         OUTSIDE: """
+            cel_attribute_unknown cel_function_unknown cel_limit_not_by_name cel_limit_of_another_unit cel_limit_unknown
+            cel_loop cel_nested_too_deep cel_no_condition cel_pattern_counts cel_pattern_of_the_request
+            cel_several_lines cel_syntax cel_types cel_variable_unknown cel_whole_number_of_money
+            rule_notify_every_too_long
             identity_header_credential identity_pattern identity_pattern_ambiguous identity_pattern_repeats_a_group
             price_from_text price_from_without_offset reservations_ended_kept_too_long reservations_ttl_zero
             reservations_usage_kept_hours rule_header_of_http timezone_number timezone_of_this_machine timezone_unknown
@@ -146,3 +153,20 @@ def test_every_key_says_what_it_is_for() -> None:
     for mapping in described:
         assert mapping["additionalProperties"] is False
         assert all(value["description"].endswith(".") for value in mapping["properties"].values())
+
+
+_PATH = re.compile(r"^# policyd\.yaml:\d+: ([a-z_0-9.\[\]]+): ", re.MULTILINE)
+_MISTAKEN = {
+    part
+    for path in BAD
+    for place in _PATH.findall(path.read_text("utf-8", errors="replace"))
+    for part in re.split(r"[.\[]", place)
+}
+# Kinds of usage are read alike: mistakes in the prices of some stand for all.
+_ALIKE = {kind for unit in UNITS for kind in unit.kinds}
+
+
+def test_every_key_has_a_mistake_in_a_file_of_its_own() -> None:
+    described = mappings(json.loads(json.dumps(policy_schema())))
+    keys = {key for mapping in described for key in mapping["properties"]}
+    assert keys - _MISTAKEN - _ALIKE == set()
