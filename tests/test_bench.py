@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from policyd.config import HostPort
-from tests.bench.arrangements import ENVOY_ALONE, FLOOR, SQLITE
+from tests.bench.arrangements import ENVOY_ALONE, FLOOR, MEMORY, MEMORY_ON_H2RPC, REDIS, REDIS_ON_H2RPC, SQLITE
 from tests.bench.baseline import Baseline, Ratio, ratios, watched, worse, worse_again
 from tests.bench.http_load import http_load
 from tests.bench.load import Load, UnexpectedReply
@@ -18,7 +18,7 @@ from tests.bench.part import Part
 from tests.bench.parts.growth import STORES, row
 from tests.bench.parts.registry import PARTS, USUAL
 from tests.bench.parts.requests import CEILING, REQUESTS, workload
-from tests.bench.plan import COMPARED_AT, FULL, TINY
+from tests.bench.plan import COMPARED_AT, FULL, Plan
 from tests.bench.readme import BEGIN, COLUMNS, END, README, with_figures
 from tests.bench.report import Report
 from tests.bench.run import Outcome, run
@@ -29,6 +29,17 @@ from tests.bench.targets import Bound, Standing, Target, standings
 from tests.bench.traffic import http_request
 
 MACHINE: Mapping[str, str | float] = {"processor": "one of many", "cpus": 2, "system": "Linux", "load": 0.0}
+
+TINY: Final = Plan(
+    rounds=1,
+    slice_seconds=0.02,
+    warm_up_seconds=0.02,
+    starts=1,
+    open_streams=5,
+    accounts=(1_000,),
+    skipped=frozenset({MEMORY, REDIS, MEMORY_ON_H2RPC, REDIS_ON_H2RPC}),
+)
+"""Enough to see that it all works."""
 
 LEFT_OUT: Final = TINY.skipped | {row(store, accounts) for store in STORES for accounts in FULL.accounts[1:]}
 """Rows that the tiniest slice has no time for."""

@@ -55,7 +55,6 @@ class Policyd:
     """Its kind: `memory`, `sqlite` or `redis`."""
     transport: str = "h2rpc"
     workers: int = 1
-    policy: Path = POLICY
 
 
 Asked = Noop | Policyd
@@ -103,7 +102,7 @@ class Stage:
         self._stack = stack
         self._servers: dict[str, Child] = {}
         self._arrangements: dict[str, Arrangement] = {}
-        self._redis_databases = count()
+        self._store_numbers = count()
         self._redis_port: int | None = None
 
     async def arrangements(self, *names: str) -> tuple[Arrangement, ...]:
@@ -151,9 +150,9 @@ class Stage:
             case "memory":
                 return "memory://"
             case "sqlite":
-                return f"sqlite:///{self.folder / file_name(name)}-{next(self._redis_databases)}.db"
+                return f"sqlite:///{self.folder / file_name(name)}-{next(self._store_numbers)}.db"
             case "redis":
-                return f"redis://127.0.0.1:{await self.redis_port()}/{next(self._redis_databases)}?timeout=20s"
+                return f"redis://127.0.0.1:{await self.redis_port()}/{next(self._store_numbers)}?timeout=20s"
             case _:
                 raise ValueError(kind)
 
@@ -176,7 +175,7 @@ class Stage:
             *(f"--{server}={ANY_PORT}" for server in ("grpc", "ext-proc", "http")),
             f"--transport={asked.transport}",
             f"--store={await self.store_url(asked.store, name)}",
-            f"--config={asked.policy}",
+            f"--config={POLICY}",
             f"--workers={asked.workers}",
         ]
 

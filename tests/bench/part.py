@@ -31,16 +31,13 @@ class Bench:
         self.plan = plan
         self.stage = stage
         self.samples: list[Sample] = []
-        self._progress = progress
+        self.progress = progress
         self._wrk = shutil.which("wrk") if plan.in_whole_seconds else None
 
     @property
     def generator(self) -> str:
-        """What makes the load of plain requests."""
-        return "wrk" if self._wrk else BUNDLED
-
-    def progress(self, text: str) -> None:
-        self._progress(text)
+        """What makes the load of HTTP."""
+        return f"wrk, of streams and large prompts {BUNDLED}" if self._wrk else BUNDLED
 
     def rounds(self, rows: Sequence[T], *, rounds: int | None = None) -> Iterator[tuple[int, Sequence[T]]]:
         """Each round's number, and the rows in its order: who comes first changes from round to round."""

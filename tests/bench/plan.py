@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from tests.bench.arrangements import MEMORY, MEMORY_ON_H2RPC, REDIS, REDIS_ON_H2RPC
-
 CONNECTIONS: Final = (1, 16, 64)
 """How many clients there are at a time, each with one request under way."""
 
@@ -59,14 +57,3 @@ QUICK: Final = Plan(
     accounts=(1_000, 100_000),
 )
 """Enough to see whether a change matters a lot."""
-
-TINY: Final = Plan(
-    rounds=1,
-    slice_seconds=0.02,
-    warm_up_seconds=0.02,
-    starts=1,
-    open_streams=5,
-    accounts=(1_000,),
-    skipped=frozenset({MEMORY, REDIS, MEMORY_ON_H2RPC, REDIS_ON_H2RPC}),
-)
-"""Enough to see that it all works."""

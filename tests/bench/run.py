@@ -18,7 +18,7 @@ class Outcome:
     plan: Plan
     parts: Sequence[Part]
     generator: str
-    """What made the load of plain requests."""
+    """What made the load of HTTP."""
     samples: Samples
 
 
