@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 from policyd.ext_proc import messages as m
@@ -10,7 +11,7 @@ from policyd.ext_proc.codec import encode
 from policyd.ext_proc.driver import log_failure
 from policyd.ext_proc.eager import run_eagerly
 from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExternalProcessor
-from policyd.h2rpc import Call, Limits, Server, Status
+from policyd.h2rpc import Call, Limits, Server, Service, Status
 
 
 class H2rpcServer:
@@ -18,8 +19,7 @@ class H2rpcServer:
 
     def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int, shares_port: bool = False) -> None:
         self._shares_port = shares_port
-        limits = Limits(message_bytes_max=message_bytes_max)
-        self._server = Server({METHOD: lambda call: _Stream(processor, call)}, limits=limits)
+        self._server = Server(services(processor), limits=Limits(message_bytes_max=message_bytes_max))
 
     async def listen(self, host: str, port: int) -> int:
         return await self._server.listen(host, port, reuse_port=self._shares_port)
@@ -29,6 +29,11 @@ class H2rpcServer:
 
     async def stop(self, *, grace_seconds: float) -> None:
         await self._server.stop(grace_seconds=grace_seconds)
+
+
+def services(processor: ExternalProcessor) -> Mapping[str, Service]:
+    """What is served, by its path."""
+    return {METHOD: lambda call: _Stream(processor, call)}
 
 
 class _Stream:
