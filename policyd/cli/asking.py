@@ -1,10 +1,11 @@
-"""The commands that answer and change nothing: `policyd check-config`, `estimate` and `explain`."""
+"""The commands that answer and change nothing: `policyd check-config`, `schema`, `estimate` and `explain`."""
 
 # ruff: noqa: PLC0415 - commands import what they need when they run: `policyd --help` should not wait for prices.
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from policyd.core.errors import ConfigError
 from policyd.options import AsJson, At, Flags, takes_settings
 
 
-@takes_settings("prices")
+@takes_settings(flags=["prices"])
 def check_config(flags: Flags, file: Annotated[Path, typer.Argument(metavar="FILE", help="Policy file.")]) -> None:
     """Check a policy file: every mistake with its line and field."""
     from policyd.clock import SystemClock
@@ -31,7 +32,14 @@ def check_config(flags: Flags, file: Annotated[Path, typer.Argument(metavar="FIL
     typer.echo(f"{file}: ok, {limits} limit{'' if limits == 1 else 's'} (revision {policy.revision})")
 
 
-@takes_settings("config", "prices")
+def schema() -> None:
+    """Print the JSON Schema of the policy file, for editors."""
+    from policyd.config.policy_file import policy_schema
+
+    typer.echo(json.dumps(policy_schema(), indent=2))
+
+
+@takes_settings(flags=["config", "prices"])
 def estimate(
     flags: Flags,
     body: Annotated[
@@ -55,7 +63,7 @@ def estimate(
         typer.echo(f"{name:<24}{value}")
 
 
-@takes_settings("config", "prices")
+@takes_settings(flags=["config", "prices"])
 def explain_request(
     flags: Flags,
     request: Annotated[

@@ -13,7 +13,15 @@
 """
 
 from policyd.envoy_config.bootstrap import build_bootstrap, to_yaml
-from policyd.envoy_config.settings import EnvoySettings
+from policyd.envoy_config.settings import EnvoySettings, PolicydTls
 from policyd.envoy_config.upstreams import DEFAULT_UPSTREAMS, Upstream, parse_upstreams
 
-__all__ = ["DEFAULT_UPSTREAMS", "EnvoySettings", "Upstream", "build_bootstrap", "parse_upstreams", "to_yaml"]
+__all__ = [
+    "DEFAULT_UPSTREAMS",
+    "EnvoySettings",
+    "PolicydTls",
+    "Upstream",
+    "build_bootstrap",
+    "parse_upstreams",
+    "to_yaml",
+]

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
+from policyd.api.access import AccessInterceptor
 from policyd.api.calls import Calls
 from policyd.api.service import SERVICE_NAME, HealthServicer, add_policy_service, add_standard_services
 from policyd.core.attributes import Identity, Place, Source
@@ -32,6 +33,9 @@ from tests.api.prices import price_book
 
 if TYPE_CHECKING:
     from policyd.v1.policy_service_pb2_grpc import PolicyServiceAsyncStub
+
+TURNED_AWAY = "Bearer not-one-that-is-known"
+"""What a call shows that may not be made."""
 
 NOW_MS = 1_800_000_000_000
 
@@ -137,7 +141,7 @@ class Api:
 async def serving(store: Store, *limits: Limit) -> AsyncIterator[Api]:
     """Serves on a free port of the loopback address. The store stays its opener's to close."""
     api = Api(store, policy(*limits))
-    server = grpc.aio.server()
+    server = grpc.aio.server(interceptors=[AccessInterceptor(lambda authorization: authorization != TURNED_AWAY)])
     api.calls = add_policy_service(server, api.enforcer)
     api.health = add_standard_services(server)
     await api.health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
