@@ -3,6 +3,8 @@
 A worker that is told to stop (SIGTERM) takes no more streams, ends those that are open, and exits; the next one takes
 over its address, and a hold that it could not settle is swept, once, by whichever worker gets there. So a rolling
 restart is one SIGTERM after the other: Envoy asks another worker meanwhile.
+
+A worker that hangs is killed: it still takes connections, and each request that Envoy gives it would wait in vain.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ _DELAY_SECONDS_MAX = 30.0
 _KILL_SECONDS = 10.0
 """How long beyond the grace for open exchanges a worker may take to end before it is killed."""
 
+_WATCH_SECONDS = 2.0
+"""How long after a worker's answer it is asked again whether it lives."""
+_SILENCES_MAX = 2
+"""After so many questions in a row without an answer it hangs; one may be left open by a busy machine."""
 _FILE_POLL_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -144,6 +150,8 @@ class Supervisor:
             await self._stop_workers()
             raise failed[0]
         self._stack.push_async_callback(self._stop_workers)
+        for worker in self._workers:
+            self._stack.callback(asyncio.create_task(self._watch(worker)).cancel)
         for file in self._guards.files():
             watch = asyncio.create_task(file.watch(interval_seconds=_FILE_POLL_SECONDS))
             self._stack.callback(watch.cancel)
@@ -196,6 +204,16 @@ class Supervisor:
             if self._stopping.is_set():
                 worker.send_signal(signal.SIGTERM)
         return await worker.ended()
+
+    async def _watch(self, worker: Worker) -> None:
+        """Kills the worker's process whenever it hangs; who keeps the worker starts another."""
+        silences = 0
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            silences = silences + 1 if await worker.hangs() else 0
+            if silences == _SILENCES_MAX:
+                log.error("worker %d hangs and is killed", worker.number)
+                worker.send_signal(signal.SIGKILL)
 
     async def _told_to_stop_within(self, seconds: float) -> bool:
         try:

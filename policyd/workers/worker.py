@@ -102,6 +102,19 @@ class Worker:
         except (OSError, http.client.HTTPException):
             return None  # it has just ended, or is too busy
 
+    async def hangs(self) -> bool:
+        """Whether it is ready, takes a connection, and does not answer in time that it lives."""
+        asked = self._http_address
+        if asked is None:
+            return False
+        try:
+            await asyncio.to_thread(_get, asked, "/healthz", self._token)
+        except TimeoutError:
+            return self._http_address is asked
+        except (OSError, http.client.HTTPException):
+            pass  # it is ending
+        return False
+
     @property
     def _lines(self) -> asyncio.StreamReader:
         return cast(asyncio.StreamReader, cast(asyncio.subprocess.Process, self._process).stdout)

@@ -18,6 +18,7 @@ from policyd.api.calls import Calls
 from policyd.api.service import SERVICE_NAME, HealthServicer, add_policy_service, add_standard_services
 from policyd.core.attributes import Identity, Place, Source
 from policyd.core.estimate import Estimate
+from policyd.core.events import OperatorEvent
 from policyd.core.money import NANOS_PER_USD
 from policyd.core.policy import Limit, Metric, Policy
 from policyd.core.record import Record
@@ -77,6 +78,8 @@ class Seen:
     def swept(self, swept: Swept) -> None: ...
 
     def learned(self, corrections: Corrections) -> None: ...
+
+    def emitted(self, event: OperatorEvent) -> None: ...
 
 
 class TroubledStore:
