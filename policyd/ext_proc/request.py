@@ -13,10 +13,10 @@ A request that its client signed (AWS SigV4) goes on as it was signed, or not at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from policyd.core.attributes import Strip, check_value, parse_cookies, parse_query, strip_cookies, strip_query
+from policyd.core.attributes import check_value, parse_cookies, parse_query, strip_cookies, strip_query
 from policyd.core.errors import BodyTooLarge, BodyUnreadable, RequestError
 from policyd.core.policy import Policy
 from policyd.core.runtime import ApiKey
@@ -60,14 +60,13 @@ class RequestSide:
         self._whole = False
         self.path, _, self._query = event.headers.get(":path", "").partition("?")
         self._signed = is_signed(event.headers, self._query)
-        set_cookies, remove_cookies = self._stripped_cookies(strip)
-        self._credentials = Credentials.of(event.headers, self._query, policy.api_keys)
-        strip = replace(strip, headers=(*strip.headers, *self._credentials.headers))
-        strip = replace(strip, query=(*strip.query, *self._credentials.parameters))
+        self._credentials = credentials = Credentials.of(event.headers, self._query, policy.api_keys)
+        set_cookies, remove_cookies = self._stripped_cookies(strip.cookies)
+        stripped = (*strip.headers, *credentials.headers)
         self._headers_reply = m.HeadersReply(
             response=False,
-            set_headers={**self._stripped_path(strip), **set_cookies},
-            remove_headers=(*(name for name in strip.headers if name in event.headers), *remove_cookies),
+            set_headers={**self._stripped_path((*strip.query, *credentials.parameters)), **set_cookies},
+            remove_headers=(*[name for name in stripped if name in event.headers], *remove_cookies),
         )
 
     @property
@@ -115,7 +114,8 @@ class RequestSide:
         reply = self._headers_reply
         if not (self._signed and "accept-encoding" in self._headers):
             # A compressed reply would have to be decoded before it can be read.
-            reply = replace(reply, set_headers={**reply.set_headers, "accept-encoding": "identity"})
+            set_headers = {**reply.set_headers, "accept-encoding": "identity"}
+            reply = m.HeadersReply(response=False, set_headers=set_headers, remove_headers=reply.remove_headers)
             self._headers_reply = reply
         if self._mode is m.BodyMode.STREAMED:
             # The body may have another length when it goes on.
@@ -225,16 +225,20 @@ class RequestSide:
             return [m.BodyReply(response=False)]
         return [m.BodyReply(response=False, body=body, set_headers={"content-length": str(len(body))})]
 
-    def _stripped_path(self, strip: Strip) -> dict[str, str]:
-        kept = strip_query(self._query, strip.query)
+    def _stripped_path(self, names: Sequence[str]) -> dict[str, str]:
+        if not self._query:
+            return {}
+        kept = strip_query(self._query, names)
         if kept == self._query:
             return {}
         return {":path": f"{self.path}?{kept}" if kept else self.path}
 
-    def _stripped_cookies(self, strip: Strip) -> tuple[dict[str, str], tuple[str, ...]]:
+    def _stripped_cookies(self, names: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
         """What to set and what to remove."""
         header = self._headers.get("cookie", "")
-        kept = strip_cookies(header, strip.cookies)
+        if not header or not names:
+            return {}, ()
+        kept = strip_cookies(header, names)
         if kept == header:
             return {}, ()
         return ({"cookie": kept}, ()) if kept else ({}, ("cookie",))

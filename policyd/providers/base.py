@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from functools import cache
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.framing.frame import Frame
@@ -182,11 +183,21 @@ class ReplyReader(Protocol):
 
 @runtime_checkable
 class HeaderReader(Protocol):
-    """What a `ReplyReader` is as well where a reply's headers say something that its body may not: ask `isinstance`."""
+    """What a `ReplyReader` is as well where a reply's headers say something that its body may not."""
 
     def read_headers(self, headers: Mapping[str, str]) -> None:
         """Takes the reply's headers, by their names in lower case, before anything else of the reply."""
         ...
+
+
+@cache
+def _is_header_reader(reader: type[ReplyReader]) -> bool:
+    return issubclass(reader, HeaderReader)
+
+
+def reads_headers(reader: ReplyReader) -> TypeGuard[HeaderReader]:
+    """What `isinstance` would say, in a fraction of its time."""
+    return _is_header_reader(type(reader))
 
 
 @dataclass(frozen=True, slots=True)

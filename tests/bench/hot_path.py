@@ -42,11 +42,12 @@ from tests.bench.arrangements import POLICY
 from tests.bench.envoy_messages import reply_messages, request_messages, stream_messages
 from tests.bench.noop_on_h2rpc import Exchange as NoopExchange
 
-CONNECTIONS: Final = 16
-"""How many exchanges run at once, each on a connection of its own."""
+CONNECTIONS: Final[Mapping[str, int]] = {"noop": 1, "memory": 1, "sqlite": 16}
+"""How many exchanges run at once, each on a connection of its own: where nothing is waited for, one after the other. A
+round is one on each, and so short that some are not disturbed by what else the machine does."""
 
-EXCHANGES_IN_A_ROW: Final = 2
-"""On each connection in a round: a round is to be short, so that some are not disturbed."""
+ROUNDS_BEFORE: Final = 20
+"""Not counted: what is made at the first use is made then."""
 
 STORES: Final = ("noop", "memory", "sqlite")
 """What is measured: a server that decides nothing, and policyd on each store that is in the process."""
@@ -184,21 +185,17 @@ async def measure(store_name: str, *, stream: bool, rounds: int, profile: bool) 
     """CPU microseconds an exchange, of each round."""
     request = request_messages(stream=stream)
     reply = stream_messages() if stream else reply_messages()
-    each = 1 if stream else EXCHANGES_IN_A_ROW
     with tempfile.TemporaryDirectory() as folder:
         async with serving(store_name, Path(folder)) as service:
-            envoys = [Envoy(service) for _ in range(CONNECTIONS)]
-
-            async def run(envoy: Envoy) -> None:
-                for _ in range(each):
-                    await envoy.exchange(request, reply, in_turn=not stream)
+            envoys = [Envoy(service) for _ in range(CONNECTIONS[store_name])]
 
             async def round_of_all() -> float:
                 began_ns = process_time_ns()
-                await asyncio.gather(*map(run, envoys))
-                return (process_time_ns() - began_ns) / 1000 / (CONNECTIONS * each)
+                await asyncio.gather(*(envoy.exchange(request, reply, in_turn=not stream) for envoy in envoys))
+                return (process_time_ns() - began_ns) / 1000 / len(envoys)
 
-            await round_of_all()
+            for _ in range(ROUNDS_BEFORE):
+                await round_of_all()
             if profile:
                 profiler = cProfile.Profile()
                 profiler.enable()
@@ -219,7 +216,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=0, help="how many are measured")
     parser.add_argument("--profile", action="store_true", help="show where the time goes, which cProfile trebles")
     args = parser.parse_args()
-    rounds = args.rounds or (10 if args.stream else 60)
+    rounds = args.rounds or (40 if args.stream else 400)
     chunks = len(stream_messages()) - 1
     for store_name in (args.store,) if args.store else STORES:
         samples = uvloop.run(measure(store_name, stream=args.stream, rounds=rounds, profile=args.profile))
