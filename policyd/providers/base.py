@@ -9,6 +9,7 @@ raises `BodyUnreadable`; a reply that cannot be read leaves its facts unset and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -134,6 +135,14 @@ class ReplyReader(Protocol):
     @property
     def document_members(self) -> tuple[str, ...]:
         """The top-level members that `read_document` needs where the whole reply is too large to be kept."""
+        ...
+
+    @property
+    def telling(self) -> re.Pattern[bytes] | None:
+        """What is in the bytes of every event of a stream that says more than output text, once the model is known.
+
+        An event without it may be read later, or never. `None`: each has to be read as it comes.
+        """
         ...
 
     @property
