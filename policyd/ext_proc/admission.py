@@ -122,7 +122,7 @@ class Admission(Life[State]):
 
     def _deny(self, verdict: Verdict) -> Step:
         reply = self._denial(verdict)
-        return State.ENDED, [reply, m.Report(replace(verdict.record, status=reply.status))]
+        return State.ENDED, [reply, m.Report(verdict.record._replace(status=reply.status))]
 
     def _rejected(self, event: m.Rejected) -> Step:
         if isinstance(event.error, Blocked):
@@ -155,7 +155,7 @@ class Admission(Life[State]):
 
     def _fail_before(self, event: m.Failed) -> Step:
         """policyd failed before the request went upstream: the policy's `failure_mode` decides."""
-        if not self._may_fail_open:
+        if not self._may_pass(event):
             return self._fail_closed(event)
         passing: list[m.Effect] = [m.HeadersReply(response=False, mode=UNMETERED)]
         if self.state is not State.IDLE:
@@ -165,7 +165,7 @@ class Admission(Life[State]):
     def _conclude(self, record: Record) -> list[m.Effect]:
         if not self._holding:
             return [m.Report(record)]
-        verdict = replace(self._verdict, record=replace(self._verdict.record, decision=record.decision))
+        verdict = replace(self._verdict, record=self._verdict.record._replace(decision=record.decision))
         ending = Ending(record.outcome, usage=None, source=UsageSource.NONE, status=record.status, error=record.error)
         return [m.Finish(verdict, ending)]
 

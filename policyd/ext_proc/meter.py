@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum, auto
 
 from policyd.core.estimate import Estimate
@@ -198,9 +197,9 @@ class ReplyMeter:
         self._decode_kept()
         self._count()
         if reported is None or not reported.input_tokens:
-            reported = replace(reported or Usage(), input=self._estimate.expected.input)
+            reported = (reported or Usage())._replace(input=self._estimate.expected.input)
         unreported = max(0, self._within_bound(self._counted_tokens) - reported.output_tokens)
-        seen = replace(reported, output=reported.output + unreported)
+        seen = reported._replace(output=reported.output + unreported)
         return seen.with_pieces_of(self._estimate.expected), UsageSource.COUNTED
 
     def shortfall_tokens(self) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.policy import Metric
 from policyd.core.usage import OUTPUT_TOKEN_KINDS, Usage
@@ -41,7 +39,7 @@ class Room:
 
     def _reckon(self, usage: Usage) -> int:
         estimate, held = self._estimate, self._held
-        unanswered = replace(usage, **_NO_OUTPUT)
+        unanswered = usage._replace(**_NO_OUTPUT)
         tokens = min(held.output_tokens, held.tokens - unanswered.tokens)
         token_cost_nanos = output_token_amounts(estimate)[Metric.COST]
         if token_cost_nanos:

@@ -214,7 +214,7 @@ class Session(HoldingSession):
         """policyd failed: `failure_mode` decides of a handshake; a session that is under way is cut."""
         if self._connected:
             return self._cut(self._unavailable(), code=INTERNAL, outcome=Outcome.FAILED)
-        if self.state is State.IDLE or not self._may_fail_open:
+        if self.state is State.IDLE or not self._may_pass(event):
             return self._fail_closed(event)
         concluded = self._conclude(self._unheld(Outcome.UNMETERED, error=event.error))
         return State.PASSING, [self._request.pass_headers(), *concluded]
