@@ -29,6 +29,7 @@ from policyd.providers.gemini.embeddings import GeminiEmbeddings
 from policyd.providers.gemini.generate import GeminiGenerate
 from policyd.providers.gemini.interactions import GeminiInteractions
 from policyd.providers.gemini.live import GeminiLive
+from policyd.providers.leaves import LeafFormat, ReplyLeaves
 from policyd.providers.mistral.chat import MistralChat, MistralFim
 from policyd.providers.mistral.embeddings import MistralEmbeddings
 from policyd.providers.mistral.ocr import MistralOcr
@@ -277,6 +278,33 @@ def request_endpoint(*, provider: str, path: str) -> Endpoint | None:
     path = path or _USUAL_PATHS.get(vendor_named(provider).apis[0], "")
     endpoint = resolve(provider=provider, host="", method="POST", path=path)
     return endpoint if isinstance(endpoint, Endpoint) else None
+
+
+def leaf_paths(provider: str) -> tuple[str, ...]:
+    """Regular expressions of the paths at which `provider` answers in a `LeafFormat`, always to POST."""
+    vendor = vendor_named(provider)
+    bases = (*map(re.escape, (*COMMON_BASES, *vendor.bases)), *vendor.base_patterns)
+    return tuple(f"(?:{'|'.join(bases)}){route.tail.pattern}" for route in _leaf_routes(vendor))
+
+
+def leaf_format(*, provider: str, endpoint: str) -> LeafFormat | None:
+    """The format in which `provider` answers at its endpoint of that name, if it is a `LeafFormat`."""
+    forms = (route.wire for route in _leaf_routes(vendor_named(provider)) if route.name == endpoint)
+    return next((form for form in forms if isinstance(form, LeafFormat)), None)
+
+
+def every_leaf() -> ReplyLeaves:
+    """Where any `LeafFormat` has what a reply costs."""
+    forms = [route.wire.reply_leaves for route in _ROUTES if isinstance(route.wire, LeafFormat)]
+    return ReplyLeaves(
+        document=tuple(dict.fromkeys(path for leaves in forms for path in leaves.document)),
+        events=tuple(dict.fromkeys(path for leaves in forms for path in leaves.events)),
+    )
+
+
+def _leaf_routes(vendor: Vendor) -> list[_Route]:
+    """Of the API that is its own: at the paths of the others it may answer in a way of its own."""
+    return [route for route in _ROUTES if route.api is vendor.apis[0] and isinstance(route.wire, LeafFormat)]
 
 
 def might_be_priced(*, provider: str | None, host: str, method: str, path: str) -> bool:
