@@ -8,7 +8,7 @@ from policyd.clock import SystemClock
 from policyd.core.errors import EndpointUnknown
 from policyd.core.money import format_usd
 from policyd.core.policy import Policy
-from policyd.core.pricing import PriceBook
+from policyd.core.price_book import PriceBook
 from policyd.core.usage import Usage
 from policyd.estimator import Ask, Estimator
 from policyd.providers.base import RawRequest

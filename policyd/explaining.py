@@ -14,7 +14,7 @@ from policyd.core.errors import ConfigError, EndpointUnknown, RequestError
 from policyd.core.estimate import Estimate
 from policyd.core.money import format_usd
 from policyd.core.policy import Limit, Match, Metric, Policy
-from policyd.core.pricing import PriceBook
+from policyd.core.price_book import PriceBook
 from policyd.core.record import Record
 from policyd.core.rules import Ruling
 from policyd.core.runtime import Blocked

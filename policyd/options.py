@@ -2,13 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import Parameter
+from typing import Annotated, Any
 
 import typer
 
-Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="Policy file. [POLICYD_CONFIG]")]
-Store = Annotated[
-    str | None,
-    typer.Option("--store", metavar="URL", help="sqlite:///FILE, redis://HOST:PORT/DB or memory://. [POLICYD_STORE]"),
-]
+# What each setting that is also a flag looks like: its metavar and its help. How its text is read stands with the
+# settings (`policyd.config.settings`), which loads more than `policyd --help` should wait for.
+_SETTINGS: Mapping[str, tuple[str, str]] = {
+    "config": ("FILE", "Policy file."),
+    "prices": ("FILE", "Price table in place of the package's own."),
+    "store": ("URL", "sqlite:///FILE, redis://HOST:PORT/DB or memory://."),
+    "grpc": ("ADDRESS", "PolicyService, HOST:PORT or unix:PATH."),
+    "ext_proc": ("ADDRESS", "Where Envoy asks, HOST:PORT or unix:PATH."),
+    "transport": ("NAME", "What serves Envoy: grpcio or h2rpc."),
+    "workers": ("N", "How many processes serve."),
+    "http": ("HOST:PORT", "Metrics and health."),
+}
+
+SERVER_SETTINGS = tuple(_SETTINGS)
+"""The settings of a server that are flags too."""
+
+
+def _option(name: str) -> Any:
+    metavar, told = _SETTINGS[name]
+    return typer.Option(f"--{name.replace('_', '-')}", metavar=metavar, help=f"{told} [POLICYD_{name.upper()}]")
+
+
+Flags = Mapping[str, str | None]
+"""The texts of flags by the names of their settings; `None` where a flag was not given."""
+
+Config = Annotated[str | None, _option("config")]
+Store = Annotated[str | None, _option("store")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+At = Annotated[
+    str | None, typer.Option("--at", metavar="TIME", help="A date (UTC) or an RFC 3339 instant. Default: now.")
+]
+
+
+def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the flags of the settings `names`; it gets their texts together, as `flags`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def with_flags(**given: object) -> None:
+            flags = {name: given.pop(name) for name in names}
+            command(flags=flags, **given)
+
+        signature = inspect.signature(command, eval_str=True)
+        own = [parameter for name, parameter in signature.parameters.items() if name != "flags"]
+        added = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, _option(name)])
+            for name in names
+        ]
+        # Typer reads a command's options from its signature.
+        with_flags.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own] + added
+        )
+        return with_flags
+
+    return decorate

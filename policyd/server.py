@@ -26,14 +26,14 @@ from policyd.clock import Clock, SystemClock
 from policyd.config import Address, FileSource, HostPort, PolicySource, Settings, Transport
 from policyd.core.errors import ConfigError, StoreError
 from policyd.core.policy import Policy
-from policyd.core.pricing import PriceBook
+from policyd.core.price_book import PriceBook
 from policyd.enforcer import Enforcer
-from policyd.estimator import check_models
 from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.over_grpcio import GrpcioServer
 from policyd.ext_proc.over_h2rpc import H2rpcServer
 from policyd.ext_proc.servicer import ExternalProcessor, ExtProcServer
 from policyd.http import create_app, listen, serving
+from policyd.price_finding import check_models
 from policyd.prices.table_file import open_price_book
 from policyd.signals import handled
 from policyd.stores.url import open_store

@@ -12,7 +12,8 @@ from policyd.core.attributes import Identity, Place, Source
 from policyd.core.estimate import Estimate
 from policyd.core.money import NANOS_PER_USD
 from policyd.core.policy import Limit, Metric, Policy
-from policyd.core.pricing import Price, PriceBook
+from policyd.core.price_book import PriceBook
+from policyd.core.pricing import Price
 from policyd.core.record import Record
 from policyd.core.windows import Lifetime
 from policyd.enforcer import Enforcer

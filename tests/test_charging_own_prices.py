@@ -11,11 +11,12 @@ import pytest
 from policyd.config import parse_policy
 from policyd.core.errors import ConfigError, ModelUnpriced
 from policyd.core.policy import Action, Policy
-from policyd.core.pricing import PriceBook
+from policyd.core.price_book import PriceBook
 from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
 from policyd.enforcer import Ending, Verdict, reported_ending
-from policyd.estimator import Ask, check_models
+from policyd.estimator import Ask
+from policyd.price_finding import check_models
 from policyd.prices.table import Model, Prices, Provider, Table, price_book
 from policyd.providers.base import Prompt, RequestFacts
 from tests.builders import NOW_MS, World, price_of, published_prices

@@ -16,8 +16,9 @@ from policyd.core.pricing import NO_TERMS
 from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
 from policyd.enforcer import Ending
-from policyd.estimator import BOUND_FIRST_CHARACTERS_MIN, COUNT_INLINE_CHARACTERS_MAX, Ask, price_served
+from policyd.estimator import BOUND_FIRST_CHARACTERS_MIN, COUNT_INLINE_CHARACTERS_MAX, Ask
 from policyd.learning import DAY_MS, DAYS, EXCHANGES_MIN
+from policyd.price_finding import price_served
 from policyd.providers.base import Prompt, RequestFacts
 from policyd.stores.memory import MemoryStore
 from policyd.stores.url import open_store

@@ -30,7 +30,7 @@ from policyd.core.policy import Action, Metric, Policy
 from policyd.core.rules import RuleAction
 from policyd.core.windows import CalendarUnit
 from policyd.envoy_config import EnvoySettings
-from policyd.estimator import check_models
+from policyd.price_finding import check_models
 from policyd.telemetry import Telemetry
 from policyd.v1 import policy_service_pb2 as service
 from policyd.v1.policy_service_pb2_grpc import PolicyServiceStub

@@ -16,7 +16,8 @@ from re import Pattern
 from re import compile as compile_pattern
 
 from policyd.core.model_names import MODEL_NAME_CHARS_MAX
-from policyd.core.pricing import NO_TERMS, Price, PriceBook, PricedModel, RateTier
+from policyd.core.price_book import PriceBook, PricedModel
+from policyd.core.pricing import NO_TERMS, Price, RateTier
 
 OWN = "policy"
 """What stands for the provider in whose table an own price was found."""

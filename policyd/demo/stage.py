@@ -16,7 +16,8 @@ from google.type.money_pb2 import Money
 from policyd.core.errors import PolicydError
 from policyd.core.estimate import cost_nanos
 from policyd.core.money import NANOS_PER_USD
-from policyd.core.pricing import Price, PriceBook
+from policyd.core.price_book import PriceBook
+from policyd.core.pricing import Price
 from policyd.core.usage import Usage
 from policyd.demo.apis import Api
 from policyd.demo.http_client import HttpClient, Reply, Response

@@ -1,42 +1,30 @@
-"""The enforcer: estimates, reserves and settles."""
+"""The enforcer: estimates, reserves and settles. What it does stands in the modules beside this one."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from time import perf_counter
 
 from policyd.clock import Clock
-from policyd.core.decision import NO_CHANGES, Decision, LimitReport, charges, decide, entries
-from policyd.core.errors import KeyForbidden, ReservationNotFound
-from policyd.core.estimate import Estimate, cost_nanos
-from policyd.core.ledger import Balance, Entry
-from policyd.core.limits import AppliedLimit, applied_limits, first_use_windows, limits_by_name
-from policyd.core.policy import Hold, Policy
-from policyd.core.pricing import PriceBook
+from policyd.core.decision import Decision, LimitReport
+from policyd.core.estimate import Estimate
+from policyd.core.policy import Policy
+from policyd.core.price_book import PriceBook
 from policyd.core.record import Outcome, Record
-from policyd.core.rules import NO_RULING, Fill, Ruling, Situation, judge
-from policyd.core.runtime import ApiKey, Block, Blocked, RuntimeState
+from policyd.core.runtime import ApiKey, Block
 from policyd.core.usage import Usage
-from policyd.enforcer.endings import Ended, Ending, reported_ending
-from policyd.enforcer.first_use import FirstUseWindows
+from policyd.enforcer.deciding import Deciding
+from policyd.enforcer.endings import Ended, Ending
+from policyd.enforcer.held import HeldForOthers
 from policyd.enforcer.lessons import SharedLessons
 from policyd.enforcer.observer import Observer, timed
-from policyd.enforcer.repeating import changes_recorded, repeated_decision, with_passed
-from policyd.enforcer.revising import REVISIONS_MAX, Plan, revised, ruled
 from policyd.enforcer.runtime_state import FollowedState
 from policyd.enforcer.settling import Settling
-from policyd.enforcer.verdict import Tried, Verdict, pending_record, verdict_on
-from policyd.estimator import (
-    Ask,
-    Estimator,
-    input_token_amounts,
-    output_token_amounts,
-    price_asked,
-    with_request_fee,
-)
-from policyd.stores.base import Exists, Reservation, ReserveResult, Stale, Store, UsageFilter, UsagePage
+from policyd.enforcer.standing import Standing
+from policyd.enforcer.verdict import Verdict
+from policyd.estimator import Ask, Estimator, input_token_amounts, output_token_amounts
+from policyd.stores.base import Store, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
 
 
@@ -57,7 +45,6 @@ class Enforcer:
         self._policy = policy
         self._observer = observer
         self._timed = partial(timed, observer)
-        self._first_use = FirstUseWindows(self._begin_window)
         self._state = FollowedState(
             lambda since: self._timed("state", store.state(since=since)),
             now_ms=self.now_ms,
@@ -66,6 +53,23 @@ class Enforcer:
         self._open: set[str] = set()
         self._lessons = SharedLessons(store, estimator=self._estimator, clock=clock, observer=observer)
         self._settling = Settling(store, clock=clock, observer=observer)
+        self._standing = Standing(store, observer=observer)
+        self._deciding = Deciding(
+            store,
+            estimator=self._estimator,
+            state=self._state,
+            standing=self._standing,
+            clock=clock,
+            observer=observer,
+        )
+        self._held_for_others = HeldForOthers(
+            store,
+            estimator=self._estimator,
+            state=self._state,
+            standing=self._standing,
+            settling=self._settling,
+            observer=observer,
+        )
 
     @property
     def policy(self) -> Policy:
@@ -109,10 +113,7 @@ class Enforcer:
 
     async def check(self, ask: Ask) -> Decision:
         """Whether the request would fit now, changed if need be. Holds nothing. Raises `Blocked` if it is."""
-        now_ms = self.now_ms()
-        await self._state.refresh()
-        await self._unblocked(ask)
-        return (await self._tried(ask, lambda plan: self._weigh(plan, now_ms=now_ms), now_ms=now_ms)).decision
+        return await self._deciding.check(ask)
 
     async def reserve(self, ask: Ask, *, fingerprint: str = "", ttl_seconds: int | None = None) -> Verdict:
         """Holds the request's estimate on every limit that applies, or says which refused.
@@ -121,36 +122,12 @@ class Enforcer:
         tokens fits. Raises `RequestError`s for requests that are blocked or cannot be priced, `ReservationMismatch`,
         `StoreError`s.
         """
-        began = perf_counter()
-        now_ms = self.now_ms()
-        ttl_ms = (ttl_seconds or ask.policy.reservations.ttl_seconds) * 1000
-
-        def hold(plan: Plan) -> Awaitable[Tried]:
-            expires_at_ms = now_ms + ttl_ms
-            return self._state.decide(
-                lambda: self._hold(plan, now_ms=now_ms, expires_at_ms=expires_at_ms, fingerprint=fingerprint)
-            )
-
-        await self._unblocked(ask, fingerprint)  # before anything is counted
-        tried = await self._tried(ask, hold, now_ms=now_ms)
-        return verdict_on(tried, policy_us=int((perf_counter() - began) * 1_000_000))
+        return await self._deciding.reserve(ask, fingerprint=fingerprint, ttl_seconds=ttl_seconds)
 
     async def budget(self, policy: Policy, attributes: Mapping[str, str]) -> tuple[LimitReport, ...]:
         """How every limit that applies to `attributes` stands now. Raises `AttributeMissing`."""
         await self._state.refresh()
-        applied = await self._applied(policy, attributes, state=self._state.current, now_ms=self.now_ms(), begin=False)
-        balances = await self._balances(applied)
-        return tuple(
-            LimitReport(
-                limit=item.limit,
-                scope=item.account.scope,
-                spent=balance.spent + balance.carried,
-                reserved=balance.reserved,
-                requested=0,
-                resets_at_ms=item.account.ends_at_ms,
-            )
-            for item, balance in zip(applied, balances, strict=True)
-        )
+        return await self._standing.reports(policy, attributes, state=self._state.current, now_ms=self.now_ms())
 
     # --- while it runs ---
 
@@ -226,24 +203,19 @@ class Enforcer:
 
         Raises `ReservationNotFound`, `ReservationEnded`.
         """
-        held = await self._held(reservation_id)
-        estimate = self._estimator.estimate_again(held.record, self.policy)
-        granted = await self.extend(
-            reservation_id, estimate, wanted_tokens=wanted_tokens, at_least_tokens=at_least_tokens
+        now_ms = self.now_ms()
+        return await self._held_for_others.extend(
+            reservation_id,
+            wanted_tokens=wanted_tokens,
+            at_least_tokens=at_least_tokens,
+            policy=self.policy,
+            now_ms=now_ms,
+            expires_at_ms=now_ms + (ttl_seconds or self.policy.reservations.ttl_seconds) * 1000,
         )
-        expires_at_ms = self.now_ms() + (ttl_seconds or self.policy.reservations.ttl_seconds) * 1000
-        await self._timed("renew", self._store.renew((reservation_id,), expires_at_ms=expires_at_ms))
-        return granted, max(expires_at_ms, held.expires_at_ms)
 
     async def end_held(self, reservation_id: str, ending: Ending) -> Ended:
         """Like `end`. Raises `ReservationNotFound`, `ReservationEnded`."""
-        held = await self._held(reservation_id)
-        estimate = self._estimator.estimate_again(held.record, self.policy)
-        record = with_passed(held.record, self.policy, held)
-        ended = await self._settling.end(
-            record, ending, price=estimate.price, tariff=estimate.tariff, estimate=estimate
-        )
-        return await self._settling.first(ended)
+        return await self._held_for_others.end(reservation_id, ending, policy=self.policy)
 
     async def record_usage(self, ask: Ask, usage: Usage, *, fingerprint: str, status: int | None = None) -> Ended:
         """Charges a usage that nothing was held for to the accounts of now, once by `ask.request_id`.
@@ -252,47 +224,8 @@ class Enforcer:
         the process dies in between, the hold expires into the same charge. Raises `RequestError`s for what cannot be
         priced, `ReservationMismatch`, `ReservationEnded`.
         """
-        now_ms = self.now_ms()
-        tariff = self._estimator.tariff(ask.policy)
-        price = price_asked(ask, tariff, now_ms=now_ms)
-        usage = with_request_fee(usage, price)
-        amounts = charges(usage, cost_nanos=cost_nanos(price, usage))
-        record = Record(
-            request_id=ask.request_id,
-            at_ms=now_ms,
-            outcome=Outcome.SERVED,
-            decision="allow",
-            provider=ask.provider,
-            endpoint=ask.endpoint,
-            model=ask.facts.model,
-            attributes=dict(ask.identity),
-            terms=dict(ask.facts.terms),
-        )
-
-        async def charge() -> ReserveResult:
-            state = self._state.current
-            applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=True)
-            call = self._store.reserve(
-                ask.request_id,
-                entries=tuple(
-                    Entry(item.account, item.limit.metric, amounts[item.limit.metric], item.limit.amount, enforce=False)
-                    for item in applied
-                ),
-                record=record,
-                now_ms=now_ms,
-                expires_at_ms=now_ms + ask.policy.reservations.ttl_seconds * 1000,
-                fingerprint=fingerprint,
-                state_revision=state.revision,
-            )
-            return await self._timed("reserve", call)
-
-        result = await self._state.decide(charge)
-        if isinstance(result, Exists):
-            record = result.reservation.record
-            price = self._estimator.estimate_again(record, self.policy).price
-        ending = reported_ending(usage, status=status)
-        return await self._settling.first(
-            await self._settling.end(record, ending, price=price, tariff=tariff, estimate=None)
+        return await self._held_for_others.record_usage(
+            ask, usage, fingerprint=fingerprint, status=status, policy=self.policy, now_ms=self.now_ms()
         )
 
     async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:
@@ -331,167 +264,6 @@ class Enforcer:
         """Shares what exchanges have taught since the last time, and takes in what all replicas were taught."""
         await self._lessons.share()
 
-    # --- parts ---
-
     def _remembered_ms(self) -> int:
         settings = self.policy.reservations
         return (settings.ended_kept_seconds - settings.grace_seconds) * 1000
-
-    async def _unblocked(self, ask: Ask, fingerprint: str = "") -> RuntimeState:
-        """The run-time state to decide the request by. Raises `Blocked`, `KeyInvalid`, `KeyForbidden`.
-
-        What was granted before stays granted: a repeated call by id is answered as the first one was.
-        """
-        try:
-            state = await self._state.unblocked(ask.policy.grouping.complete(ask.attributes))
-        except Blocked:
-            if not fingerprint or not await self._is_known(ask.request_id):
-                raise
-            return self._state.current
-        if ask.key_digest is not None:
-            key = state.require_key(ask.key_digest, now_ms=self.now_ms())
-            key.check(endpoint=ask.endpoint, model=ask.facts.model)
-        return state
-
-    async def _is_known(self, reservation_id: str) -> bool:
-        try:
-            await self._timed("get", self._store.get(reservation_id))
-        except ReservationNotFound:
-            return False
-        return True
-
-    async def _applied(
-        self, policy: Policy, attributes: Mapping[str, str], *, state: RuntimeState, now_ms: int, begin: bool
-    ) -> tuple[AppliedLimit, ...]:
-        """The limits that apply now. `begin`: whether this is a use, which windows of first use begin with."""
-        wanted = first_use_windows(policy, attributes)
-        begun = await self._first_use.begun(wanted, now_ms=now_ms, begin=begin)
-        return applied_limits(policy, attributes, now_ms=now_ms, begun=begun, state=state)
-
-    async def _held_on(self, ask: Ask, *, state: RuntimeState, now_ms: int, begin: bool) -> tuple[AppliedLimit, ...]:
-        """The limits that what is asked for is held on."""
-        applied = await self._applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=begin)
-        return tuple(item for item in applied if item.limit.metric in ask.metrics)
-
-    async def _tried(self, ask: Ask, attempt: Callable[[Plan], Awaitable[Tried]], *, now_ms: int) -> Tried:
-        """The first plan for the request that fits; if none does, the request as it came."""
-        if ask.is_long and not ask.policy.rules:
-            # A bound tells what fits for sure, not how much too much a request is: it is tried, and never revised.
-            tried = await attempt(await self._plan(replace(ask, by_bound=True), now_ms=now_ms))
-            if tried.decision.allowed:
-                return tried
-        plan = await self._plan(ask, now_ms=now_ms)
-        ruling = await self._ruling(plan, now_ms=now_ms)
-        plan = await ruled(plan, ruling, estimator=self._estimator, now_ms=now_ms)
-        first = tried = await attempt(plan)
-        for _ in range(REVISIONS_MAX):
-            if tried.decision.allowed or tried.decision.ruling.denied_by is not None:
-                return tried
-            revision = await revised(tried.plan, tried.decision, estimator=self._estimator, now_ms=now_ms)
-            if revision is None:
-                return first
-            try:
-                tried = await attempt(revision)
-            except (Blocked, KeyForbidden):  # the model that it was switched to
-                return first
-        return tried if tried.decision.allowed else first
-
-    async def _plan(self, ask: Ask, *, now_ms: int) -> Plan:
-        return Plan(ask, await self._estimator.estimate(ask, now_ms=now_ms))
-
-    async def _ruling(self, plan: Plan, *, now_ms: int) -> Ruling:
-        """What the rules say to the request as it came."""
-        ask, estimate = plan.ask, plan.estimate
-        if not ask.policy.rules:
-            return NO_RULING
-        situation = Situation(
-            attributes=ask.policy.grouping.complete(ask.attributes),
-            estimated=estimate.amounts(Hold.MAXIMUM),
-            fills=await self._fills(ask, now_ms=now_ms),
-        )
-        return judge(ask.policy.rules, situation)
-
-    async def _fills(self, ask: Ask, *, now_ms: int) -> Mapping[str, Fill]:
-        """How full the limits are that rules look at and that apply to the request."""
-        names = ask.policy.limits_read
-        if not names:
-            return {}
-        wanted = first_use_windows(ask.policy, ask.attributes)
-        begun = await self._first_use.begun(wanted, now_ms=now_ms, begin=False)
-        applied = limits_by_name(
-            ask.policy, names, ask.attributes, now_ms=now_ms, begun=begun, state=self._state.current
-        )
-        balances = await self._balances(applied)
-        return {
-            item.limit.name: Fill(used=balance.used, amount=item.limit.amount)
-            for item, balance in zip(applied, balances, strict=True)
-        }
-
-    async def _balances(self, applied: Sequence[AppliedLimit]) -> tuple[Balance, ...]:
-        return await self._timed("balances", self._store.balances([(item.account, item.carry) for item in applied]))
-
-    async def _weigh(self, plan: Plan, *, now_ms: int) -> Tried:
-        ask = plan.ask
-        state = await self._unblocked(ask)
-        applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=False)
-        wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
-        balances = await self._balances(applied)
-        decision = _decided(plan, applied, wanted, balances, now_ms=now_ms)
-        return Tried(plan, decision, at_ms=now_ms)
-
-    async def _hold(self, plan: Plan, *, now_ms: int, expires_at_ms: int, fingerprint: str) -> Tried | Stale:
-        ask = plan.ask
-        # What was granted before stays granted, whatever the rules have come to say.
-        if plan.ruling.denied_by is not None and not (fingerprint and await self._is_known(ask.request_id)):
-            return await self._weigh(plan, now_ms=now_ms)
-        state = await self._unblocked(ask, fingerprint)
-        applied = await self._held_on(ask, state=state, now_ms=now_ms, begin=True)
-        wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
-        result = await self._timed(
-            "reserve",
-            self._store.reserve(
-                ask.request_id,
-                entries=wanted,
-                record=pending_record(plan, now_ms=now_ms),
-                now_ms=now_ms,
-                expires_at_ms=expires_at_ms,
-                fingerprint=fingerprint,
-                state_revision=state.revision,
-            ),
-        )
-        if isinstance(result, Stale):
-            return result
-        if isinstance(result, Exists):
-            return self._repeated(plan, result.reservation, now_ms=now_ms)
-        decision = _decided(plan, applied, wanted, result.balances, now_ms=now_ms)
-        return Tried(plan, decision, at_ms=now_ms, expires_at_ms=expires_at_ms if decision.allowed else None)
-
-    def _repeated(self, plan: Plan, reservation: Reservation, *, now_ms: int) -> Tried:
-        """What a repeated request got the first time, the changes included."""
-        changes = changes_recorded(reservation.record, choices=plan.ask.facts.choices)
-        if changes != NO_CHANGES:
-            facts = replace(plan.ask.facts, model=reservation.record.model)
-            bounded = plan.estimate.bounded or changes.max_output_tokens is not None
-            estimate = self._estimator.estimate_again(reservation.record, plan.ask.policy)
-            estimate = replace(estimate, bounded=bounded)
-            ask = replace(plan.ask, facts=facts)
-            plan = Plan(ask, estimate, changes, requested_model=reservation.record.requested_model)
-        decision = repeated_decision(plan.ask.policy, reservation, plan.estimate, changes=changes)
-        return Tried(plan, decision, at_ms=now_ms, expires_at_ms=reservation.expires_at_ms, earlier=reservation.state)
-
-    async def _begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool) -> int | None:
-        call = self._store.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
-        return await self._timed("begin_window", call)
-
-    async def _held(self, reservation_id: str) -> Reservation:
-        """A reservation that another service made: exchanges, whose holds have no fingerprint, end by themselves."""
-        reservation = await self._timed("get", self._store.get(reservation_id))
-        if not reservation.fingerprint:
-            raise ReservationNotFound(reservation_id)
-        return reservation
-
-
-def _decided(
-    plan: Plan, applied: Sequence[AppliedLimit], wanted: Sequence[Entry], balances: Sequence[Balance], *, now_ms: int
-) -> Decision:
-    return decide(applied, wanted, balances, plan.estimate, now_ms=now_ms, changes=plan.changes, ruling=plan.ruling)

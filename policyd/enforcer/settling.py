@@ -12,7 +12,8 @@ from policyd.core.pricing import Price
 from policyd.core.record import Record
 from policyd.enforcer.endings import Ended, Ending
 from policyd.enforcer.observer import Observer, timed
-from policyd.estimator import price_served, with_request_fee
+from policyd.estimator import with_request_fee
+from policyd.price_finding import price_served
 from policyd.stores.base import Store
 
 
@@ -21,10 +22,6 @@ class Settling:
         self._store = store
         self._clock = clock
         self._observer = observer
-
-    async def end_as_estimated(self, record: Record, ending: Ending, estimate: Estimate) -> Ended:
-        """Settles or releases the reservation of `record`, at the price it was estimated at or at what served costs."""
-        return await self.end(record, ending, price=estimate.price, tariff=estimate.tariff, estimate=estimate)
 
     async def end(
         self, record: Record, ending: Ending, *, price: Price | None, tariff: Tariff, estimate: Estimate | None = None

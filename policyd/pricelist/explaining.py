@@ -12,7 +12,8 @@ from policyd.config.problems import did_you_mean, one_of
 from policyd.core.errors import ConfigError
 from policyd.core.model_names import model_names
 from policyd.core.own_prices import OwnPrice
-from policyd.core.pricing import DatedRates, ModelPrices, PricedModel, Rate, RateTier, Validity
+from policyd.core.price_book import DatedRates, ModelPrices, PricedModel, Validity
+from policyd.core.pricing import Rate, RateTier
 from policyd.core.times import iso_time
 from policyd.pricelist.price_list import PriceList
 from policyd.pricelist.rates import ShownTier, rates_text, shown_rate, shown_tiers

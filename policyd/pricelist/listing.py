@@ -9,7 +9,8 @@ from policyd.columns import aligned
 from policyd.config.problems import did_you_mean
 from policyd.core.errors import ConfigError
 from policyd.core.own_prices import OWN, OwnPrice
-from policyd.core.pricing import NO_TERMS, ModelPrices, Price, PricedModel
+from policyd.core.price_book import ModelPrices, PricedModel
+from policyd.core.pricing import NO_TERMS, Price
 from policyd.core.times import iso_time
 from policyd.pricelist.price_list import PriceList
 from policyd.pricelist.rates import ShownTier, shown_tiers

@@ -26,18 +26,17 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from policyd.core.pricing import (
+from policyd.core.price_book import (
     DatedRates,
     Fees,
     ModelPrices,
     Premium,
     PriceBook,
     ProviderPrices,
-    Rate,
-    RateTier,
     RateVariant,
     Validity,
 )
+from policyd.core.pricing import Rate, RateTier
 
 TABLE_PATH = Path(__file__).with_name("data") / "prices.json"
 

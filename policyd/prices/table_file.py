@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from policyd.core.errors import ConfigError
-from policyd.core.pricing import PriceBook
+from policyd.core.price_book import PriceBook
 from policyd.core.usage import KINDS
 from policyd.prices.table import AllOf, Model, Pattern, Prices, Rates, Regex, Table, price_book, read_table
 

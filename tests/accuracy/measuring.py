@@ -11,12 +11,14 @@ from random import Random
 from policyd.core.errors import RequestError
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.policy import default_policy
-from policyd.core.pricing import Price, PriceBook
+from policyd.core.price_book import PriceBook
+from policyd.core.pricing import Price
 from policyd.core.record import Outcome, Record
 from policyd.core.usage import NO_USAGE, Usage
-from policyd.estimator import Ask, Estimator, output_token_amounts, price_served, with_request_fee
+from policyd.estimator import Ask, Estimator, output_token_amounts, with_request_fee
 from policyd.ext_proc.charging import ended
 from policyd.ext_proc.meter import ReplyMeter
+from policyd.price_finding import price_served
 from policyd.prices.table import load_price_book
 from policyd.providers.base import HeaderReader, Prompt, RequestFacts, WireFormat
 from policyd.providers.endpoint import Endpoint

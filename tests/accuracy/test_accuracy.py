@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from policyd.core.pricing import DatedRates, ModelPrices, PriceBook, ProviderPrices, Rate, RateTier, Validity
+from policyd.core.price_book import DatedRates, ModelPrices, PriceBook, ProviderPrices, Validity
+from policyd.core.pricing import Rate, RateTier
 from tests.accuracy.counts import NORMALISED
 from tests.accuracy.measured import Excuse, Measured, Number
 from tests.accuracy.measuring import Measurer

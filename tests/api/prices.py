@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from policyd.core.pricing import (
-    DatedRates,
-    ModelPrices,
-    PriceBook,
-    ProviderPrices,
-    Rate,
-    RateTier,
-    RateVariant,
-    Validity,
-)
+from policyd.core.price_book import DatedRates, ModelPrices, PriceBook, ProviderPrices, RateVariant, Validity
+from policyd.core.pricing import Rate, RateTier
 
 INPUT_NANOS = 1_000
 """What an input token of gpt-4o costs."""

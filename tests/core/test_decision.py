@@ -14,7 +14,8 @@ from policyd.core.ledger import ZERO_BALANCE, Account, Balance, Carry, Entry, ca
 from policyd.core.limits import AppliedLimit, applied_limits
 from policyd.core.own_prices import Tariff
 from policyd.core.policy import Action, Hold, Limit, Metric, OnExpiry, default_policy
-from policyd.core.pricing import Price, PriceBook, Rate, RateTier
+from policyd.core.price_book import PriceBook
+from policyd.core.pricing import Price, Rate, RateTier
 from policyd.core.usage import Usage
 from policyd.core.windows import CalendarUnit, CalendarWindow, Lifetime, SlidingWindow, Window
 

@@ -10,17 +10,16 @@ from typing import Any
 import pytest
 
 from policyd.core.own_prices import OwnPrice, OwnPrices, Tariff
-from policyd.core.pricing import (
+from policyd.core.price_book import (
     DatedRates,
     ModelPrices,
     PriceBook,
     PricedModel,
     ProviderPrices,
-    Rate,
-    RateTier,
     RateVariant,
     Validity,
 )
+from policyd.core.pricing import Rate, RateTier
 from policyd.core.usage import Usage
 
 DAY_MS = 86_400_000

@@ -15,20 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd.core.model_names import model_names
-from policyd.core.pricing import (
+from policyd.core.price_book import (
     DatedRates,
     Fees,
     ModelPrices,
     Premium,
-    Price,
     PriceBook,
     ProviderPrices,
-    Rate,
-    RateTier,
     RateVariant,
     Validity,
-    exact_rate,
 )
+from policyd.core.pricing import Price, Rate, RateTier, exact_rate
 from policyd.core.usage import KINDS, Usage
 
 DAY_MS = 86_400_000

@@ -11,7 +11,8 @@ from policyd.core.decision import Decision, LimitReport
 from policyd.core.estimate import Confidence, Estimate
 from policyd.core.own_prices import Tariff
 from policyd.core.policy import Action, Limit, Metric, Refusal
-from policyd.core.pricing import Price, PriceBook, Rate, RateTier
+from policyd.core.price_book import PriceBook
+from policyd.core.pricing import Price, Rate, RateTier
 from policyd.core.usage import Usage
 from policyd.core.windows import CalendarUnit, CalendarWindow, Lifetime, SlidingWindow, Window
 from policyd.ext_proc.refusal import denial, error_info, immediate, limit_object, worth_retrying

@@ -14,7 +14,7 @@ from typing import Any
 from policyd.core import decision, limits
 from policyd.core.ledger import Balance, Entry
 from policyd.core.reservation import Event, State
-from policyd.enforcer import enforcer
+from policyd.enforcer import deciding, enforcer
 from policyd.stores import memory, postings
 from policyd.stores.memory_state import MemoryState
 from policyd.stores.postings import Posting
@@ -179,12 +179,12 @@ DEFECTS = (
     Defect("holds are not renewed", memory.MemoryStore, "renew", _nothing),
     Defect("what has ended is forgotten at once", memory.MemoryStore, "sweep", _forgets_all),
     Defect("a repeated reserve holds again", memory.MemoryStore, "reserve", _forgets_who_asked),
-    Defect("a shadow limit refuses", enforcer, "entries", _shadow_refuses),
+    Defect("a shadow limit refuses", deciding, "entries", _shadow_refuses),
     Defect("a sliding window forgets the bucket before", memory, "carried", _nothing_carried),
     Defect("every window follows UTC", limits, "bounds", _in_utc),
     Defect("what was set meanwhile is not noticed", memory.MemoryStore, "reserve", _never_stale),
     Defect("a window of first use begins with every replica", MemoryState, "begin_window", _begins_again),
-    Defect("a clamped request goes on with its own maximum", enforcer, "verdict_on", _clamps_the_hold_alone),
+    Defect("a clamped request goes on with its own maximum", deciding, "verdict_on", _clamps_the_hold_alone),
     Defect("what is held is told to be free", decision.LimitReport, "remaining", _holds_are_free),
 )
 

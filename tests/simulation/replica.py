@@ -12,7 +12,7 @@ from policyd.api.service import PolicyServicer
 from policyd.control.desk import Desk
 from policyd.core.errors import StoreError, StoreUnavailable
 from policyd.core.estimate import Estimate
-from policyd.core.pricing import PriceBook
+from policyd.core.price_book import PriceBook
 from policyd.core.record import Outcome, Record
 from policyd.enforcer import Enforcer
 from policyd.learning import Corrections

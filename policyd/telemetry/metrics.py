@@ -1,4 +1,4 @@
-"""Metrics and the log line, both fed by the one record that an exchange ends with.
+"""Metrics, fed by the one record that an exchange ends with.
 
 Prometheus counts in floats; money does not. Costs are summed as integers of nano-USD here and turned into dollars only
 when a scrape reads them.
@@ -11,29 +11,21 @@ such as user or session become labels only where the operator switched them on.
 
 from __future__ import annotations
 
-import logging
-import queue
-import sys
-import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable
 
-import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from policyd.core.estimate import Estimate
-from policyd.core.money import NANOS_PER_USD, format_usd
+from policyd.core.money import NANOS_PER_USD
 from policyd.core.record import Outcome, Record
-from policyd.core.times import iso_time
-from policyd.core.usage import PIECE_KINDS, Usage
+from policyd.core.usage import PIECE_KINDS
 from policyd.learning import Corrections
 from policyd.stores.base import Swept
+from policyd.telemetry.log_line import log_line
 
 LABEL_VALUES_MAX = 500
 UNSERVED_MODELS_MAX = 50
@@ -44,19 +36,12 @@ LABEL_LENGTH_MAX = 256
 
 OTHER = "other"
 
-LINES_WAITING_MAX = 100_000
-CLOSE_SECONDS_MAX = 5.0
-LINES_COLLECTED_SECONDS = 0.02
-"""How long lines are collected after one was written: to wake the writer for each costs more than the line itself."""
-
 _SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _DURATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _RATIO_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, 10)
 
 _SERVED = (Outcome.SERVED, Outcome.CUT)
 """Outcomes by which a provider has shown that it knows the model."""
-
-log = logging.getLogger(__name__)
 
 
 class Telemetry:
@@ -306,136 +291,3 @@ class UsdCounter(Collector):
         for labels, nanos in list(self._nanos.items()):
             family.add_metric(labels, nanos / NANOS_PER_USD)
         yield family
-
-
-# --- the log line ---
-
-_encoder = msgspec.json.Encoder()
-
-
-def log_line(record: Record) -> bytes:
-    """The JSON object of one exchange, without its line end. Money is printed from the integer."""
-    fields: dict[str, Any] = {
-        "timestamp": iso_time(record.at_ms),
-        "event": "exchange",
-        "request_id": record.request_id,
-        "decision": record.decision,
-        "outcome": record.outcome,
-        "denied_by": record.denied_by,
-        "shadow_denied_by": record.shadow_denied_by,
-        "warned_by": record.warned_by,
-        "clamped_by": record.clamped_by,
-        "switched_by": record.switched_by,
-        "rules": record.rules,
-        "shadow_rules": record.shadow_rules,
-        "status": record.status,
-        "provider": record.provider,
-        "endpoint": record.endpoint,
-        "tier": record.attributes.get("tier"),
-        "model": record.model,
-        "requested_model": record.requested_model,
-        "response_model": record.response_model,
-        "attributes": record.attributes,
-        "streamed": record.streamed,
-        "usage": usage_fields(record.usage) if record.usage is not None else None,
-        "usage_source": record.usage_source,
-        "estimated_cost_usd": _usd(record.estimated_cost_nanos),
-        "actual_cost_usd": _usd(record.actual_cost_nanos) if record.actual_cost_nanos is not None else None,
-        "confidence": record.confidence,
-        "duration_ms": record.duration_ms,
-        "policy_ms": msgspec.Raw(f"{record.policy_us // 1000}.{record.policy_us % 1000:03d}".encode()),
-        "error": record.error,
-    }
-    return _encoder.encode(fields)
-
-
-def usage_fields(usage: Usage) -> dict[str, int]:
-    """Usage as people read it: `output` with the reasoning in it, `input` and `output` always there."""
-    kinds = {"input": usage.input, "output": 0, **usage.by_kind()}
-    return {**kinds, "output": usage.output + usage.reasoning}
-
-
-def _usd(nanos: int) -> msgspec.Raw:
-    return msgspec.Raw(format_usd(nanos).encode())
-
-
-class LineWriter:
-    """Writes lines from a thread of its own: a reader of the log that stalls must not stall decisions.
-
-    `lines_waiting_max` lines can wait; what comes beyond is dropped and counted, and the count is logged.
-    """
-
-    def __init__(
-        self,
-        stream: BinaryIO = sys.stdout.buffer,
-        *,
-        lines_waiting_max: int = LINES_WAITING_MAX,
-        close_seconds_max: float = CLOSE_SECONDS_MAX,
-    ) -> None:
-        self._stream = stream
-        self._close_seconds_max = close_seconds_max
-        self._lines: queue.Queue[bytes | None] = queue.Queue(lines_waiting_max)
-        self._dropped = 0
-        self._dropped_told = 0
-        self._losing = False
-        """Whether the latest lines could not be written; said once."""
-        self._gone = False
-        """Whether the reader has gone, so that nothing can be written any more."""
-        self._thread = threading.Thread(target=self._run, name="policyd-log", daemon=True)
-        self._thread.start()
-
-    def write(self, line: bytes) -> None:
-        if self._gone:
-            return
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
-            self._dropped += 1
-
-    def close(self) -> None:
-        """Writes what waits and stops; a reader that takes nothing for `close_seconds_max` is not waited for."""
-        if not self._gone:
-            with suppress(queue.Full):
-                self._lines.put(None, timeout=self._close_seconds_max)
-        self._thread.join(self._close_seconds_max)
-
-    def _run(self) -> None:
-        for batch in iter(self._take, []):
-            try:
-                self._stream.write(b"".join(batch))
-                self._stream.flush()
-            except (BrokenPipeError, ValueError) as error:  # nobody reads any more, or the stream is closed
-                self._gone = True
-                log.error("exchanges are no longer logged, the log cannot be written: %s", error)  # noqa: TRY400 - a trace says no more
-                return
-            except OSError as error:  # a disk that is full may not stay so
-                self._lose(batch, error)
-            else:
-                self._losing = False
-            time.sleep(LINES_COLLECTED_SECONDS)
-
-    def _lose(self, batch: list[bytes], error: OSError) -> None:
-        if not self._losing:
-            log.error("log lines are being lost, the log cannot be written: %s", error)
-        self._losing = True
-        self._dropped += len(batch)
-
-    def _take(self) -> list[bytes]:
-        """All lines that wait, at least one; nothing once the writer is closed."""
-        batch = list(self._waiting())
-        dropped = self._dropped - self._dropped_told
-        if batch and dropped:
-            batch.append(b'{"event":"log_lines_dropped","count":%d}\n' % dropped)
-            self._dropped_told += dropped
-        return batch
-
-    def _waiting(self) -> Iterator[bytes]:
-        line = self._lines.get()
-        while line is not None:
-            yield line + b"\n"
-            try:
-                line = self._lines.get_nowait()
-            except queue.Empty:
-                return
-        # For the next call, which finds nothing else.
-        self._lines.put(None)

@@ -1,0 +1,128 @@
+"""What goes by a reservation's id alone, in whichever process: what other services have reserved, and report."""
+
+from __future__ import annotations
+
+from policyd.core.decision import charges
+from policyd.core.errors import ReservationNotFound
+from policyd.core.estimate import cost_nanos
+from policyd.core.ledger import Entry
+from policyd.core.policy import Policy
+from policyd.core.record import Outcome, Record
+from policyd.core.usage import Usage
+from policyd.enforcer.endings import Ended, Ending, reported_ending
+from policyd.enforcer.observer import Observer, timed
+from policyd.enforcer.repeating import with_passed
+from policyd.enforcer.runtime_state import FollowedState
+from policyd.enforcer.settling import Settling
+from policyd.enforcer.standing import Standing
+from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, with_request_fee
+from policyd.stores.base import Exists, Reservation, ReserveResult, Store
+
+
+class HeldForOthers:
+    """See the methods of `Enforcer` with these names."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        estimator: Estimator,
+        state: FollowedState,
+        standing: Standing,
+        settling: Settling,
+        observer: Observer,
+    ) -> None:
+        self._store = store
+        self._estimator = estimator
+        self._state = state
+        self._standing = standing
+        self._settling = settling
+        self._observer = observer
+
+    async def extend(
+        self,
+        reservation_id: str,
+        *,
+        wanted_tokens: int,
+        at_least_tokens: int,
+        policy: Policy,
+        now_ms: int,
+        expires_at_ms: int,
+    ) -> tuple[int, int]:
+        held = await self._held(reservation_id)
+        estimate = self._estimator.estimate_again(held.record, policy)
+        granted = await timed(
+            self._observer,
+            "extend",
+            self._store.extend(
+                reservation_id,
+                unit_amounts=output_token_amounts(estimate),
+                wanted_units=wanted_tokens,
+                at_least_units=at_least_tokens,
+                now_ms=now_ms,
+            ),
+        )
+        renewing = self._store.renew((reservation_id,), expires_at_ms=expires_at_ms)
+        await timed(self._observer, "renew", renewing)
+        return granted, max(expires_at_ms, held.expires_at_ms)
+
+    async def end(self, reservation_id: str, ending: Ending, *, policy: Policy) -> Ended:
+        held = await self._held(reservation_id)
+        estimate = self._estimator.estimate_again(held.record, policy)
+        record = with_passed(held.record, policy, held)
+        ended = await self._settling.end(
+            record, ending, price=estimate.price, tariff=estimate.tariff, estimate=estimate
+        )
+        return await self._settling.first(ended)
+
+    async def record_usage(
+        self, ask: Ask, usage: Usage, *, fingerprint: str, status: int | None, policy: Policy, now_ms: int
+    ) -> Ended:
+        tariff = self._estimator.tariff(ask.policy)
+        price = price_asked(ask, tariff, now_ms=now_ms)
+        usage = with_request_fee(usage, price)
+        amounts = charges(usage, cost_nanos=cost_nanos(price, usage))
+        record = Record(
+            request_id=ask.request_id,
+            at_ms=now_ms,
+            outcome=Outcome.SERVED,
+            decision="allow",
+            provider=ask.provider,
+            endpoint=ask.endpoint,
+            model=ask.facts.model,
+            attributes=dict(ask.identity),
+            terms=dict(ask.facts.terms),
+        )
+
+        async def charge() -> ReserveResult:
+            state = self._state.current
+            applied = await self._standing.held_on(ask, state=state, now_ms=now_ms, begin=True)
+            call = self._store.reserve(
+                ask.request_id,
+                entries=tuple(
+                    Entry(item.account, item.limit.metric, amounts[item.limit.metric], item.limit.amount, enforce=False)
+                    for item in applied
+                ),
+                record=record,
+                now_ms=now_ms,
+                expires_at_ms=now_ms + ask.policy.reservations.ttl_seconds * 1000,
+                fingerprint=fingerprint,
+                state_revision=state.revision,
+            )
+            return await timed(self._observer, "reserve", call)
+
+        result = await self._state.decide(charge)
+        if isinstance(result, Exists):
+            record = result.reservation.record
+            price = self._estimator.estimate_again(record, policy).price
+        ending = reported_ending(usage, status=status)
+        return await self._settling.first(
+            await self._settling.end(record, ending, price=price, tariff=tariff, estimate=None)
+        )
+
+    async def _held(self, reservation_id: str) -> Reservation:
+        """A reservation that another service made: exchanges, whose holds have no fingerprint, end by themselves."""
+        reservation = await timed(self._observer, "get", self._store.get(reservation_id))
+        if not reservation.fingerprint:
+            raise ReservationNotFound(reservation_id)
+        return reservation

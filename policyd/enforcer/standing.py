@@ -1,0 +1,77 @@
+"""How the limits that apply to a request stand: with their accounts and windows of now, and their balances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from policyd.core.decision import LimitReport
+from policyd.core.ledger import Balance
+from policyd.core.limits import AppliedLimit, applied_limits, first_use_windows, limits_by_name
+from policyd.core.policy import Policy
+from policyd.core.rules import Fill
+from policyd.core.runtime import RuntimeState
+from policyd.enforcer.first_use import FirstUseWindows
+from policyd.enforcer.observer import Observer, timed
+from policyd.estimator import Ask
+from policyd.stores.base import Store
+
+
+class Standing:
+    def __init__(self, store: Store, *, observer: Observer) -> None:
+        self._store = store
+        self._observer = observer
+        self._first_use = FirstUseWindows(self._begin_window)
+
+    async def applied(
+        self, policy: Policy, attributes: Mapping[str, str], *, state: RuntimeState, now_ms: int, begin: bool
+    ) -> tuple[AppliedLimit, ...]:
+        """The limits that apply now. `begin`: whether this is a use, which windows of first use begin with."""
+        wanted = first_use_windows(policy, attributes)
+        begun = await self._first_use.begun(wanted, now_ms=now_ms, begin=begin)
+        return applied_limits(policy, attributes, now_ms=now_ms, begun=begun, state=state)
+
+    async def held_on(self, ask: Ask, *, state: RuntimeState, now_ms: int, begin: bool) -> tuple[AppliedLimit, ...]:
+        """The limits that what is asked for is held on."""
+        applied = await self.applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=begin)
+        return tuple(item for item in applied if item.limit.metric in ask.metrics)
+
+    async def balances(self, applied: Sequence[AppliedLimit]) -> tuple[Balance, ...]:
+        """What the store has on the accounts of `applied`, in the same order."""
+        call = self._store.balances([(item.account, item.carry) for item in applied])
+        return await timed(self._observer, "balances", call)
+
+    async def reports(
+        self, policy: Policy, attributes: Mapping[str, str], *, state: RuntimeState, now_ms: int
+    ) -> tuple[LimitReport, ...]:
+        """How every limit that applies to `attributes` stands now. Raises `AttributeMissing`."""
+        applied = await self.applied(policy, attributes, state=state, now_ms=now_ms, begin=False)
+        balances = await self.balances(applied)
+        return tuple(
+            LimitReport(
+                limit=item.limit,
+                scope=item.account.scope,
+                spent=balance.spent + balance.carried,
+                reserved=balance.reserved,
+                requested=0,
+                resets_at_ms=item.account.ends_at_ms,
+            )
+            for item, balance in zip(applied, balances, strict=True)
+        )
+
+    async def fills(self, ask: Ask, *, state: RuntimeState, now_ms: int) -> Mapping[str, Fill]:
+        """How full the limits are that rules look at and that apply to the request."""
+        names = ask.policy.limits_read
+        if not names:
+            return {}
+        wanted = first_use_windows(ask.policy, ask.attributes)
+        begun = await self._first_use.begun(wanted, now_ms=now_ms, begin=False)
+        applied = limits_by_name(ask.policy, names, ask.attributes, now_ms=now_ms, begun=begun, state=state)
+        balances = await self.balances(applied)
+        return {
+            item.limit.name: Fill(used=balance.used, amount=item.limit.amount)
+            for item, balance in zip(applied, balances, strict=True)
+        }
+
+    async def _begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool) -> int | None:
+        call = self._store.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
+        return await timed(self._observer, "begin_window", call)
