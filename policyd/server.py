@@ -28,10 +28,10 @@ from policyd.core.errors import ConfigError, StoreError
 from policyd.core.policy import Policy
 from policyd.core.price_book import PriceBook
 from policyd.enforcer import Enforcer
-from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.over_grpcio import GrpcioServer
 from policyd.ext_proc.over_h2rpc import H2rpcServer
 from policyd.ext_proc.servicer import ExternalProcessor, ExtProcServer
+from policyd.ext_proc.settings import ExchangeSettings
 from policyd.http import create_app, listen, serving
 from policyd.price_finding import check_models
 from policyd.prices.table_file import open_price_book

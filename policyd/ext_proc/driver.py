@@ -11,12 +11,12 @@ import logging
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from policyd.core.errors import PolicydError, RequestError
 from policyd.enforcer import Enforcer
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.exchange import Exchange
-from policyd.ext_proc.session import Session
+from policyd.ext_proc.life import Life
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Driver:
     `handle` can be cancelled at any await: what is left to do stays here, and the next call goes on with it.
     """
 
-    def __init__(self, exchange: Exchange | Session, enforcer: Enforcer) -> None:
+    def __init__(self, exchange: Life[Any], enforcer: Enforcer) -> None:
         self._exchange = exchange
         self._enforcer = enforcer
         self._effects: deque[m.Effect] = deque()

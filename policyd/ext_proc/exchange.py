@@ -28,103 +28,45 @@ An event without a row is a `ProtocolError`. A failure has a row in every state:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
-from policyd.core.errors import (
-    BodyTooSlow,
-    BodyUnreadable,
-    EndpointUnknown,
-    RequestError,
-    RequestSigned,
-)
-from policyd.core.policy import ApiKeys, FailureMode, OnDisconnect, Policy
-from policyd.core.policy import UnknownEndpoint as UnknownEndpointAction
-from policyd.core.record import Outcome, Record, UsageSource
-from policyd.core.runtime import Blocked
+from policyd.core.errors import RequestSigned
+from policyd.core.policy import OnDisconnect, Policy
+from policyd.core.record import Outcome, Record
 from policyd.enforcer import Ending, Verdict
-from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
+from policyd.ext_proc.admission import Admission, Step
 from policyd.ext_proc.charging import charged_at_least, disconnected, ended
 from policyd.ext_proc.encoding import UndecodableReply
-from policyd.ext_proc.headers import block_headers, cost_headers, decision_headers, request_id_header
+from policyd.ext_proc.headers import cost_headers, decision_headers
 from policyd.ext_proc.meter import ReplyMeter
-from policyd.ext_proc.refusal import block_refusal, denial, error_info, immediate, worth_retrying
 from policyd.ext_proc.reply import NO_REPLY, ReplyHead, ReplySide
-from policyd.ext_proc.request import NO_UPGRADE, UNMETERED, RequestSide
+from policyd.ext_proc.request import UNMETERED
+from policyd.ext_proc.settings import CountText, ExchangeSettings
+from policyd.ext_proc.states import State
 from policyd.ext_proc.table import Table, row, step
-from policyd.providers.base import ErrorInfo, HeaderReader, RequestEdits, WireFormat
-from policyd.providers.endpoint import Endpoint, UnknownEndpoint
-from policyd.providers.registry import OPENAI_CHAT, might_be_priced, resolve
+from policyd.providers.base import ErrorInfo, HeaderReader, RequestEdits
+from policyd.providers.registry import OPENAI_CHAT
 
 
-class State(StrEnum):
-    IDLE = "idle"
-    AUTHENTICATING = "authenticating"
-    READING_REQUEST = "reading_request"
-    DECIDING = "deciding"
-    ABANDONED = "abandoned"
-    FORWARDED = "forwarded"
-    METERING = "metering"
-    TOPPING_UP = "topping_up"
-    SETTLING = "settling"
-    PASSING = "passing"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeSettings:
-    """What is the same for every exchange of a process."""
-
-    header_prefix: str = "x-policyd-"
-    request_body_bytes_max: int = 16 * 1024 * 1024
-    request_body_seconds_max: float = 300
-    """How long a request's body may take to come: a client that dribbles it must not hold a stream for ever."""
-    response_buffer_bytes_max: int = 512 * 1024
-    """Largest JSON reply that Envoy is asked to buffer, so that the cost can go into its headers."""
-
-
-CountText = Callable[[str, str, str], int]
-"""`(text, provider, model) -> tokens`."""
-
-Step = tuple[State, list[m.Effect]]
-
-
-class Exchange:
-    """`receive` takes an event and returns the effects to carry out, in order."""
+class Exchange(Admission):
+    """An exchange whose messages all come here, in whichever body modes."""
 
     # What a state relies on is set by the transition that leads there.
-    _arrival: m.RequestHeaders
-    _destination: Endpoint | UnknownEndpoint | None
-    _request: RequestSide
     _reply_mode: m.BodyMode
-    _endpoint: Endpoint
-    _wire: WireFormat
-    _ask: Ask
-    _verdict: Verdict
     _reply: ReplySide
 
     def __init__(
         self, *, request_id: str, began_ms: int, policy: Policy, settings: ExchangeSettings, count_text: CountText
     ) -> None:
-        self.request_id = request_id
-        self.state = State.IDLE
-        self._policy = policy
-        self._settings = settings
-        self._count_text = count_text
-        self._error_wire: WireFormat = OPENAI_CHAT
-        self._unheld = Record(
+        super().__init__(
             request_id=request_id,
-            at_ms=began_ms,
-            outcome=Outcome.UNMETERED,
-            decision="allow",
-            provider="",
-            endpoint="",
-            model="",
-            attributes={},
+            began_ms=began_ms,
+            policy=policy,
+            settings=settings,
+            count_text=count_text,
+            error_wire=OPENAI_CHAT,
         )
-        self._holding = False
         self._usage_added = False
         self._head = NO_REPLY
         self._waiting_reply: m.BodyReply | None = None
@@ -132,100 +74,10 @@ class Exchange:
         self._is_cut = False
 
     def receive(self, event: m.Event) -> list[m.Effect]:
-        """Raises `ProtocolError` for an event that the state does not allow. Any other exception is a defect."""
         self.state, effects = step(TABLE, self, self.state, event)
         return effects
 
-    def give_up(self) -> None:
-        """Ends without another word: what is held expires, and is charged."""
-        self.state = State.ENDED
-
-    # --- the request ---
-
-    def _begin(self, event: m.RequestHeaders) -> Step:
-        self._arrival = event
-        self._request = request = RequestSide(event, policy=self._policy)
-        self._destination = endpoint = resolve(
-            provider=event.provider,
-            host=event.headers.get(":authority", ""),
-            method=event.headers.get(":method", ""),
-            path=request.path,
-        )
-        if endpoint is not None:
-            self._error_wire = endpoint.error_wire
-            self._unheld = replace(self._unheld, provider=endpoint.vendor.id)
-        name = endpoint.name if isinstance(endpoint, Endpoint) else ""
-        self._unheld = replace(self._unheld, endpoint=name)
-        try:
-            digest = request.key_digest()
-        except RequestError as error:
-            return self._refuse(error)
-        if digest is None:
-            return self._enter()
-        metered = isinstance(endpoint, Endpoint) and endpoint.wire is not None
-        return State.AUTHENTICATING, [m.Authenticate(digest, name, metered=metered)]
-
-    def _identified(self, event: m.Identified) -> Step:
-        self._request.identify(event.key)
-        return self._enter()
-
-    def _enter(self) -> Step:
-        request, endpoint = self._request, self._destination
-        if not isinstance(endpoint, Endpoint):
-            return self._meet_unknown_endpoint(self._arrival)
-        if endpoint.realtime is not None:
-            return self._refuse(BodyUnreadable("this endpoint takes a WebSocket, and the request asks for none"))
-        try:
-            request.check_signature()
-            if endpoint.wire is None:
-                return self._pass_unmetered()
-            self._endpoint, self._wire = endpoint, endpoint.wire
-            request.check(body_bytes_max=self._settings.request_body_bytes_max)
-        except RequestError as error:
-            return self._refuse(error)
-        return State.READING_REQUEST, request.withhold()
-
-    def _meet_unknown_endpoint(self, event: m.RequestHeaders) -> Step:
-        if self._policy.unknown_endpoint is UnknownEndpointAction.PASS and not self._might_be_priced(event):
-            return self._pass_unmetered()
-        what = ascii(f"{event.headers.get(':method', '')} {self._request.path}")
-        message = f"{what} is not an endpoint that policyd can price, and the policy refuses such requests"
-        return self._refuse(EndpointUnknown(message))
-
-    def _might_be_priced(self, event: m.RequestHeaders) -> bool:
-        """Whether what the table does not know may be one of its endpoints, spelt so that it does not know it."""
-        return might_be_priced(
-            provider=event.provider,
-            host=event.headers.get(":authority", ""),
-            method=event.headers.get(":method", ""),
-            path=self._request.path,
-        )
-
-    def _read_request(self, event: m.RequestBody) -> Step:
-        try:
-            if not self._request.take(event, body_bytes_max=self._settings.request_body_bytes_max):
-                return State.READING_REQUEST, self._request.await_more()
-            self._ask = self._request.ask(
-                request_id=self.request_id, endpoint=self._endpoint, wire=self._wire, policy=self._policy
-            )
-        except RequestError as error:
-            return self._refuse(error)
-        self._unheld = replace(self._unheld, model=self._ask.facts.model, attributes=self._ask.identity)
-        return State.DECIDING, [m.Decide(self._ask)]
-
-    def _refuse_slowness(self, _: m.RequestTimedOut) -> Step:
-        return self._refuse(BodyTooSlow(f"the body did not come within {self._settings.request_body_seconds_max} s"))
-
-    def _refuse_trailers(self, _: m.RequestTrailers) -> Step:
-        return self._refuse(BodyUnreadable("the request has trailers; they are not supported here"))
-
-    # --- the decision ---
-
-    def _decided(self, event: m.Decided) -> Step:
-        verdict = self._verdict = event.verdict
-        if not verdict.decision.allowed:
-            return self._deny(verdict)
-        self._holding = True
+    def _forward(self, verdict: Verdict) -> Step:
         # What it takes to change the request is not kept while the reply passes.
         self._ask = replace(self._ask, facts=verdict.facts, reread=None)
         self._usage_added = not verdict.facts.usage_requested
@@ -239,50 +91,6 @@ class Exchange:
             return State.FORWARDED, self._request.forward(self._endpoint, self._wire, edits)
         except RequestSigned as error:
             return self._refuse(error)
-
-    def _deny(self, verdict: Verdict) -> Step:
-        decision = verdict.decision
-        error = denial(decision, request_id=self.request_id)
-        reply = immediate(
-            self._wire,
-            error,
-            headers=decision_headers(verdict, self._settings.header_prefix),
-            retry_after_seconds=decision.retry_after_seconds,
-            retry=worth_retrying(decision),
-        )
-        return State.ENDED, [reply, m.Report(replace(verdict.record, status=error.status))]
-
-    def _rejected(self, event: m.Rejected) -> Step:
-        if isinstance(event.error, Blocked):
-            return self._deny_blocked(event.error)
-        return self._refuse(event.error)
-
-    def _deny_blocked(self, error: Blocked) -> Step:
-        reply = immediate(
-            self._wire,
-            block_refusal(error, request_id=self.request_id),
-            headers=block_headers(self.request_id, self._settings.header_prefix),
-            retry_after_seconds=error.block.seconds_left(self._unheld.at_ms),
-            retry=False,
-        )
-        record = replace(
-            self._unheld,
-            outcome=Outcome.DENIED,
-            decision="deny",
-            status=error.status,
-            denied_by=(error.block.name,),
-        )
-        return State.ENDED, [reply, m.Report(record)]
-
-    def _abandon(self, _: m.Closed) -> Step:
-        return State.ABANDONED, []
-
-    def _return_hold(self, event: m.Decided) -> Step:
-        """The client went while the enforcer decided: the provider has seen nothing."""
-        self._verdict = event.verdict
-        if not event.verdict.decision.allowed:
-            return State.ENDED, [m.Report(event.verdict.record)]
-        return State.SETTLING, [self._finish(Ending(Outcome.DISCONNECTED, usage=None, source=UsageSource.NONE))]
 
     # --- the reply ---
 
@@ -337,11 +145,11 @@ class Exchange:
             meter.grant(event.tokens)
             return self._go_on(passing + meter.read_on())
         message = "The budget was used up during this reply; it ends here."
-        error = self._error_info(402, "budget_exceeded", message)
+        error = self._info(402, "budget_exceeded", message)
         return self._cut(passing, error, self._ending(), Outcome.CUT)
 
     def _cut_unreadable(self) -> Step:
-        error = self._error_info(502, "reply_unreadable", "The provider's reply could not be decoded.")
+        error = self._info(502, "reply_unreadable", "The provider's reply could not be decoded.")
         return self._cut(b"", error, self._ending(), Outcome.PROVIDER_ERROR)
 
     def _cut(self, passing: bytes, error: ErrorInfo, ending: Ending, outcome: Outcome) -> Step:
@@ -396,58 +204,12 @@ class Exchange:
     def _running_meter(self) -> ReplyMeter | None:
         return self._reply.meter if self._head is not NO_REPLY else None
 
-    # --- failures ---
-
-    def _fail_before(self, event: m.Failed) -> Step:
-        """policyd failed before the request went upstream: the policy's `failure_mode` decides."""
-        # Nobody passes because it could not be found out who they are.
-        unknown = self._policy.api_keys is not ApiKeys.OFF and self.state in {State.IDLE, State.AUTHENTICATING}
-        if self._policy.failure_mode is FailureMode.CLOSED or unknown:
-            message = "The spending policy could not be checked; try again later."
-            info = self._error_info(503, "policy_unavailable", message)
-            return self._answer(info, Outcome.FAILED, error=event.error, retry_after_seconds=1)
-        passing: list[m.Effect] = [m.HeadersReply(response=False, mode=UNMETERED)]
-        if self.state is not State.IDLE:
-            passing = self._request.forward_unread()
-        return State.PASSING, [*passing, self._conclude(replace(self._unheld, error=event.error))]
-
     def _fail_after(self, event: m.Failed) -> Step:
         """policyd failed in mid-reply: what was seen is charged, and the gRPC stream ends with an error."""
         ending = replace(self._disconnected(), outcome=Outcome.FAILED, error=event.error)
         return State.SETTLING, [self._finish(ending), m.Abort(event.error)]
 
-    # --- refusing and passing ---
-
-    def _refuse(self, error: RequestError) -> Step:
-        outcome = Outcome.FAILED if error.status >= 500 else Outcome.REJECTED
-        return self._answer(self._error_info(error.status, error.reason, str(error)), outcome, error=error.reason)
-
-    def _answer(self, info: ErrorInfo, outcome: Outcome, *, error: str, retry_after_seconds: int | None = None) -> Step:
-        reply = immediate(
-            self._error_wire,
-            info,
-            headers=request_id_header(self.request_id, self._settings.header_prefix),
-            retry_after_seconds=retry_after_seconds,
-            retry=retry_after_seconds is not None,
-        )
-        record = replace(self._unheld, outcome=outcome, decision="deny", status=info.status, error=error)
-        return State.ENDED, [reply, self._conclude(record)]
-
-    def _conclude(self, record: Record) -> m.Effect:
-        """The one record of a request that is not metered; if something is held for it already, that is returned."""
-        if not self._holding:
-            return m.Report(record)
-        verdict = replace(self._verdict, record=replace(self._verdict.record, decision=record.decision))
-        ending = Ending(record.outcome, usage=None, source=UsageSource.NONE, status=record.status, error=record.error)
-        return m.Finish(verdict, ending)
-
-    def _error_info(self, status: int, reason: str, message: str) -> ErrorInfo:
-        return error_info(status=status, reason=reason, message=message, request_id=self.request_id)
-
-    def _pass_unmetered(self) -> Step:
-        if self._request.upgrades:
-            return self._refuse(BodyUnreadable(NO_UPGRADE))
-        return State.PASSING, [self._request.pass_headers(), m.Report(self._unheld)]
+    # --- what passes unmetered ---
 
     def _pass_request_body(self, event: m.RequestBody) -> Step:
         return State.PASSING, [self._request.pass_body(event)]
@@ -470,20 +232,11 @@ class Exchange:
             return State.PASSING, [m.StreamedBody(response=True, body=event.chunk, end_of_stream=event.end_of_stream)]
         return State.PASSING, [m.BodyReply(response=True)]
 
-    def _pass_trailers(self, event: m.RequestTrailers | m.ResponseTrailers) -> Step:
-        return self.state, [m.TrailersReply(response=isinstance(event, m.ResponseTrailers))]
-
     def _pass_rest(self, _: m.ResponseBody) -> Step:
         """What still comes once the reply is settled. After a cut it cancels the provider."""
         if self._head is NO_REPLY or self._reply.in_full_duplex:
             return self.state, []
         return self.state, [m.ImmediateReply(502, {}, b"") if self._is_cut else m.BodyReply(response=True)]
-
-    def _stop(self, _: m.Event) -> Step:
-        return State.ENDED, []
-
-    def _ignore(self, _: m.Event) -> Step:
-        return self.state, []
 
 
 _S, _X = State, Exchange

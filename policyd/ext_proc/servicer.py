@@ -18,8 +18,11 @@ from policyd.ext_proc import messages as m
 from policyd.ext_proc.codec import Decoder
 from policyd.ext_proc.driver import Driver, Send, log_failure, name_of
 from policyd.ext_proc.eager import run_eagerly
-from policyd.ext_proc.exchange import Exchange, ExchangeSettings, State
+from policyd.ext_proc.exchange import Exchange
+from policyd.ext_proc.life import Life
 from policyd.ext_proc.session import Session, session_wanted
+from policyd.ext_proc.settings import ExchangeSettings
+from policyd.ext_proc.states import State
 
 METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 
@@ -49,11 +52,11 @@ class ExtProcServer(Protocol):
 class ExchangeStream:
     """An exchange, or a session, and the gRPC stream that carries it: its first message tells which."""
 
-    def __init__(self, begin: Callable[[m.Event], Exchange | Session], enforcer: Enforcer, decoder: Decoder) -> None:
+    def __init__(self, begin: Callable[[m.Event], Life[Any]], enforcer: Enforcer, decoder: Decoder) -> None:
         self._begin = begin
         self._enforcer = enforcer
         self._decoder = decoder
-        self._exchange: Exchange | Session | None = None
+        self._exchange: Life[Any] | None = None
         self._driver: Driver | None = None
 
     @property
@@ -133,7 +136,7 @@ class ExternalProcessor:
             self._open.discard(stream)
             self._ended.set()
 
-    def _begin(self, first: m.Event) -> Exchange | Session:
+    def _begin(self, first: m.Event) -> Life[Any]:
         """What a stream that begins with this event carries."""
         enforcer = self._enforcer
 

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from policyd.core.api_keys import format_key
 from policyd.enforcer import Verdict
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.exchange import Exchange, ExchangeSettings, State
+from policyd.ext_proc.exchange import Exchange
+from policyd.ext_proc.settings import ExchangeSettings
+from policyd.ext_proc.states import State
 from tests.builders import World, policy
 from tests.ext_proc import wire
 

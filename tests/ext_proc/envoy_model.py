@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.driver import Driver
-from policyd.ext_proc.exchange import Exchange, ExchangeSettings
+from policyd.ext_proc.exchange import Exchange
+from policyd.ext_proc.settings import ExchangeSettings
 from tests.builders import World
 
 BUFFER_BYTES_MAX = 1024 * 1024

@@ -9,8 +9,8 @@ from typing import Any
 from policyd.core.usage import Usage
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.driver import Driver
-from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.session import Session, session_wanted
+from policyd.ext_proc.settings import ExchangeSettings
 from policyd.providers.framing.websocket import Kind, Unit, WebSocketFramer, encode_text
 from tests.builders import World
 

@@ -8,7 +8,7 @@ from policyd.core.policy import OnDisconnect
 from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.exchange import State
+from policyd.ext_proc.states import State
 from tests.builders import COUNTER, World, limit, policy
 from tests.ext_proc.by_hand import ByHand, at_once
 from tests.ext_proc.wire import DONE, SSE, chat, chat_chunk, chat_reply, reply_headers, usage_chunk

@@ -19,7 +19,9 @@ from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.driver import Driver
-from policyd.ext_proc.exchange import Exchange, ExchangeSettings, State
+from policyd.ext_proc.exchange import Exchange
+from policyd.ext_proc.settings import ExchangeSettings
+from policyd.ext_proc.states import State
 from tests.builders import World, limit, policy, price_of
 from tests.ext_proc import wire
 from tests.ext_proc.envoy_model import Envoy
@@ -403,7 +405,7 @@ class TestADefect:
         assert await world.spent() == world.record.actual_cost_nanos
 
     @pytest.mark.parametrize("failure_mode", FailureMode)
-    @pytest.mark.parametrize("what", ["policyd.ext_proc.exchange.resolve", "policyd.ext_proc.request.RequestSide.ask"])
+    @pytest.mark.parametrize("what", ["policyd.ext_proc.admission.resolve", "policyd.ext_proc.request.RequestSide.ask"])
     async def test_before_the_decision(
         self, monkeypatch: pytest.MonkeyPatch, what: str, failure_mode: FailureMode
     ) -> None:

@@ -16,8 +16,8 @@ from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.document import KEPT_BYTES_MAX
-from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.messages import BodyMode
+from policyd.ext_proc.settings import ExchangeSettings
 from tests.builders import COUNTER, World, limit, policy, price_of
 from tests.ext_proc import wire
 from tests.ext_proc.envoy_model import Envoy

@@ -13,9 +13,9 @@ from policyd.core.errors import AttributeMissing
 from policyd.core.policy import FailureMode, Metric, Policy, Unbounded, UnknownEndpoint
 from policyd.core.record import Outcome
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.messages import BodyMode
 from policyd.ext_proc.request import decimal
+from policyd.ext_proc.settings import ExchangeSettings
 from tests.builders import World, limit, policy
 from tests.ext_proc import wire
 from tests.ext_proc.by_hand import ByHand, denied

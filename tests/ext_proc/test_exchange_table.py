@@ -14,7 +14,8 @@ from policyd.core.record import Outcome, Record
 from policyd.core.runtime import ApiKey
 from policyd.ext_proc import exchange
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.exchange import TABLE, State
+from policyd.ext_proc.exchange import TABLE
+from policyd.ext_proc.states import State
 from policyd.ext_proc.table import Row
 from tests.builders import World, policy
 from tests.ext_proc import wire

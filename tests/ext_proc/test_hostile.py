@@ -14,8 +14,10 @@ from policyd.core.policy import FailureMode, Metric, OnDisconnect, Policy, Unbou
 from policyd.core.record import Outcome
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.driver import Driver
-from policyd.ext_proc.exchange import Exchange, ExchangeSettings, State
+from policyd.ext_proc.exchange import Exchange
 from policyd.ext_proc.messages import BodyMode
+from policyd.ext_proc.settings import ExchangeSettings
+from policyd.ext_proc.states import State
 from tests.builders import USD, World, limit, policy
 from tests.ext_proc import wire
 from tests.ext_proc.envoy_model import Envoy

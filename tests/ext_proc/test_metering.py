@@ -17,8 +17,8 @@ from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
 from policyd.estimator import output_token_amounts
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.exchange import State
 from policyd.ext_proc.meter import TOP_UP_TOKENS_MIN, Framing, ReplyMeter
+from policyd.ext_proc.states import State
 from policyd.providers.base import Prompt, RequestFacts
 from policyd.providers.registry import OPENAI_CHAT
 from tests.builders import COUNTER, World, limit, policy, price_of, published_prices

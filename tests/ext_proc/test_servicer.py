@@ -15,10 +15,10 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
 from policyd.core.record import Outcome
 from policyd.core.usage import Usage
-from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.over_grpcio import GrpcioServer
 from policyd.ext_proc.over_h2rpc import H2rpcServer
 from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExternalProcessor, ExtProcServer
+from policyd.ext_proc.settings import ExchangeSettings
 from tests.builders import World, limit, policy, price_of
 from tests.ext_proc import wire
 from tests.ext_proc.trying_stores import Turnstile, slow

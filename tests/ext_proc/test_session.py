@@ -13,7 +13,8 @@ from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
 from policyd.ext_proc import messages as m
 from policyd.ext_proc import session
-from policyd.ext_proc.session import TABLE, State
+from policyd.ext_proc.session import TABLE
+from policyd.ext_proc.states import SessionState as State
 from policyd.providers.framing.websocket import Kind, encode_close, encode_text
 from tests.builders import USD, World, limit, policy, price_of
 from tests.ext_proc.session_rig import (

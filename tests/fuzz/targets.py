@@ -18,8 +18,8 @@ from policyd.core.policy import FailureMode
 from policyd.core.record import Outcome
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.encoding import PIECE_BYTES_MAX, UndecodableReply, decoder
-from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.servicer import ExternalProcessor
+from policyd.ext_proc.settings import ExchangeSettings
 from policyd.providers.base import OUTPUT_TOKENS_MAX, RawRequest, ReplyReader, RequestEdits, RequestFacts
 from policyd.providers.editing import reread
 from policyd.providers.endpoint import Endpoint

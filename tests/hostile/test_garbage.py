@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyd.core.policy import FailureMode
-from policyd.ext_proc.exchange import ExchangeSettings
 from policyd.ext_proc.over_grpcio import GrpcioServer
 from policyd.ext_proc.over_h2rpc import H2rpcServer
 from policyd.ext_proc.servicer import METHOD, ExternalProcessor, ExtProcServer
+from policyd.ext_proc.settings import ExchangeSettings
 from policyd.stores.memory import MemoryStore
 from policyd.v1.policy_service_pb2 import DESCRIPTOR
 from tests.api.serving import Api, raw_call
