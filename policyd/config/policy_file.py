@@ -65,7 +65,7 @@ POLICY_KEYS = (
     "limits",
     "rules",
 )
-_RESERVATIONS_KEYS = ("ttl", "grace", "on_expiry", "ended_kept", "usage_kept")
+_RESERVATIONS_KEYS = ("ttl", "lean_ttl", "grace", "on_expiry", "ended_kept", "usage_kept")
 _PRICE_AS_EXAMPLE = "{price_as: gpt-4o}"
 
 
@@ -245,6 +245,7 @@ def _reservations(section: Section, defaults: Reservations) -> Reservations:
     within = section.within("reservations", tree, keys=_RESERVATIONS_KEYS)
     return Reservations(
         ttl_seconds=within.read("ttl", duration_seconds(minimum=1), defaults.ttl_seconds),
+        lean_ttl_seconds=within.read("lean_ttl", duration_seconds(minimum=1), defaults.lean_ttl_seconds),
         grace_seconds=within.read("grace", duration_seconds(minimum=0), defaults.grace_seconds),
         on_expiry=within.read("on_expiry", choice(OnExpiry), defaults.on_expiry),
         ended_kept_seconds=within.read("ended_kept", duration_seconds(minimum=1), defaults.ended_kept_seconds),

@@ -5,6 +5,7 @@ Header values come and go as `raw_value`: Envoy fills only that field, and reads
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from envoy.config.core.v3 import base_pb2
@@ -23,8 +24,17 @@ _BODY_MODE_NUMBERS: Mapping[m.BodyMode, int] = {mode: number for number, mode in
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
 _ENVOY_MINOR = "xds.node.user_agent_build_version.version.minor_number"
 """The attribute by which Envoy's configuration may tell its version (`request_attributes`)."""
+PSEUDO_HEADER_ATTRIBUTES: Mapping[str, str] = {
+    ":path": "request.path",
+    ":method": "request.method",
+    ":authority": "request.host",
+}
+"""The attributes by which Envoy tells what HTTP/2 has in pseudo-headers."""
+_HEADER_ATTRIBUTE = re.compile(r"request\.headers\['([^']+)'\]")
 _JWT_AUTHN = "envoy.filters.http.jwt_authn"
 """Where Envoy's filter of that name puts the claims that it has verified (`payload_in_metadata`)."""
+HOLD_NAMESPACE = "policyd"
+"""The dynamic metadata in which Envoy keeps what a request of the lean profile was marked with."""
 _SEND = processing_mode_pb2.ProcessingMode.SEND
 _SKIP = processing_mode_pb2.ProcessingMode.SKIP
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -53,17 +63,18 @@ class Decoder:
                 config.send_body_without_waiting_for_header_response
                 or m.BodyMode.FULL_DUPLEX_STREAMED in (self._request_mode, self._response_mode)
             )
+        if message.HasField("protocol_config") and message.HasField("request_body"):
+            # The first message of all: the headers were skipped.
+            return self._whole_request(message)
+        return self._event(message)
+
+    def _event(self, message: pb.ProcessingRequest) -> m.Event:
         match message.WhichOneof("request"):
             case "request_headers":
-                return m.RequestHeaders(
+                return self._request_headers(
+                    message,
                     headers=_headers(message.request_headers.headers.headers),
                     end_of_stream=message.request_headers.end_of_stream,
-                    request_body_mode=self._request_mode,
-                    response_body_mode=self._response_mode,
-                    provider=self._provider,
-                    envoy_minor=_envoy_minor(message),
-                    envoy_attributes=_envoy_attributes(message),
-                    claims=_claims(message),
                 )
             case "request_body":
                 return m.RequestBody(message.request_body.body, message.request_body.end_of_stream)
@@ -82,6 +93,35 @@ class Decoder:
                 return m.ResponseTrailers()
             case other:
                 raise ProtocolError(f"Envoy sent a message of an unknown kind ({other})")
+
+    def _request_headers(
+        self, message: pb.ProcessingRequest, *, headers: Mapping[str, str], end_of_stream: bool
+    ) -> m.RequestHeaders:
+        return m.RequestHeaders(
+            headers=headers,
+            end_of_stream=end_of_stream,
+            request_body_mode=self._request_mode,
+            response_body_mode=self._response_mode,
+            provider=self._provider,
+            envoy_minor=_envoy_minor(message),
+            envoy_attributes=_envoy_attributes(message),
+            claims=_claims(message),
+        )
+
+    def _whole_request(self, message: pb.ProcessingRequest) -> m.WholeRequest:
+        told = _envoy_attributes(message)
+        headers = {name: told[attribute] for name, attribute in PSEUDO_HEADER_ATTRIBUTES.items() if attribute in told}
+        headers |= {found[1]: value for name, value in told.items() if (found := _HEADER_ATTRIBUTE.fullmatch(name))}
+        return m.WholeRequest(
+            head=self._request_headers(message, headers=headers, end_of_stream=False),
+            body=message.request_body.body,
+            end_of_stream=message.request_body.end_of_stream,
+        )
+
+
+def header_attribute(name: str) -> str:
+    """The attribute by which Envoy tells a request's header (`request_attributes`)."""
+    return f"request.headers['{name}']"
 
 
 def _envoy_minor(message: pb.ProcessingRequest) -> int | None:
@@ -154,6 +194,8 @@ def _message(reply: m.Reply) -> pb.ProcessingResponse:
             elif body is not None:
                 # An empty replacement has to be said as such: an empty `body` means none was given.
                 common.body_mutation.clear_body = True
+        case m.MarkedBody(body, marks):
+            _mark(message, body, marks)
         case m.StreamedBody(response, body, end_of_stream):
             common = _common(message.response_body if response else message.request_body)
             piece = common.body_mutation.streamed_response
@@ -168,6 +210,15 @@ def _message(reply: m.Reply) -> pb.ProcessingResponse:
             immediate.details = "policyd"
             _mutate(immediate.headers, headers)
     return message
+
+
+def _mark(message: pb.ProcessingResponse, body: bytes | None, marks: Mapping[str, str]) -> None:
+    common = _common(message.request_body)
+    if body is not None:
+        common.body_mutation.body = body
+    kept = message.dynamic_metadata.fields[HOLD_NAMESPACE].struct_value.fields
+    for name, value in marks.items():
+        kept[name].string_value = value
 
 
 def _common(part: pb.HeadersResponse | pb.BodyResponse) -> pb.CommonResponse:

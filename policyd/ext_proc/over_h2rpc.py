@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.codec import encode
 from policyd.ext_proc.driver import log_failure
 from policyd.ext_proc.eager import run_eagerly
 from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExternalProcessor
-from policyd.h2rpc import Call, Limits, Server, Status
+from policyd.h2rpc import Call, Limits, Server, Service, Status
+
+NO_OTHERS: Mapping[str, Service] = MappingProxyType({})
 
 
 class H2rpcServer:
     """A `policyd.ext_proc.servicer.ExtProcServer`."""
 
-    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int, shares_port: bool = False) -> None:
+    def __init__(
+        self,
+        processor: ExternalProcessor,
+        *,
+        message_bytes_max: int,
+        shares_port: bool = False,
+        others: Mapping[str, Service] = NO_OTHERS,
+    ) -> None:
+        """`others`: what is served beside it, by its path."""
         self._shares_port = shares_port
         limits = Limits(message_bytes_max=message_bytes_max)
-        self._server = Server({METHOD: lambda call: _Stream(processor, call)}, limits=limits)
+        self._server = Server({**services(processor), **others}, limits=limits)
 
     async def listen(self, host: str, port: int) -> int:
         return await self._server.listen(host, port, reuse_port=self._shares_port)
@@ -29,6 +41,11 @@ class H2rpcServer:
 
     async def stop(self, *, grace_seconds: float) -> None:
         await self._server.stop(grace_seconds=grace_seconds)
+
+
+def services(processor: ExternalProcessor) -> Mapping[str, Service]:
+    """What is served, by its path."""
+    return {METHOD: lambda call: _Stream(processor, call)}
 
 
 class _Stream:
@@ -83,6 +100,9 @@ class _Stream:
     def _go_on(self) -> None:
         if (aborted := self._stream.aborted) is not None:
             self._abort(aborted)
+            return
+        if self._stream.is_over:
+            self.on_half_close()
             return
         self._watch_body()
         self._read_on()

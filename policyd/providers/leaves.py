@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from policyd.providers.base import ReplyReader, RequestFacts
+from policyd.providers.base import ReplyReader, WireFormat
 from policyd.providers.framing.frame import Frame
 from policyd.providers.reply_values import Json, decode
 
@@ -33,15 +33,13 @@ class ReplyLeaves:
 
 
 @runtime_checkable
-class LeafFormat(Protocol):
-    """What a `WireFormat` is as well where all that its replies cost stands in leaves: ask `isinstance`."""
+class LeafFormat(WireFormat, Protocol):
+    """A `WireFormat` where all that its replies cost stands in leaves."""
 
     reply_leaves: ReplyLeaves
 
-    def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> ReplyReader: ...
-
     def leaf_events(self, found: Json, *, ended: bool) -> Iterator[Frame]:
-        """Events that say what `found` says, which was picked out of a stream. `ended`: whether the stream was whole."""
+        """Events that say what `found` says, which was picked out of a stream. `ended`: whether that was whole."""
         ...
 
 

@@ -107,11 +107,13 @@ class _Route:
     tail: re.Pattern[str]
     name: str
     wire: WireFormat | None
+    leaf: LeafFormat | None = None
     realtime: RealtimeFormat | None = None
 
 
 def _route(api: Api, method: str, tail: str, name: str, wire: WireFormat | None = None) -> _Route:
-    return _Route(api, method, re.compile(tail), name, wire)
+    leaf = wire if isinstance(wire, LeafFormat) else None
+    return _Route(api, method, re.compile(tail), name, wire, leaf)
 
 
 def _session(api: Api, tail: str, name: str, realtime: RealtimeFormat) -> _Route:
@@ -255,7 +257,8 @@ def resolve(*, provider: str | None, host: str, method: str, path: str) -> Endpo
                 continue
             if any(route.tail.fullmatch(path, start) for start in starts):
                 error_wire = route.wire or ERROR_WIRES[api]
-                return Endpoint(vendor, route.name, path, route.wire, error_wire, route.realtime)
+                leaf = route.leaf if api is vendor.apis[0] else None
+                return Endpoint(vendor, route.name, path, route.wire, error_wire, leaf, route.realtime)
     return UnknownEndpoint(vendor, _nearest_error_wire(vendor, path))
 
 
@@ -289,13 +292,12 @@ def leaf_paths(provider: str) -> tuple[str, ...]:
 
 def leaf_format(*, provider: str, endpoint: str) -> LeafFormat | None:
     """The format in which `provider` answers at its endpoint of that name, if it is a `LeafFormat`."""
-    forms = (route.wire for route in _leaf_routes(vendor_named(provider)) if route.name == endpoint)
-    return next((form for form in forms if isinstance(form, LeafFormat)), None)
+    return next((route.leaf for route in _leaf_routes(vendor_named(provider)) if route.name == endpoint), None)
 
 
 def every_leaf() -> ReplyLeaves:
     """Where any `LeafFormat` has what a reply costs."""
-    forms = [route.wire.reply_leaves for route in _ROUTES if isinstance(route.wire, LeafFormat)]
+    forms = [route.leaf.reply_leaves for route in _ROUTES if route.leaf is not None]
     return ReplyLeaves(
         document=tuple(dict.fromkeys(path for leaves in forms for path in leaves.document)),
         events=tuple(dict.fromkeys(path for leaves in forms for path in leaves.events)),
@@ -304,7 +306,7 @@ def every_leaf() -> ReplyLeaves:
 
 def _leaf_routes(vendor: Vendor) -> list[_Route]:
     """Of the API that is its own: at the paths of the others it may answer in a way of its own."""
-    return [route for route in _ROUTES if route.api is vendor.apis[0] and isinstance(route.wire, LeafFormat)]
+    return [route for route in _ROUTES if route.api is vendor.apis[0] and route.leaf is not None]
 
 
 def might_be_priced(*, provider: str | None, host: str, method: str, path: str) -> bool:

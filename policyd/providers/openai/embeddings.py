@@ -21,7 +21,6 @@ from policyd.providers.reply_reading import ReplyReading
 from policyd.providers.reply_values import Json, count, decode, first_count, mapping, text
 from policyd.providers.request_body import decode_request, fields_at
 
-
 _INPUT_COUNTS = ("prompt_tokens", "input_tokens", "total_tokens")
 """Where the number of tokens stands; some vendors give the total alone."""
 
