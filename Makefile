@@ -7,7 +7,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Two targets started at once must not install into one .venv at once.
 .NOTPARALLEL:
-.PHONY: help demo test simulate fuzz test-envoy-matrix check bench accuracy soak format proto prices constraints clean
+.PHONY: help demo test simulate fuzz test-envoy-matrix check bench accuracy soak format proto prices schema constraints clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ proto: .venv/.dev ## Generate policyd/v1 from proto/
 
 prices: .venv/.dev ## Compile the price table from genai-prices
 	@$(BIN)/python -m policyd.prices.compile
+
+schema: .venv/.dev ## Write the policy file's JSON Schema
+	@$(BIN)/python -m policyd schema > policyd/config/policy.schema.json
 
 constraints: ## Pin the newest version of every dependency in .ci/constraints.txt
 	@PYTHON='$(PYTHON)' .ci/setup pin

@@ -1,10 +1,11 @@
-"""The commands that answer and change nothing: `policyd check-config`, `estimate` and `explain`."""
+"""The commands that answer and change nothing: `policyd check-config`, `schema`, `estimate` and `explain`."""
 
 # ruff: noqa: PLC0415 - commands import what they need when they run: `policyd --help` should not wait for prices.
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,13 @@ def check_config(flags: Flags, file: Annotated[Path, typer.Argument(metavar="FIL
     check_models(policy, open_price_book(settings.prices_path), now_ms=SystemClock().now_ms())
     limits = len(policy.limits)
     typer.echo(f"{file}: ok, {limits} limit{'' if limits == 1 else 's'} (revision {policy.revision})")
+
+
+def schema() -> None:
+    """Print the JSON Schema of the policy file, for editors."""
+    from policyd.config.policy_file import policy_schema
+
+    typer.echo(json.dumps(policy_schema(), indent=2))
 
 
 @takes_settings("config", "prices")

@@ -3,18 +3,34 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from policyd.config import values
+from policyd.config import shapes, values
 from policyd.config.caps import Cap
 from policyd.config.section import Section
+from policyd.config.shapes import Key
 from policyd.config.values import choice
 from policyd.core.policy import Action, Metric
 from policyd.providers.base import OUTPUT_TOKENS_MAX
 
 _KEY_BY_ACTION: Mapping[str, Action] = {"min_output_tokens": Action.CLAMP, "switch_to": Action.SWITCH_MODEL}
-ACTION_KEYS = ("action", *_KEY_BY_ACTION)
-
 _CLAMPED = (Metric.COST, Metric.TOKENS, Metric.OUTPUT_TOKENS)
 """The metrics that a lower maximum output leaves more room in."""
+
+ACTION_KEYS = {
+    "action": Key(shapes.choice(Action), "What becomes of a request when the limit lacks room; the default is deny."),
+    "min_output_tokens": Key(
+        shapes.whole_number(1, OUTPUT_TOKENS_MAX), "The least output, for each choice, that a request is clamped to."
+    ),
+    "switch_to": Key(shapes.TEXT, "A cheaper model of the same provider."),
+}
+_NOT_CLAMPED = tuple(metric for metric in Metric if metric not in _CLAMPED)
+ACTIONS_SHAPE = {
+    "dependentSchemas": {key: shapes.only_with("action", action) for key, action in _KEY_BY_ACTION.items()},
+    "allOf": [
+        {"if": shapes.only_with("action", Action.SWITCH_MODEL), "then": {"required": ["switch_to"]}},
+        {"if": shapes.only_with("action", Action.CLAMP), "then": shapes.without(*_NOT_CLAMPED)},
+    ],
+}
+"""Of a limit: what goes with which action."""
 
 
 @dataclass(frozen=True, slots=True)

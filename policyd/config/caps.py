@@ -1,22 +1,68 @@
 """What a limit caps: a metric, how much of it, in which window; with `windows` several of these."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from policyd.config import values
+from policyd.config import shapes, values
 from policyd.config.problems import did_you_mean
 from policyd.config.section import Section
+from policyd.config.shapes import Key, Keys, Schema
 from policyd.config.values import found
-from policyd.config.windows import in_timezone, label, read_window
+from policyd.config.windows import WINDOW_SHAPE, in_timezone, label, read_window
 from policyd.config.yaml_tree import Scalar, Tree
 from policyd.core.policy import Metric
 from policyd.core.windows import CalendarUnit, CalendarWindow, Window
 
 METRICS = tuple(Metric)
 BY_TIER = "by_tier"
-CAP_KEYS = (*METRICS, "window", "windows", "timezone")
 
-_WINDOWS_KEYS = (*METRICS, "window")
+_TOLD_BY_METRIC: Mapping[Metric, str] = {
+    Metric.COST: "US dollars, to the billionth.",
+    Metric.TOKENS: "Tokens of all kinds.",
+    Metric.INPUT_TOKENS: "Tokens that requests send, cached ones included.",
+    Metric.OUTPUT_TOKENS: "Tokens that replies have, reasoning included.",
+    Metric.REQUESTS: "Requests that are let through.",
+    Metric.CONCURRENT_REQUESTS: "Requests that are open now; takes no window.",
+    Metric.IMAGES: "Images that are made.",
+    Metric.AUDIO_SECONDS: "Seconds of audio that is listened to, rounded up for each request.",
+}
+
+
+def amount_shape(metric: Metric) -> Schema:
+    """What `amount_of` takes."""
+    return shapes.USD if metric is Metric.COST else shapes.COUNT
+
+
+_WINDOWS_KEYS: Keys = {
+    **{
+        metric.value: Key(shapes.any_of(amount_shape(metric), shapes.words(BY_TIER)), told)
+        for metric, told in _TOLD_BY_METRIC.items()
+    },
+    "window": Key(WINDOW_SHAPE, "From when to when it counts."),
+}
+_WINDOWED_METRICS = tuple(metric for metric in METRICS if metric is not Metric.CONCURRENT_REQUESTS)
+_ITEM_SHAPE = shapes.record(_WINDOWS_KEYS, required=("window",), **shapes.exactly_one(_WINDOWED_METRICS))
+
+CAP_KEYS = {
+    **_WINDOWS_KEYS,
+    "windows": Key(shapes.items(_ITEM_SHAPE), "Several windows, each with an account of its own."),
+    "timezone": Key(shapes.TEXT, "An IANA time zone that calendar windows go by; the default is UTC."),
+}
+_BY_THE_CLOCK = shapes.only_with("window", *CalendarUnit)
+_ONE_BY_THE_CLOCK = {"required": ["windows"], "properties": {"windows": {"contains": _BY_THE_CLOCK}}}
+CAPS_SHAPE = {
+    "oneOf": [
+        *({"required": [metric, "window"]} for metric in _WINDOWED_METRICS),
+        {"required": [Metric.CONCURRENT_REQUESTS], **shapes.without("window", "timezone")},
+        {"required": ["windows"]},
+    ],
+    "dependentSchemas": {
+        "windows": shapes.without(*_WINDOWS_KEYS),
+        "timezone": shapes.any_of(_BY_THE_CLOCK, _ONE_BY_THE_CLOCK),
+    },
+}
+"""Of a limit: one metric and what goes with it."""
+
 _WINDOWS_EXAMPLE = "[{window: day, cost_usd: 5.00}, {window: month, cost_usd: 100.00}]"
 
 

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from policyd.config import values
-from policyd.config.caps import amount_of
-from policyd.config.matching import Attributes, read_globs, read_match
+from policyd.config import shapes, values
+from policyd.config.caps import amount_of, amount_shape
+from policyd.config.matching import MATCH_KEY, Attributes, read_globs, read_match
 from policyd.config.problems import Mistake, Problems, did_you_mean, one_of
 from policyd.config.section import Section, unique_entries
+from policyd.config.shapes import Key, Schema
 from policyd.config.values import expected, found
 from policyd.config.yaml_tree import MappingTree, Tree
 from policyd.core.grouping import TIER
@@ -28,6 +29,8 @@ from policyd.core.rules import (
 _ESTIMATED = (Metric.COST, Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS, Metric.IMAGES)
 """The metrics that requests differ in before they run."""
 
+PERCENT_MAX = 1000
+
 _EXAMPLE = "{usage_percent: {daily-spend: 80}}"
 
 
@@ -44,6 +47,14 @@ class Known:
         return {limit.name: limit.metric for limit in self.limits}
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of condition: what reads it, and what its key looks like."""
+
+    read: Callable[[Section, str, Known], Condition]
+    key: Key
+
+
 def read_when(section: Section, known: Known) -> Condition:
     """The condition of a rule; left out: every request."""
     if "when" not in section:
@@ -57,7 +68,7 @@ def _condition(tree: Tree, *, path: str, known: Known, problems: Problems) -> Co
     if entries is None:
         return ALWAYS
     section = Section(entries, path=path, keys=CONDITION_KEYS, problems=problems)
-    read = [reader(section, key, known) for key, reader in _READERS.items() if key in section]
+    read = [kind.read(section, key, known) for key, kind in _KINDS.items() if key in section]
     return read[0] if len(read) == 1 else AllOf(tuple(read))
 
 
@@ -118,9 +129,9 @@ def _thresholds(
 
 def _percent(tree: Tree) -> int:
     try:
-        return values.whole_number(1, 1000)(tree)
+        return values.whole_number(1, PERCENT_MAX)(tree)
     except Mistake:
-        raise expected(tree, "whole percent such as 80, from 1 to 1000") from None
+        raise expected(tree, f"whole percent such as 80, from 1 to {PERCENT_MAX}") from None
 
 
 def _several(
@@ -143,14 +154,25 @@ def _not(section: Section, key: str, known: Known) -> Condition:
     return Not(_condition(section[key], path=section.path_of(key), known=known, problems=section.problems))
 
 
-_READERS: Mapping[str, Callable[[Section, str, Known], Condition]] = {
-    "match": _match,
-    "tier_match": _tier_match,
-    "estimate": _estimate,
-    "usage_percent": _usage_percent,
-    "usage_absolute": _usage_absolute,
-    "all_of": _several(AllOf),
-    "any_of": _several(AnyOf),
-    "not": _not,
+def _amounts(metrics: Sequence[Metric]) -> Schema:
+    return shapes.record({metric: Key(amount_shape(metric), f"This many {metric}, or more.") for metric in metrics})
+
+
+_CONDITION: Schema = {"$ref": "#/$defs/condition"}
+_CONDITIONS = shapes.items(_CONDITION)
+_TIERS = shapes.one_or_more(shapes.TEXT)
+_PERCENT = shapes.named(shapes.whole_number(1, PERCENT_MAX), names=shapes.TEXT)
+_ABSOLUTE = shapes.named(shapes.USD, names=shapes.TEXT)
+
+_KINDS: Mapping[str, _Kind] = {
+    "match": _Kind(_match, MATCH_KEY),
+    "tier_match": _Kind(_tier_match, Key(_TIERS, "The request's tier is one of these.")),
+    "estimate": _Kind(_estimate, Key(_amounts(_ESTIMATED), "The request may come to this or more.")),
+    "usage_percent": _Kind(_usage_percent, Key(_PERCENT, "So much of a limit, or more, is used or held.")),
+    "usage_absolute": _Kind(_usage_absolute, Key(_ABSOLUTE, "The same in the unit of the limit.")),
+    "all_of": _Kind(_several(AllOf), Key(_CONDITIONS, "All of these hold.")),
+    "any_of": _Kind(_several(AnyOf), Key(_CONDITIONS, "One of these holds.")),
+    "not": _Kind(_not, Key(_CONDITION, "This does not hold.")),
 }
-CONDITION_KEYS = tuple(_READERS)
+CONDITION_KEYS = {name: kind.key for name, kind in _KINDS.items()}
+CONDITION_SHAPE = shapes.record(CONDITION_KEYS, minProperties=1)

@@ -4,9 +4,10 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 
-from policyd.config import values
+from policyd.config import shapes, values
 from policyd.config.problems import Mistake, Problems
 from policyd.config.section import Section, unique_entries
+from policyd.config.shapes import Key
 from policyd.config.values import expected, found
 from policyd.config.yaml_tree import MappingTree, Scalar, Tree
 from policyd.core.api_keys import KEY_HEADERS, KEY_PARAMETER
@@ -17,17 +18,17 @@ from policyd.core.grouping import MODEL_GROUP
 _PLACES = tuple(Place)
 _STRIPPABLE = (Place.HEADER, Place.QUERY, Place.COOKIE, Place.BODY)
 """What is part of the request."""
-_SOURCE_KEYS = (*_PLACES, "strip", "pattern", "max_length")
 _EXAMPLE_SOURCE = "{header: x-policyd-user}"
 
 _ATTRIBUTE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _REPEATED_GROUP = re.compile(r"\)[*+{]")
 """What makes a regular expression take exponential time."""
-_HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # a token of RFC 9110, in lower case
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a token of RFC 9110
 
 _CLAIM_PATH = re.compile(r"[^\x00-\x20]{1,256}")
 _METADATA_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_COOKIE_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_COOKIE_NAME = _HEADER_NAME
+_BODY_PATH = re.compile(r"[^.]+(\.[^.]+)*")
 
 _PEER = {
     "uri": "connection.uri_san_peer_certificate",
@@ -41,13 +42,41 @@ as RFC 2253 writes it, its digest in hexadecimal."""
 _ADDRESS = {"client": "source.address"}
 """The connection's, or what `x-forwarded-for` says where Envoy trusts it (`xff_num_trusted_hops`)."""
 
-_ROUTE_METADATA = "xds.route_metadata.filter_metadata['policyd']['{}']"
-
 _CREDENTIALS = {
     Place.HEADER: {"authorization", "proxy-authorization", "cookie", *KEY_HEADERS},
     Place.QUERY: {KEY_PARAMETER, "api_key", "api-key", "access_token"},
 }
 """Where the providers' clients put credentials: attributes are stored and logged, so these can be none."""
+_NO_CREDENTIAL = {place: {"not": shapes.words(*sorted(names))} for place, names in _CREDENTIALS.items()}
+
+_SOURCE_KEYS = {
+    Place.HEADER: Key({**shapes.matching(_HEADER_NAME), **_NO_CREDENTIAL[Place.HEADER]}, "A header of the request."),
+    Place.QUERY: Key({**shapes.PRINTABLE, **_NO_CREDENTIAL[Place.QUERY]}, "A parameter of the query."),
+    Place.COOKIE: Key(shapes.matching(_COOKIE_NAME), "A cookie."),
+    Place.BODY: Key(shapes.matching(_BODY_PATH), "A field of the body, or a dotted path such as metadata.user_id."),
+    Place.CLAIM: Key(shapes.matching(_CLAIM_PATH), "A claim of a token that Envoy's jwt_authn has verified."),
+    Place.PEER: Key(shapes.words(*_PEER), "What the client's certificate says."),
+    Place.ROUTE: Key(shapes.matching(_METADATA_KEY), "A key of filter_metadata.policyd of Envoy's route."),
+    Place.ADDRESS: Key(shapes.words(*_ADDRESS), "The client's IP address, as Envoy computes it."),
+    Place.API_KEY: Key(shapes.matching(_ATTRIBUTE_NAME), "An attribute of an API key of policyd's own, or its name."),
+    Place.DEFAULT: Key({**shapes.PRINTABLE, "maxLength": ATTRIBUTE_LENGTH_MAX}, "The same for all; the last source."),
+    "strip": Key(shapes.BOOLEAN, "Whether it is taken out of the request before that goes upstream."),
+    "pattern": Key(shapes.TEXT, "A regular expression that the whole value has to match."),
+    "max_length": Key(shapes.whole_number(1, ATTRIBUTE_LENGTH_MAX), "The longest value, in characters."),
+}
+_STRIPPED = shapes.any_of(*({"required": [place]} for place in _STRIPPABLE))
+_RESTRICTED = {"not": {"required": [Place.DEFAULT]}}
+_SOURCE_SHAPE = shapes.record(
+    _SOURCE_KEYS,
+    **shapes.exactly_one(_PLACES),
+    dependentSchemas={"strip": _STRIPPED, "pattern": _RESTRICTED, "max_length": _RESTRICTED},
+)
+IDENTITY_SHAPE = shapes.named(
+    shapes.items(_SOURCE_SHAPE),
+    names={**shapes.matching(_ATTRIBUTE_NAME), "not": shapes.words(*REQUEST_ATTRIBUTES, MODEL_GROUP)},
+)
+
+_ROUTE_METADATA = "xds.route_metadata.filter_metadata['policyd']['{}']"
 
 
 def read_identity(tree: MappingTree, *, path: str, problems: Problems) -> Identity:
@@ -129,10 +158,10 @@ def _default(tree: Tree) -> str:
 
 
 def _header_name(tree: Tree) -> str:
-    name = values.text(tree).lower()
+    name = values.text(tree)
     if not _HEADER_NAME.fullmatch(name):
         raise expected(tree, "the name of a header")
-    return _not_credential(Place.HEADER, tree, name)
+    return _not_credential(Place.HEADER, tree, name.lower())
 
 
 def _query_name(tree: Tree) -> str:
@@ -174,7 +203,7 @@ def _word_for(words: Mapping[str, str]) -> Callable[[Tree], str]:
 
 def _body_path(tree: Tree) -> str:
     path = values.printable(tree)
-    if not all(path.split(".")):
+    if not _BODY_PATH.fullmatch(path):
         raise expected(tree, "a field of the body, or a dotted path such as metadata.user_id")
     return path
 

@@ -3,21 +3,32 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from policyd.config import values
-from policyd.config.actions import ACTION_KEYS, read_on_exceed
-from policyd.config.caps import CAP_KEYS, Cap, read_caps
-from policyd.config.matching import Attributes, read_match, read_per
+from policyd.config import shapes, values
+from policyd.config.actions import ACTION_KEYS, ACTIONS_SHAPE, read_on_exceed
+from policyd.config.caps import CAP_KEYS, CAPS_SHAPE, Cap, read_caps
+from policyd.config.matching import MATCH_KEY, PER_KEY, Attributes, read_match, read_per
 from policyd.config.pools import Pools
 from policyd.config.problems import Position, Problems
-from policyd.config.refusals import read_refusal, refusal_status
+from policyd.config.refusals import REFUSAL_KEYS, read_refusal, refusal_status
 from policyd.config.section import Section
+from policyd.config.shapes import Key
 from policyd.config.tiers_section import TierAmounts
 from policyd.config.values import choice
 from policyd.config.yaml_tree import ListTree
 from policyd.core.grouping import TIER
 from policyd.core.policy import Hold, Limit, Match, Metric
 
-LIMIT_KEYS = ("name", *CAP_KEYS, "per", "match", "pool", "hold", *ACTION_KEYS, "status", "refusal")
+LIMIT_KEYS = {
+    "name": Key(shapes.NAME, "Names its accounts: a changed amount keeps what was spent, a changed name starts anew."),
+    **CAP_KEYS,
+    "per": PER_KEY,
+    "match": MATCH_KEY,
+    "pool": Key(shapes.NAME, "An account that it shares with the other limits that name this pool."),
+    "hold": Key(shapes.choice(Hold), "Which side of the estimate is held; the default is maximum."),
+    **ACTION_KEYS,
+    **REFUSAL_KEYS,
+}
+LIMIT_SHAPE = shapes.record(LIMIT_KEYS, required=("name",), allOf=[CAPS_SHAPE, ACTIONS_SHAPE])
 
 
 def read_limits(

@@ -4,12 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from policyd.config import values
+from policyd.config import shapes, values
 from policyd.config.problems import Mistake, Problems, did_you_mean, one_of
 from policyd.config.section import Section, unique_entries
+from policyd.config.shapes import Key
 from policyd.config.values import found
 from policyd.config.yaml_tree import ListTree, Tree
 from policyd.core.policy import Match
+
+MATCH_KEY = Key(
+    shapes.named(shapes.PATTERNS, names=shapes.TEXT),
+    "Attributes, and the shell-style patterns that they have to fit; all of them, one pattern each.",
+)
+PER_KEY = Key(
+    {**shapes.items(shapes.TEXT), "uniqueItems": True},
+    "Attributes that are counted apart, for every combination; left out: everybody together.",
+)
 
 
 @dataclass(frozen=True, slots=True)

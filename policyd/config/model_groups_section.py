@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from policyd.config import values
+from policyd.config import shapes, values
 from policyd.config.matching import read_globs
 from policyd.config.section import Section, unique_entries
 from policyd.config.values import group_name
 from policyd.core.grouping import ModelGroup, ModelGroups
+
+MODEL_GROUPS_SHAPE = shapes.named(shapes.PATTERNS, names=shapes.GROUP)
 
 _EXAMPLE = '{small: ["*-mini", claude-haiku-4-5], frontier: ["gpt-5*", "claude-opus-*"]}'
 

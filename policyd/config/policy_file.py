@@ -11,18 +11,21 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from policyd.config import values
+from policyd.config import shapes, values
 from policyd.config.conditions import Known
-from policyd.config.identity_section import read_identity
-from policyd.config.limits_section import read_limits
+from policyd.config.identity_section import IDENTITY_SHAPE, read_identity
+from policyd.config.limits_section import LIMIT_SHAPE, read_limits
 from policyd.config.matching import Attributes
-from policyd.config.model_groups_section import read_model_groups
-from policyd.config.prices_section import read_prices
+from policyd.config.model_groups_section import MODEL_GROUPS_SHAPE, read_model_groups
+from policyd.config.prices_section import PRICE_SHAPE, read_prices
 from policyd.config.problems import Mistake, Position, Problems
-from policyd.config.rules_section import read_rules
+from policyd.config.reservations_section import RESERVATIONS_SHAPE, read_reservations
+from policyd.config.rules_section import RULE_DEFINITIONS, RULE_SHAPE, read_rules
 from policyd.config.section import Section
-from policyd.config.tiers_section import TierAmounts, check_source, read_default_tier, read_tiers
-from policyd.config.values import choice, duration_seconds, expected
+from policyd.config.shapes import Key
+from policyd.config.tiers_section import TIERS_SHAPE, TierAmounts, check_source, read_default_tier, read_tiers
+from policyd.config.unknown_model_section import UNKNOWN_MODEL_SHAPE, read_unknown_model
+from policyd.config.values import choice, expected
 from policyd.config.yaml_tree import FILE_BYTES_MAX, Kind, ListTree, MappingTree, Scalar, Tree, parse_yaml
 from policyd.core.attributes import REQUEST_ATTRIBUTES, Identity, Place
 from policyd.core.errors import ConfigError
@@ -33,40 +36,44 @@ from policyd.core.policy import (
     FailureMode,
     Limit,
     OnDisconnect,
-    OnExpiry,
     Policy,
-    Reservations,
     Unbounded,
     UnknownEndpoint,
-    UnknownModel,
-    UnknownModelAction,
     default_policy,
 )
 from policyd.core.rules import Rule
 
 VERSION = 1
 
-POLICY_KEYS = (
-    "version",
-    "identity",
-    "model_groups",
-    "tiers",
-    "default_tier",
-    "strict",
-    "api_keys",
-    "prices",
-    "unknown_model",
-    "unknown_endpoint",
-    "unbounded",
-    "default_max_output_tokens",
-    "failure_mode",
-    "on_disconnect",
-    "reservations",
-    "limits",
-    "rules",
-)
-_RESERVATIONS_KEYS = ("ttl", "lean_ttl", "grace", "on_expiry", "ended_kept", "usage_kept")
-_PRICE_AS_EXAMPLE = "{price_as: gpt-4o}"
+POLICY_KEYS = {
+    "version": Key({"const": VERSION}, "The version of the file's form."),
+    "identity": Key(IDENTITY_SHAPE, "Where attributes are taken from; replaces the default sources as a whole."),
+    "model_groups": Key(MODEL_GROUPS_SHAPE, "Models under one name: the attribute model_group."),
+    "tiers": Key(TIERS_SHAPE, "By tier the amounts of limits that say by_tier."),
+    "default_tier": Key(shapes.TEXT, "The tier of requests that have none; left out: they are refused."),
+    "strict": Key(shapes.BOOLEAN, "Whether a request that lacks an attribute which a limit counts per is refused."),
+    "api_keys": Key(shapes.choice(ApiKeys), "Whether requests come with an API key of policyd's own."),
+    "prices": Key(shapes.items(PRICE_SHAPE, least=0), "What models cost; these come before the published prices."),
+    "unknown_model": Key(UNKNOWN_MODEL_SHAPE, "What becomes of a request for a model without a price."),
+    "unknown_endpoint": Key(shapes.choice(UnknownEndpoint), "Whether what policyd cannot price passes, unmetered."),
+    "unbounded": Key(shapes.choice(Unbounded), "What becomes of a request that gives no maximum for its output."),
+    "default_max_output_tokens": Key(shapes.whole_number(1), "The maximum that such a request is held for, or gets."),
+    "failure_mode": Key(shapes.choice(FailureMode), "Whether requests pass when policyd cannot decide."),
+    "on_disconnect": Key(shapes.choice(OnDisconnect), "What a client that hangs up is charged."),
+    "reservations": Key(RESERVATIONS_SHAPE, "How long holds live, and how long their ends are remembered."),
+    "limits": Key(shapes.items(LIMIT_SHAPE, least=0), "What may be spent, by whom, in which time."),
+    "rules": Key(shapes.items(RULE_SHAPE, least=0), "What limits cannot say; the first that allows or denies decides."),
+}
+
+
+def policy_schema() -> Mapping[str, Any]:
+    """The file's form as JSON Schema, for editors. It sees one value at a time: `parse_policy` finds more."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "policyd policy file",
+        **shapes.record(POLICY_KEYS, required=("version", "limits")),
+        "$defs": RULE_DEFINITIONS,
+    }
 
 
 def load_policy(path: Path) -> Policy:
@@ -142,7 +149,7 @@ def _policy(section: Section) -> Policy:
         rules=_rules(section, Known(attributes, limits)),
         strict=section.read("strict", values.boolean, defaults.strict),
         prices=_prices(section),
-        unknown_model=_unknown_model(section, defaults.unknown_model),
+        unknown_model=read_unknown_model(section, defaults.unknown_model),
         unknown_endpoint=section.read("unknown_endpoint", choice(UnknownEndpoint), defaults.unknown_endpoint),
         unbounded=section.read("unbounded", choice(Unbounded), defaults.unbounded),
         default_max_output_tokens=section.read(
@@ -150,7 +157,7 @@ def _policy(section: Section) -> Policy:
         ),
         failure_mode=section.read("failure_mode", choice(FailureMode), defaults.failure_mode),
         on_disconnect=section.read("on_disconnect", choice(OnDisconnect), defaults.on_disconnect),
-        reservations=_reservations(section, defaults.reservations),
+        reservations=read_reservations(section, defaults.reservations),
     )
 
 
@@ -223,31 +230,3 @@ def _list_of_prices(tree: Tree) -> ListTree:
     if not isinstance(tree, ListTree):
         raise expected(tree, 'a list such as [{model: "my-llama*", usd_per_million: {input: 0.20, output: 0.60}}]')
     return tree
-
-
-def _unknown_model(section: Section, default: UnknownModel) -> UnknownModel:
-    if "unknown_model" not in section:
-        return default
-    tree = section["unknown_model"]
-    if not isinstance(tree, MappingTree):
-        word = values.word((UnknownModelAction.DENY, UnknownModelAction.FREE), others=(_PRICE_AS_EXAMPLE,))
-        return UnknownModel(UnknownModelAction(section.read("unknown_model", word, UnknownModelAction.DENY)), None)
-    expectation = "the name of a model that has a price"
-    within = section.within("unknown_model", tree, keys=(UnknownModelAction.PRICE_AS,))
-    model = within.require(UnknownModelAction.PRICE_AS, values.printable, None, expectation=expectation)
-    return UnknownModel(UnknownModelAction.PRICE_AS, model)
-
-
-def _reservations(section: Section, defaults: Reservations) -> Reservations:
-    tree = section.read("reservations", values.mapping("{ttl: 120s}"), None)
-    if tree is None:
-        return defaults
-    within = section.within("reservations", tree, keys=_RESERVATIONS_KEYS)
-    return Reservations(
-        ttl_seconds=within.read("ttl", duration_seconds(minimum=1), defaults.ttl_seconds),
-        lean_ttl_seconds=within.read("lean_ttl", duration_seconds(minimum=1), defaults.lean_ttl_seconds),
-        grace_seconds=within.read("grace", duration_seconds(minimum=0), defaults.grace_seconds),
-        on_expiry=within.read("on_expiry", choice(OnExpiry), defaults.on_expiry),
-        ended_kept_seconds=within.read("ended_kept", duration_seconds(minimum=1), defaults.ended_kept_seconds),
-        usage_kept_days=within.read("usage_kept", values.whole_days, defaults.usage_kept_days),
-    )

@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from policyd.config import values
+from policyd.config import shapes, values
 from policyd.config.problems import Mistake, Position, Problems
 from policyd.config.section import Section, unique_entries
+from policyd.config.shapes import Key, Schema
 from policyd.config.values import expected
 from policyd.config.yaml_tree import Kind, ListTree, Scalar, Tree
 from policyd.core.money import parse_decimal
@@ -17,20 +18,6 @@ from policyd.core.usage import KINDS, TOKEN_KINDS
 
 USD_MAX = 1_000_000
 """The highest price, for a million tokens, an hour or a thousand calls: a slip of the finger ends here."""
-
-_PRICE_KEYS = (
-    "provider",
-    "model",
-    "from",
-    "terms",
-    "price_as",
-    "usd_per_million",
-    "usd_per_thousand",
-    "usd_per_hour",
-    "above",
-    "context_tokens",
-)
-_ABOVE_KEYS = ("input_tokens", "usd_per_million")
 
 _EXAMPLE = '{model: "my-llama*", usd_per_million: {input: 0.20, output: 0.60}}'
 _ABOVE_EXAMPLE = "{input_tokens: 200000, usd_per_million: {input: 4.00, output: 12.00}}"
@@ -64,6 +51,43 @@ _UNITS = (
     _unit("usd_per_hour", 3_600_000, "{audio_input_ms: 0.36}"),
 )
 _UNIT_BY_KIND = {kind: unit for unit in _UNITS for kind in unit.kinds}
+
+
+def _rates_shape(unit: _Unit, *, complete: bool = False) -> Schema:
+    rates = {kind: Key(shapes.decimal(USD_MAX), f"US dollars for {unit.per} of {kind}.") for kind in unit.kinds}
+    if not complete:
+        return shapes.record(rates, minProperties=1)
+    together = {kind: list(_SOLD_TOGETHER) for kind in rates if kind in TOKEN_KINDS}
+    return shapes.record(rates, minProperties=1, dependentRequired=together)
+
+
+_ABOVE_KEYS = {
+    "input_tokens": Key(shapes.whole_number(1), "The input tokens that have to be passed."),
+    _PER_MILLION.key: Key(_rates_shape(_PER_MILLION), "US dollars for a million, by kind of usage."),
+}
+_PRICE_KEYS = {
+    "provider": Key(shapes.matching(_PROVIDER_ID), "The id of a provider; left out: any."),
+    "model": Key(shapes.TEXT, "The name of a model, or a shell-style pattern."),
+    "from": Key(shapes.TEXT, "A date or an instant from which on it applies; left out: from ever."),
+    "terms": Key(shapes.named(shapes.TEXT, names=shapes.TEXT), "What a request has to ask for, as service_tier."),
+    "price_as": Key(shapes.TEXT, "Another model, whose price it is."),
+    **{
+        unit.key: Key(_rates_shape(unit, complete=unit is _PER_MILLION), f"US dollars for {unit.per} units.")
+        for unit in _UNITS
+    },
+    "above": Key(
+        shapes.items(shapes.record(_ABOVE_KEYS, required=tuple(_ABOVE_KEYS))), "The rates of longer inputs, in order."
+    ),
+    "context_tokens": Key(shapes.whole_number(1), "The most tokens that a request and its reply have together."),
+}
+_RATED = shapes.any_of(*({"required": [unit.key]} for unit in _UNITS))
+_NO_RATES = shapes.without(*(unit.key for unit in _UNITS), "above", "terms")
+PRICE_SHAPE = shapes.record(
+    _PRICE_KEYS,
+    required=("model",),
+    **{"if": {"required": ["price_as"]}, "then": _NO_RATES, "else": _RATED},
+    dependentRequired={"above": [_PER_MILLION.key]},
+)
 
 
 def read_prices(tree: ListTree, *, path: str, problems: Problems) -> OwnPrices:

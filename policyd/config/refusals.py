@@ -1,8 +1,9 @@
 """What a refusal says in the operator's own words: its status, its message and more fields."""
 
-from policyd.config import values
+from policyd.config import shapes, values
 from policyd.config.problems import Mistake
 from policyd.config.section import Section, unique_entries
+from policyd.config.shapes import Key
 from policyd.config.values import expected, found
 from policyd.config.yaml_tree import Tree
 from policyd.core.policy import Refusal
@@ -18,6 +19,15 @@ REFUSAL_FIELDS_RESERVED = (
     "estimated_cost_usd",
 )
 """What a refusal's `policyd` object says by itself, and an operator's own field cannot."""
+
+
+REFUSAL_KEYS = {
+    "status": Key(shapes.whole_number(400, 499), "The HTTP status of a refusal."),
+    "refusal": Key(
+        shapes.named(shapes.TEXT, names={"not": shapes.words(*REFUSAL_FIELDS_RESERVED)}),
+        "What a refusal says: its message, and fields of your own such as upgrade_url.",
+    ),
+}
 
 
 def refusal_status(tree: Tree) -> int:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from policyd.config import values
-from policyd.config.conditions import Known, read_when
+from policyd.config import shapes, values
+from policyd.config.conditions import CONDITION_SHAPE, Known, read_when
 from policyd.config.problems import Position, Problems
-from policyd.config.refusals import read_refusal, refusal_status
+from policyd.config.refusals import REFUSAL_KEYS, read_refusal, refusal_status
 from policyd.config.section import Section, unique_entries
+from policyd.config.shapes import Key
 from policyd.config.values import choice, expected, found
 from policyd.config.yaml_tree import ListTree, Tree
 from policyd.core.rules import AllOf, Condition, Rule, RuleAction
@@ -36,13 +37,44 @@ _NEEDED_BY_ACTION: Mapping[RuleAction, tuple[str, str]] = {
     RuleAction.CLAMP: ("max_output_tokens", "the most tokens of output for one choice"),
     RuleAction.SWITCH_MODEL: ("switch_to", "the name of a model of the same provider"),
 }
-RULE_KEYS = ("name", "mode", "when", "action", *dict.fromkeys(key for keys in _KEYS_BY_ACTION.values() for key in keys))
 
-_HEADER_NAME = re.compile(r"[a-z0-9-]{1,64}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _HEADER_VALUE_LENGTH_MAX = 200
 _HEADERS_OF_HTTP = ("connection", "content-encoding", "content-length", "content-type", "date", "retry-after", "te")
 _HEADER_PREFIXES_TAKEN = ("transfer-", "keep-alive", "proxy-", "set-cookie", "upgrade", "trailer", "x-policyd-")
 """What HTTP, Envoy and policyd itself say by headers, and no rule may say otherwise."""
+
+RULE_KEYS = {
+    "name": Key(shapes.NAME, "What logs, metrics and replies call it."),
+    "mode": Key(shapes.choice(Mode), "Whether it does what it says; the default is enabled."),
+    "when": Key({"$ref": "#/$defs/condition"}, "The conditions, all of which have to hold; left out: every request."),
+    "action": Key(shapes.choice(RuleAction), "What becomes of a request that it fires for."),
+    "headers": Key(
+        shapes.named(
+            {**shapes.matching(_HEADER_VALUE), "maxLength": _HEADER_VALUE_LENGTH_MAX},
+            names=shapes.matching(_HEADER_NAME),
+        ),
+        "What the reply has besides.",
+    ),
+    "max_output_tokens": Key(shapes.whole_number(1, OUTPUT_TOKENS_MAX), "The most output for each choice."),
+    "switch_to": Key(shapes.TEXT, "A model of the same provider."),
+    **REFUSAL_KEYS,
+}
+RULE_SHAPE = shapes.record(
+    RULE_KEYS,
+    required=("name", "action"),
+    allOf=[
+        {"if": shapes.only_with("action", action), "then": {"required": [key]}}
+        for action, (key, _) in _NEEDED_BY_ACTION.items()
+    ],
+    dependentSchemas={
+        key: shapes.only_with("action", *(action for action, keys in _KEYS_BY_ACTION.items() if key in keys))
+        for key in RULE_KEYS
+        if any(key in keys for keys in _KEYS_BY_ACTION.values())
+    },
+)
+RULE_DEFINITIONS = {"condition": CONDITION_SHAPE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +174,6 @@ def _header_name(tree: Tree) -> str:
 
 def _header_value(tree: Tree) -> str:
     value = values.printable(tree)
-    if not value.isascii() or len(value) > _HEADER_VALUE_LENGTH_MAX or value != value.strip():
+    if len(value) > _HEADER_VALUE_LENGTH_MAX or not _HEADER_VALUE.fullmatch(value):
         raise expected(tree, f"plain ASCII text, {_HEADER_VALUE_LENGTH_MAX} characters at most")
     return value

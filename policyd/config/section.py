@@ -1,6 +1,6 @@
 """A mapping with fixed keys: what every part of the policy file is made of."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from policyd.config.problems import Position, Problems, closest, one_of
@@ -17,7 +17,7 @@ class Section:
     A key that looks like a misspelling is reported as that alone, and not once more as the key that is missing.
     """
 
-    def __init__(self, tree: MappingTree, *, path: str, keys: Sequence[str], problems: Problems) -> None:
+    def __init__(self, tree: MappingTree, *, path: str, keys: Collection[str], problems: Problems) -> None:
         self.path = path
         self.problems = problems
         self._at = tree.at
@@ -31,9 +31,9 @@ class Section:
             else:
                 self._report_unknown(key, keys)
 
-    def _report_unknown(self, key: Scalar, keys: Sequence[str]) -> None:
+    def _report_unknown(self, key: Scalar, keys: Collection[str]) -> None:
         meant = closest(key.text, keys)
-        hint = f'did you mean "{meant}"?' if meant else f"expected {one_of(keys)}"
+        hint = f'did you mean "{meant}"?' if meant else f"expected {one_of(tuple(keys))}"
         self.problems.add(key.at, self.path, f"unknown key {found(key)}; {hint}")
         if meant:
             self._misspelt.add(meant)
@@ -78,7 +78,7 @@ class Section:
             self.problems.add(self._at, self.path, f"missing key, expected exactly {one_of(keys)}")
         return given[0] if len(given) == 1 else None
 
-    def within(self, key: str, tree: MappingTree, *, keys: Sequence[str]) -> "Section":
+    def within(self, key: str, tree: MappingTree, *, keys: Collection[str]) -> "Section":
         """The mapping `tree` under `key` as a section of its own."""
         return Section(tree, path=self.path_of(key), keys=keys, problems=self.problems)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from policyd.config import values
+from policyd.config import shapes, values
 from policyd.config.caps import BY_TIER, amount_of
 from policyd.config.problems import Mistake, Position, Problems, did_you_mean
 from policyd.config.section import Section, unique_entries
@@ -13,6 +13,11 @@ from policyd.core.grouping import TIER
 from policyd.core.policy import Metric
 
 UNLIMITED = "unlimited"
+
+TIERS_SHAPE = shapes.named(
+    shapes.named(shapes.any_of(shapes.USD, shapes.words(UNLIMITED)), names=shapes.TEXT, minProperties=1),
+    names=shapes.GROUP,
+)
 
 _TIERS_EXAMPLE = "{free: {daily-spend: 1.00}, pro: {daily-spend: 20.00}}"
 _AMOUNTS_EXAMPLE = "{daily-spend: 1.00}"

@@ -25,11 +25,11 @@ DURATION_SECONDS_MAX = 3650 * 86_400
 DURATION_EXPECTED = "a duration such as 60s, 5m, 1h or 90d, at most 3650d"
 
 _SECONDS_BY_UNIT = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-_DURATION = re.compile(r"(\d{1,10})([smhd]?)", re.ASCII)
+DURATION = re.compile(r"(\d{1,10})([smhd]?)", re.ASCII)
 # No leading zero, which YAML takes for octal.
 _WHOLE_NUMBER = re.compile(r"0|[1-9]\d*", re.ASCII)
-_GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_STABLE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+STABLE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _NUMBER_TEXT_MAX = 40
 _FOUND_TEXT_MAX = 60
 
@@ -97,7 +97,7 @@ def printable(tree: Tree) -> str:
 def group_name(tree: Tree) -> str:
     """The name of a tier or of a group: it can stand in a pattern as itself."""
     name = text(tree)
-    if not _GROUP_NAME.fullmatch(name):
+    if not GROUP_NAME.fullmatch(name):
         raise expected(tree, "a name of letters, digits, dots, dashes and _, 64 at most")
     return name
 
@@ -105,7 +105,7 @@ def group_name(tree: Tree) -> str:
 def stable_name(tree: Tree) -> str:
     """The name of a limit, a pool or a rule: it can be part of a key."""
     name = text(tree)
-    if not _STABLE_NAME.fullmatch(name):
+    if not STABLE_NAME.fullmatch(name):
         raise expected(tree, "a name of lower-case letters, digits, dots, dashes and _, 64 at most")
     return name
 
@@ -169,7 +169,7 @@ def usd_nanos(tree: Tree) -> int:
 
 def parse_duration(written: str) -> int:
     """Seconds of `60s`, `5m`, `1h`, `90d`, or a whole number of seconds. Raises `ValueError`."""
-    matched = _DURATION.fullmatch(written)
+    matched = DURATION.fullmatch(written)
     if matched is None:
         raise ValueError(f"{written!r} is not a duration")
     seconds = int(matched[1]) * _SECONDS_BY_UNIT[matched[2]]

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from policyd.config import values
+from policyd.config import shapes, values
 from policyd.config.problems import one_of
 from policyd.config.section import Section
+from policyd.config.shapes import Key
 from policyd.config.values import duration_seconds
 from policyd.config.yaml_tree import MappingTree, Tree
 from policyd.core.windows import CalendarUnit, CalendarWindow, FirstUseWindow, Lifetime, SlidingWindow, Window
@@ -13,10 +14,17 @@ FIRST_USE_DAYS_MAX = 3650
 
 _LIFETIME = "lifetime"
 _WINDOW_WORDS = (*CalendarUnit, _LIFETIME)
-_MAPPING_KEYS = ("sliding", "days")
+_MAPPING_KEYS = {
+    "sliding": Key(shapes.SPAN, "The last so many seconds, minutes, hours or days, such as 60s."),
+    "days": Key(shapes.whole_number(1, FIRST_USE_DAYS_MAX), "So many times 24 hours from the scope's first request."),
+}
 _MAPPING_EXAMPLES = ("{sliding: 60s}", "{days: 30}")
 
 WINDOW_EXPECTED = one_of((*_WINDOW_WORDS, *_MAPPING_EXAMPLES))
+WINDOW_SHAPE = shapes.any_of(
+    shapes.words(*_WINDOW_WORDS),
+    shapes.record(_MAPPING_KEYS, **shapes.exactly_one(tuple(_MAPPING_KEYS))),
+)
 
 
 def read_window(section: Section) -> Window | None:
@@ -49,7 +57,7 @@ def label(window: Window) -> str:
 
 
 def _window_of(section: Section) -> Window | None:
-    key = section.exactly_one(_MAPPING_KEYS)
+    key = section.exactly_one(tuple(_MAPPING_KEYS))
     if key == "days":
         days = section.read(key, values.whole_number(1, FIRST_USE_DAYS_MAX), None)
         return None if days is None else FirstUseWindow(days)

@@ -21,7 +21,7 @@ def divide_up(numerator: int, denominator: int) -> int:
 
 
 # Decimal() alone would also take "nan", "1_0" and the digits of every script.
-_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _NUMBER_CHARS_MAX = 64
 _EXPONENT_MAX = 30
 
@@ -30,7 +30,7 @@ def parse_decimal(text: str) -> Decimal:
     """The finite decimal number in `text`, exactly: `"10"`, `"0.25"`, `"1e-3"`. Raises `ValueError`."""
     if len(text) > _NUMBER_CHARS_MAX:
         raise ValueError(f"{text[:_NUMBER_CHARS_MAX]!r}... is too long for a number")
-    if _NUMBER.fullmatch(text) is None:
+    if NUMBER.fullmatch(text) is None:
         raise ValueError(f"{text!r} is not a number")
     try:
         amount = Decimal(text)
