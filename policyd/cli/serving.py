@@ -24,6 +24,10 @@ Listen = Annotated[
 Admin = Annotated[
     str | None, typer.Option("--admin", metavar="HOST:PORT", help="Envoy's admin interface. [POLICYD_ADMIN]")
 ]
+ProfileName = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="NAME", help="What Envoy shows to policyd: default or lean. [POLICYD_PROFILE]"),
+]
 Upstreams = Annotated[
     list[str] | None,
     typer.Option(
@@ -58,6 +62,7 @@ def up(
     listen: Listen = None,
     upstream: Upstreams = None,
     admin: Admin = None,
+    profile: ProfileName = None,
 ) -> None:
     """Run Envoy and the server together, in front of the providers."""
     from policyd.config import Settings, open_policy
@@ -72,6 +77,8 @@ def up(
         upstreams=upstream,
         buffer_bytes_max=settings.request_body_bytes_max,
         policy=open_policy(settings.policy_path),
+        profile=profile,
+        header_prefix=settings.header_prefix,
     )
 
     async def run() -> None:
@@ -116,6 +123,7 @@ def envoy_config(
     listen: Listen = None,
     upstream: Upstreams = None,
     admin: Admin = None,
+    profile: ProfileName = None,
 ) -> None:
     """Print the Envoy configuration that `up` runs, as YAML."""
     from policyd.config import Settings, open_policy
@@ -129,6 +137,8 @@ def envoy_config(
         upstreams=upstream,
         buffer_bytes_max=settings.request_body_bytes_max,
         policy=open_policy(settings.policy_path),
+        profile=profile,
+        header_prefix=settings.header_prefix,
     )
     typer.echo(to_yaml(build_bootstrap(envoy, policyd_addresses=settings.ext_proc_addresses)), nl=False)
 

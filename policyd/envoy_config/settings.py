@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final, Self
 
 from policyd.config import HostPort, Settings
+from policyd.core.errors import ConfigError
 from policyd.core.policy import Policy, default_policy
 from policyd.envoy_config.addresses import parse_listening
 from policyd.envoy_config.upstreams import DEFAULT_UPSTREAMS, Upstream, parse_upstreams
@@ -13,6 +15,15 @@ LISTEN_DEFAULT: Final = HostPort("127.0.0.1", 10000)
 ADMIN_DEFAULT: Final = HostPort("127.0.0.1", 9901)
 BUFFER_BYTES_MAX_DEFAULT: Final = Settings().request_body_bytes_max
 """What policyd reads: Envoy's buffer has to hold the largest body that policyd takes."""
+
+
+class Profile(StrEnum):
+    """How much of an exchange Envoy shows to policyd."""
+
+    DEFAULT = "default"
+    """All of it."""
+    LEAN = "lean"
+    """The request, of those whose reply Envoy itself can read for what it used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +40,9 @@ class EnvoySettings:
     """The largest request body that Envoy takes; it answers 413 to a larger one."""
     policy: Policy = field(default_factory=default_policy)
     """Whose sources of identity Envoy shows to policyd, beside what it always shows."""
+    profile: Profile = Profile.DEFAULT
+    header_prefix: str = Settings().header_prefix
+    """What the names of policyd's reply headers begin with; in the lean profile Envoy sets them."""
     access_log: bool = False
     """Whether Envoy writes a line of JSON to stdout for every request, without its query string."""
 
@@ -42,6 +56,8 @@ class EnvoySettings:
         upstreams: Sequence[str] | None,
         buffer_bytes_max: int = BUFFER_BYTES_MAX_DEFAULT,
         policy: Policy | None = None,
+        profile: str | None = None,
+        header_prefix: str = Settings().header_prefix,
     ) -> Self:
         """The settings that flags and variables make: `--listen` before `POLICYD_LISTEN` before the default.
 
@@ -55,7 +71,17 @@ class EnvoySettings:
             upstreams=parse_upstreams(upstreams) if upstreams else DEFAULT_UPSTREAMS,
             buffer_bytes_max=buffer_bytes_max,
             policy=policy or default_policy(),
+            profile=_profile(environ, profile),
+            header_prefix=header_prefix,
         )
+
+
+def _profile(environ: Mapping[str, str], flag: str | None) -> Profile:
+    origin, text = ("--profile", flag) if flag is not None else ("POLICYD_PROFILE", environ.get("POLICYD_PROFILE"))
+    try:
+        return Profile(text or Profile.DEFAULT)
+    except ValueError as error:
+        raise ConfigError(f'{origin}: found "{text}", expected {" or ".join(Profile)}') from error
 
 
 def _listening(environ: Mapping[str, str], name: str, flag: str | None) -> HostPort | None:

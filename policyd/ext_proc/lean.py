@@ -54,8 +54,10 @@ class LeanExchange(Admission):
 
     def _enter(self) -> Step:
         request, endpoint, head = self._request, self._destination, self._whole.head
+        if not isinstance(endpoint, Endpoint):
+            return self._meet_unknown_endpoint(head)
         try:
-            if not isinstance(endpoint, Endpoint) or endpoint.leaf is None:
+            if endpoint.leaf is None:
                 raise Misconfigured("this endpoint cannot be metered in the lean profile; it needs the default one")
             if (head.request_body_mode, head.response_body_mode) != (m.BodyMode.BUFFERED, m.BodyMode.NONE):
                 raise Misconfigured("Envoy's processing_mode is neither the lean profile's nor shows policyd headers")
@@ -82,6 +84,9 @@ class LeanExchange(Admission):
         headers = decision_headers(verdict, self._settings.header_prefix)
         return State.ENDED, [m.MarkedBody(body, {**headers, HOLD_MARK: self.request_id})]
 
+    def _pass_unmetered(self) -> Step:
+        return State.ENDED, [m.MarkedBody(None, {}), m.Report(self._unheld)]
+
     def _fail_before(self, event: m.Failed) -> Step:
         if not self._may_fail_open:
             return self._fail_closed(event)
@@ -92,7 +97,7 @@ def _check_single(headers: Mapping[str, str]) -> None:
     """Envoy tells a header that came several times as one: whoever adds a value must not make a new identity by it."""
     for name, value in headers.items():
         if "," in value and not name.startswith(":"):
-            raise AttributeInvalid(f"{ascii(name)} has several values or a comma; the lean profile takes one without")
+            raise AttributeInvalid(f"{name!a} has several values or a comma; the lean profile takes one without")
 
 
 _S, _X = State, LeanExchange

@@ -283,11 +283,10 @@ def request_endpoint(*, provider: str, path: str) -> Endpoint | None:
     return endpoint if isinstance(endpoint, Endpoint) else None
 
 
-def leaf_paths(provider: str) -> tuple[str, ...]:
-    """Regular expressions of the paths at which `provider` answers in a `LeafFormat`, always to POST."""
-    vendor = vendor_named(provider)
-    bases = (*map(re.escape, (*COMMON_BASES, *vendor.bases)), *vendor.base_patterns)
-    return tuple(f"(?:{'|'.join(bases)}){route.tail.pattern}" for route in _leaf_routes(vendor))
+def leaf_tails(provider: str) -> tuple[str, ...]:
+    """Regular expressions of how the paths end at which `provider` answers in a `LeafFormat`, always to POST."""
+    tails = (route.tail.pattern.removeprefix(_DEPLOYMENT) for route in _leaf_routes(vendor_named(provider)))
+    return tuple(dict.fromkeys(tails))
 
 
 def leaf_format(*, provider: str, endpoint: str) -> LeafFormat | None:

@@ -46,19 +46,10 @@ _SEARCHES_UNLIMITED = 10
 Anthropic pauses the turn."""
 
 
-class AnthropicMessages:
-    """The `WireFormat` of Anthropic messages, a `LeafFormat`. Its replies always carry usage."""
+class MessagesWire:
+    """What messages are wherever they are served. Their replies always carry usage."""
 
-    name = "anthropic-messages"
     exact_vocabulary = False
-    reply_leaves = REPLY_LEAVES
-
-    def read_request(self, request: RawRequest, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
-        document = decode_request(request.body, decisive=DECISIVE)
-        streamed = optional_boolean(document, "stream") or False
-        return message_facts(
-            document, model=required_text(document, "model"), streamed=streamed, identity_fields=identity_fields
-        )
 
     def edit_request(self, body: bytes, edits: RequestEdits, *, vendor: Vendor) -> bytes:
         for path in edits.strip_fields:
@@ -70,14 +61,28 @@ class AnthropicMessages:
     def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> AnthropicReply:
         return AnthropicReply()
 
-    def leaf_events(self, found: Json, *, ended: bool) -> Iterator[Frame]:
-        return leaf_events(found)
-
     def error_body(self, error: ErrorInfo) -> bytes:
         return error_body(error)
 
     def error_event(self, error: ErrorInfo) -> bytes:
         return error_event(error)
+
+
+class AnthropicMessages(MessagesWire):
+    """The `WireFormat` of Anthropic messages, a `LeafFormat`."""
+
+    name = "anthropic-messages"
+    reply_leaves = REPLY_LEAVES
+
+    def read_request(self, request: RawRequest, *, vendor: Vendor, identity_fields: Sequence[str] = ()) -> RequestFacts:
+        document = decode_request(request.body, decisive=DECISIVE)
+        streamed = optional_boolean(document, "stream") or False
+        return message_facts(
+            document, model=required_text(document, "model"), streamed=streamed, identity_fields=identity_fields
+        )
+
+    def leaf_events(self, found: Json, *, ended: bool) -> Iterator[Frame]:
+        return leaf_events(found)
 
 
 def message_facts(document: Json, *, model: str, streamed: bool, identity_fields: Sequence[str]) -> RequestFacts:
