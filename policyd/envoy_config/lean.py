@@ -15,6 +15,7 @@ from policyd.core.attributes import Place
 from policyd.core.errors import ConfigError
 from policyd.core.policy import ApiKeys, Policy
 from policyd.envoy_config.clusters import POLICYD_CLUSTER
+from policyd.envoy_config.settings import EnvoySettings, Profile
 from policyd.envoy_config.typed import EXT_PROC, Json, typed
 from policyd.ext_proc.codec import HOLD_NAMESPACE, PSEUDO_HEADER_ATTRIBUTES, header_attribute
 from policyd.ext_proc.headers import DECISION_HEADERS
@@ -34,6 +35,11 @@ _SSE_TO_METADATA = "envoy.filters.http.sse_to_metadata"
 
 LOG_RETRIES: Final = 20
 """How often Envoy tries to reach policyd with what it has logged: for a quarter of a minute."""
+
+
+def logs_within_seconds(settings: EnvoySettings) -> float:
+    """How long after a request's end Envoy tells policyd of it at the latest, while both are well."""
+    return 2 * FLUSH_SECONDS if settings.profile is Profile.LEAN else 0
 
 
 def check_lean(policy: Policy) -> None:
