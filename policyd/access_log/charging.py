@@ -77,7 +77,7 @@ def _by_bytes(usage: Usage, entry: LogEntry, record: Record) -> Usage:
     held = record.maximum or NO_USAGE
     if held.output_tokens <= entry.reply_bytes:
         return replace(usage, **{kind: getattr(held, kind) for kind in OUTPUT_TOKEN_KINDS})
-    return replace(usage, **dict.fromkeys(OUTPUT_TOKEN_KINDS, 0), output=entry.reply_bytes)
+    return replace(usage, **{**dict.fromkeys(OUTPUT_TOKEN_KINDS, 0), "output": entry.reply_bytes})
 
 
 def _at_least(least: Usage, reported: Usage | None) -> Usage:
