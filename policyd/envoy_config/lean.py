@@ -33,8 +33,8 @@ _BUFFER = "envoy.filters.http.buffer"
 _JSON_TO_METADATA = "envoy.filters.http.json_to_metadata"
 _SSE_TO_METADATA = "envoy.filters.http.sse_to_metadata"
 
-LOG_RETRIES: Final = 20
-"""How often Envoy tries to reach policyd with what it has logged: for a quarter of a minute."""
+LOG_RETRIES: Final = 1_000
+"""How often Envoy tries to reach policyd with what it has logged: for minutes."""
 
 
 def logs_within_seconds(settings: EnvoySettings) -> float:
