@@ -7,7 +7,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Two targets started at once must not install into one .venv at once.
 .NOTPARALLEL:
-.PHONY: help demo test simulate fuzz test-envoy-matrix check bench accuracy soak format proto prices schema constraints clean
+.PHONY: help demo test simulate fuzz test-faults test-envoy-matrix check bench accuracy soak format proto prices schema constraints clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -21,7 +21,7 @@ test: .venv/.dev ## Run the tests
 simulate: .venv/.dev ## Try to break the promises in 10,000 histories of many replicas (SEED=... tells one)
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-check: .venv/.dev ## Check format, lint, types, layers, protos, generated files and pins (STEPS='lint types' for some)
+check: .venv/.dev ## Check format, lint, types, layers, protos, generated files, pins and known vulnerabilities (STEPS='lint types' for some)
 	@.ci/check $(STEPS)
 
 bench: .venv/.dev ## Measure what policyd costs a request
@@ -37,6 +37,9 @@ SECONDS ?= 60
 
 fuzz: .venv/.dev ## Fuzz everything that reads bytes from outside, for SECONDS (60) in all
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+test-faults: .venv/.dev ## Kill, hang and cut off one part of a mesh after the other under load, and do the sums
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 test-envoy-matrix: .venv/.dev ## Run the end-to-end tests on every supported version of Envoy
 	@$(BIN)/python -m tests.envoy_matrix $(ARGS)

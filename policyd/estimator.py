@@ -57,6 +57,8 @@ class Ask:
     """What it is held for: a session and its responses share out the metrics among them."""
     by_bound: bool = False
     """Whether a bound on the input is enough, so that nothing has to be counted."""
+    content: bytes = field(default=b"", repr=False, compare=False)
+    """What its client sent, byte by byte, by which a repeated request is known; empty where it was not seen."""
     key_digest: str | None = None
     """Of the API key that the request came with."""
     reread: Callable[[RequestEdits], RequestFacts] | None = field(default=None, repr=False, compare=False)

@@ -12,6 +12,7 @@ from policyd.columns import aligned
 from policyd.core.decision import Decision, LimitReport
 from policyd.core.errors import ConfigError, EndpointUnknown, RequestError
 from policyd.core.estimate import Estimate
+from policyd.core.events import OperatorEvent
 from policyd.core.money import format_usd
 from policyd.core.policy import Limit, Match, Metric, Policy
 from policyd.core.price_book import PriceBook
@@ -140,7 +141,7 @@ def _rules(policy: Policy, ruling: Ruling) -> dict[str, str]:
     """What became of each rule."""
     said: dict[str, str] = {}
     decided = False
-    for rule in policy.rules:
+    for rule in policy.judged:
         if rule in ruling.fired:
             said[rule.name] = f"fires: {rule.action}"
             decided = rule.action.decisive
@@ -217,3 +218,5 @@ class _Nobody:
     def swept(self, swept: Swept) -> None: ...
 
     def learned(self, corrections: Corrections) -> None: ...
+
+    def emitted(self, event: OperatorEvent) -> None: ...

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter
 from typing import Annotated, Any
@@ -21,9 +22,22 @@ _SETTINGS: Mapping[str, tuple[str, str]] = {
     "transport": ("NAME", "What serves Envoy: grpcio or h2rpc."),
     "workers": ("N", "How many processes serve."),
     "http": ("HOST:PORT", "Metrics and health."),
+    "tls_cert": ("FILE", "Serve with TLS: policyd's certificate, in PEM."),
+    "tls_key": ("FILE", "Its private key."),
+    "tls_client_ca": ("FILE", "Serve only clients with a certificate of these authorities."),
+    "access_tokens": ("FILE", "Bearer tokens for PolicyService and metrics, one a line."),
+    "listen": ("HOST:PORT", "Where Envoy takes requests."),
+    "admin": ("HOST:PORT", "Envoy's admin interface."),
+    "profile": ("NAME", "What Envoy shows to policyd: default or lean."),
+    "envoy_tls_ca": ("FILE", "Envoy reaches policyd by TLS: the authority of its certificate."),
+    "envoy_tls_cert": ("FILE", "What Envoy shows policyd of itself."),
+    "envoy_tls_key": ("FILE", "Its private key."),
 }
 
-SERVER_SETTINGS = tuple(_SETTINGS)
+ENVOY_SETTINGS = ("listen", "admin", "profile", "envoy_tls_ca", "envoy_tls_cert", "envoy_tls_key")
+"""The settings of Envoy that are flags too."""
+
+SERVER_SETTINGS = tuple(name for name in _SETTINGS if name not in ENVOY_SETTINGS)
 """The settings of a server that are flags too."""
 
 
@@ -43,20 +57,20 @@ At = Annotated[
 ]
 
 
-def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the flags of the settings `names`; it gets their texts together, as `flags`."""
+def takes_settings(**groups: Sequence[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the flags of settings; it gets their texts together, as the argument that names their group."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def with_flags(**given: object) -> None:
-            flags = {name: given.pop(name) for name in names}
-            command(flags=flags, **given)
+            flags = {group: {name: given.pop(name) for name in names} for group, names in groups.items()}
+            command(**flags, **given)
 
         signature = inspect.signature(command, eval_str=True)
-        own = [parameter for name, parameter in signature.parameters.items() if name != "flags"]
+        own = [parameter for name, parameter in signature.parameters.items() if name not in groups]
         added = [
             Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, _option(name)])
-            for name in names
+            for name in itertools.chain.from_iterable(groups.values())
         ]
         # Typer reads a command's options from its signature.
         with_flags.__signature__ = signature.replace(  # type: ignore[attr-defined]

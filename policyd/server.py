@@ -23,9 +23,10 @@ from prometheus_client import generate_latest
 from policyd import __version__
 from policyd.access_log import over_grpcio, over_h2rpc
 from policyd.access_log.settling import AccessLogs
+from policyd.api.access import AccessInterceptor
 from policyd.api.service import SERVICE_NAME, add_policy_service, add_standard_services
 from policyd.clock import Clock, SystemClock
-from policyd.config import Address, FileSource, HostPort, PolicySource, Settings, Transport
+from policyd.config import Address, FileSource, HostPort, PolicySource, Settings, Transport, UnixSocket
 from policyd.core.errors import ConfigError, StoreError
 from policyd.core.policy import Policy
 from policyd.core.price_book import PriceBook
@@ -34,6 +35,7 @@ from policyd.ext_proc.over_grpcio import GrpcioServer
 from policyd.ext_proc.over_h2rpc import H2rpcServer
 from policyd.ext_proc.servicer import ExternalProcessor, ExtProcServer
 from policyd.ext_proc.settings import ExchangeSettings
+from policyd.guards import Guards, worker_pages
 from policyd.http import create_app, listen, serving
 from policyd.price_finding import check_models
 from policyd.prices.table_file import open_price_book
@@ -75,14 +77,15 @@ class Server:
         *,
         log_stream: BinaryIO | None = None,
         clock: Clock | None = None,
-        shares_ports: bool = False,
+        worker_token: str | None = None,
     ) -> None:
         """Exchanges are logged to `log_stream`, standard output by default.
 
-        `shares_ports`: other processes of this user may listen at the same gRPC ports (SO_REUSEPORT).
+        `worker_token` makes it one of several processes: others of this user may listen at the same gRPC ports
+        (SO_REUSEPORT), and its metrics are for whoever shows the token, over loopback and in clear.
         """
         self._settings = settings
-        self._shares_ports = shares_ports
+        self._worker_token = worker_token
         self._log_stream = log_stream
         self._clock = clock or SystemClock()
         self._stopping = asyncio.Event()
@@ -130,7 +133,7 @@ class Server:
         self._prices.reload()
 
     def handle_signals(self) -> None:
-        """Until the server has stopped, SIGTERM and SIGINT ask it to stop, and SIGHUP reloads policy and prices."""
+        """Until the server has stopped, SIGTERM and SIGINT ask it to stop, and SIGHUP reloads every file."""
         self._signals.enter_context(
             handled({signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self._reload})
         )
@@ -159,6 +162,7 @@ class Server:
         settings, stack = self._settings, self._stack
         # Sockets first: a taken port is said before anything else happens.
         listener = stack.enter_context(listen(settings.http_address.host, settings.http_address.port, flag="--http"))
+        self._guards = guards = Guards(settings)
         self._http_port = listener.getsockname()[1]
 
         writer = LineWriter(self._log_stream) if self._log_stream is not None else LineWriter()
@@ -210,11 +214,14 @@ class Server:
         )
         processor = ExternalProcessor(enforcer, exchange_settings)
         telemetry.count_open_exchanges(lambda: processor.open_exchanges)
-        app = create_app(metrics=self._metrics, ready=self._readiness)
-        await stack.enter_async_context(serving(app, listener))
+        guards.register_metrics(telemetry.registry)
+        guard = guards.of_pages() if self._worker_token is None else worker_pages(self._worker_token)
+        app = create_app(metrics=self._metrics, ready=self._readiness, guard=guard)
+        await stack.enter_async_context(serving(app, listener, context=guard.context))
         for chore in (
             self._prices.watch(interval_seconds=FILE_POLL_SECONDS),
             self._policy.watch(interval_seconds=FILE_POLL_SECONDS),
+            *(file.watch(interval_seconds=FILE_POLL_SECONDS) for file in guards.files()),
             self._repeat(self._renew, lambda: self.policy.reservations.ttl_seconds / RENEWALS_PER_TTL),
             self._repeat(enforcer.refresh_state, lambda: STATE_REFRESH_SECONDS),
             self._repeat(enforcer.sweep, lambda: SWEEP_SECONDS),
@@ -230,12 +237,13 @@ class Server:
         bytes_max = settings.request_body_bytes_max + MESSAGE_BYTES_OVERHEAD
         logs = AccessLogs(self._enforcer)
         ext_proc = _TRANSPORTS[settings.transport](
-            processor, logs, message_bytes_max=bytes_max, shares_port=self._shares_ports
+            processor, logs, message_bytes_max=bytes_max, shares_port=self._worker_token is not None
         )
         server = grpc.aio.server(
+            interceptors=[AccessInterceptor(self._guards.admit)] if self._guards.asks_for_tokens else [],
             options=[
                 ("grpc.max_receive_message_length", bytes_max),
-                ("grpc.so_reuseport", int(self._shares_ports)),
+                ("grpc.so_reuseport", int(self._worker_token is not None)),
             ],
         )
         calls = add_policy_service(server, self._enforcer)
@@ -254,17 +262,23 @@ class Server:
         self._stack.push_async_callback(stop)
         await self._listen_ext_proc(ext_proc)
         try:
-            self._grpc_port = server.add_insecure_port(str(settings.grpc_address))
+            self._grpc_port = self._add_port(server, settings.grpc_address)
         except RuntimeError as error:
             raise _cannot_listen("--grpc", settings.grpc_address) from error
         await server.start()
         await health.set(SERVICE_NAME, HealthCheckResponse.SERVING)
 
+    def _add_port(self, server: grpc.aio.Server, address: Address) -> int:
+        tls = self._guards.tls
+        if tls is None or isinstance(address, UnixSocket):
+            return server.add_insecure_port(str(address))
+        return server.add_secure_port(str(address), tls.grpcio_credentials())
+
     async def _listen_ext_proc(self, server: ExtProcServer) -> None:
         address = self._settings.ext_proc_address
         try:
             if isinstance(address, HostPort):
-                self._ext_proc_port = await server.listen(address.host, address.port)
+                self._ext_proc_port = await server.listen(address.host, address.port, tls=self._guards.tls)
             else:
                 await server.listen_unix(address.path)
         except OSError as error:
@@ -309,6 +323,8 @@ class Server:
         # Prices first: a policy may count on a model that only the new table has.
         self.reload_prices()
         self.reload_policy()
+        for file in self._guards.files():
+            file.reload()
 
     def _check_models(self, policy: Policy, prices: PriceBook) -> None:
         check_models(policy, prices, now_ms=self._clock.now_ms())

@@ -10,6 +10,7 @@ from typing import Any
 
 from policyd.core.attributes import Identity, Place, Source
 from policyd.core.estimate import Estimate
+from policyd.core.events import OperatorEvent
 from policyd.core.money import NANOS_PER_USD
 from policyd.core.policy import Limit, Metric, Policy
 from policyd.core.price_book import PriceBook
@@ -85,6 +86,7 @@ class Seen:
     """Each call's operation, and whether it failed."""
     sweeps: list[Swept] = field(default_factory=list)
     corrections: list[Corrections] = field(default_factory=list)
+    events: list[OperatorEvent] = field(default_factory=list)
 
     def ended(self, record: Record, estimate: Estimate | None) -> None:
         self.records.append(record)
@@ -97,6 +99,9 @@ class Seen:
 
     def learned(self, corrections: Corrections) -> None:
         self.corrections.append(corrections)
+
+    def emitted(self, event: OperatorEvent) -> None:
+        self.events.append(event)
 
 
 @dataclass

@@ -30,6 +30,7 @@ from policyd.core.policy import Action, Metric, Policy
 from policyd.core.rules import RuleAction
 from policyd.core.windows import CalendarUnit
 from policyd.envoy_config import EnvoySettings
+from policyd.guards.guards import CERTIFICATE_METRIC
 from policyd.price_finding import check_models
 from policyd.telemetry import Telemetry
 from policyd.v1 import policy_service_pb2 as service
@@ -259,9 +260,7 @@ def is_read(variable: str) -> bool:
     environ = {variable: "?"}
     try:
         settings = Settings.from_environment(environ)
-        envoy = EnvoySettings.from_environment(
-            environ, listen=None, admin=None, upstreams=None, buffer_bytes_max=settings.request_body_bytes_max
-        )
+        envoy = EnvoySettings.from_environment(environ, {}, server=settings)
     except ConfigError:
         return True
     return settings != Settings() or envoy != EnvoySettings()
@@ -286,7 +285,7 @@ def test_files(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_metrics(page: str) -> None:
     telemetry = Telemetry(version="", write_line=lambda _: None)
-    families = {family.name for family in telemetry.registry.collect()}
+    families = {family.name for family in telemetry.registry.collect()} | {CERTIFICATE_METRIC}
     for name in set(re.findall(r"\bpolicyd_[a-z_]+\b", text(page))):
         assert re.sub(r"_(total|bucket|count|sum|info)$", "", name) in families, name
 

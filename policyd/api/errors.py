@@ -51,8 +51,16 @@ class MessageUnreadable(PolicydError):
         self.message_name = message_name
 
 
+class AccessDenied(PolicydError):
+    """The caller has shown no bearer token that is good here."""
+
+    def __init__(self) -> None:
+        super().__init__("authorization: expected a bearer token that policyd knows")
+
+
 _STATUSES: Mapping[type[PolicydError], tuple[int, ErrorReason.ValueType]] = {
     FieldInvalid: (code_pb2.INVALID_ARGUMENT, reasons.ERROR_REASON_FIELD_INVALID),
+    AccessDenied: (code_pb2.UNAUTHENTICATED, reasons.ERROR_REASON_ACCESS_DENIED),
     MessageUnreadable: (code_pb2.INVALID_ARGUMENT, reasons.ERROR_REASON_MESSAGE_UNREADABLE),
     BodyUnreadable: (code_pb2.INVALID_ARGUMENT, reasons.ERROR_REASON_BODY_UNREADABLE),
     AttributeInvalid: (code_pb2.INVALID_ARGUMENT, reasons.ERROR_REASON_ATTRIBUTE_INVALID),

@@ -69,6 +69,7 @@ def ask(request: requests.ModelRequest, policy: Policy, *, request_id: str = "")
     """A request that wants to run. Raises `FieldInvalid`, `BodyUnreadable`, `AttributeInvalid`."""
     provider = vendor_named(text(request.provider, "model_request.provider")).id
     input_tokens = None
+    content = b""
     reread: Callable[[RequestEdits], RequestFacts]
     match request.WhichOneof("content"):
         case "body":
@@ -79,6 +80,7 @@ def ask(request: requests.ModelRequest, policy: Policy, *, request_id: str = "")
             raw = _raw(request.body, found)
             facts = _facts_of_body(raw, found, policy)
             reread = partial(reread_request, found.wire, raw, vendor=found.vendor)
+            content = raw.body
         case "counts":
             endpoint = text(request.endpoint, "model_request.endpoint")
             facts = _facts_of_counts(request.counts)
@@ -93,6 +95,7 @@ def ask(request: requests.ModelRequest, policy: Policy, *, request_id: str = "")
         facts=facts,
         identity=identity(request.attributes, "model_request.attributes", policy, body_fields=facts.fields),
         policy=policy,
+        content=content,
         input_tokens=input_tokens,
         reread=reread,
     )

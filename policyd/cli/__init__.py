@@ -13,6 +13,7 @@ from policyd import __version__
 from policyd.cli import asking, serving
 from policyd.cli.price_commands import prices_app
 from policyd.control.commands import add_commands
+from policyd.control.event_commands import add_event_commands
 from policyd.control.key_commands import add_key_commands
 from policyd.core.errors import ConfigError, PolicydError
 
@@ -37,6 +38,7 @@ app.command("envoy-config")(serving.envoy_config)
 app.add_typer(prices_app, name="prices", help="Look up what models cost, and why.")
 add_commands(app)
 add_key_commands(app)
+add_event_commands(app)
 
 
 @app.callback(invoke_without_command=True)

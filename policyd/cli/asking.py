@@ -17,7 +17,7 @@ from policyd.core.errors import ConfigError
 from policyd.options import AsJson, At, Flags, takes_settings
 
 
-@takes_settings("prices")
+@takes_settings(flags=["prices"])
 def check_config(flags: Flags, file: Annotated[Path, typer.Argument(metavar="FILE", help="Policy file.")]) -> None:
     """Check a policy file: every mistake with its line and field."""
     from policyd.clock import SystemClock
@@ -39,7 +39,7 @@ def schema() -> None:
     typer.echo(json.dumps(policy_schema(), indent=2))
 
 
-@takes_settings("config", "prices")
+@takes_settings(flags=["config", "prices"])
 def estimate(
     flags: Flags,
     body: Annotated[
@@ -63,7 +63,7 @@ def estimate(
         typer.echo(f"{name:<24}{value}")
 
 
-@takes_settings("config", "prices")
+@takes_settings(flags=["config", "prices"])
 def explain_request(
     flags: Flags,
     request: Annotated[

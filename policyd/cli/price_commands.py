@@ -16,7 +16,7 @@ prices_app = typer.Typer(no_args_is_help=True)
 
 
 @prices_app.command("list")
-@takes_settings("config", "prices")
+@takes_settings(flags=["config", "prices"])
 def prices_list(
     flags: Flags,
     provider: Annotated[str | None, typer.Option("--provider", metavar="NAME", help="Of this provider alone.")] = None,
@@ -34,7 +34,7 @@ def prices_list(
 
 
 @prices_app.command("show")
-@takes_settings("config", "prices")
+@takes_settings(flags=["config", "prices"])
 def prices_show(
     flags: Flags,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model, as a request would name it.")],

@@ -11,23 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from policyd.options import SERVER_SETTINGS, Flags, takes_settings
+from policyd.options import ENVOY_SETTINGS, SERVER_SETTINGS, Flags, takes_settings
 
 if TYPE_CHECKING:
     from policyd.config import Settings
     from policyd.server import Server
     from policyd.workers import Supervisor
 
-Listen = Annotated[
-    str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where Envoy takes requests. [POLICYD_LISTEN]")
-]
-Admin = Annotated[
-    str | None, typer.Option("--admin", metavar="HOST:PORT", help="Envoy's admin interface. [POLICYD_ADMIN]")
-]
-ProfileName = Annotated[
-    str | None,
-    typer.Option("--profile", metavar="NAME", help="What Envoy shows to policyd: default or lean. [POLICYD_PROFILE]"),
-]
 Upstreams = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,7 +28,7 @@ Upstreams = Annotated[
 ]
 
 
-@takes_settings(*SERVER_SETTINGS)
+@takes_settings(flags=SERVER_SETTINGS)
 def serve(flags: Flags) -> None:
     """Run the server: ext_proc and PolicyService over gRPC, metrics and health over HTTP."""
     from policyd.config import Settings
@@ -51,19 +41,15 @@ def worker() -> None:
     """Run one worker of a server, which `serve --workers` starts."""
     from policyd.config import Settings
     from policyd.server import Server
+    from policyd.workers import TOKEN_VARIABLE
 
     settings = Settings.from_environment(os.environ)
-    _run(_serve(lambda: Server(settings, shares_ports=True)))
+    token = os.environ.pop(TOKEN_VARIABLE)
+    _run(_serve(lambda: Server(settings, worker_token=token)))
 
 
-@takes_settings(*SERVER_SETTINGS)
-def up(
-    flags: Flags,
-    listen: Listen = None,
-    upstream: Upstreams = None,
-    admin: Admin = None,
-    profile: ProfileName = None,
-) -> None:
+@takes_settings(flags=SERVER_SETTINGS, envoy_flags=ENVOY_SETTINGS)
+def up(flags: Flags, envoy_flags: Flags, upstream: Upstreams = None) -> None:
     """Run Envoy and the server together, in front of the providers."""
     from policyd.config import Settings, open_policy
     from policyd.envoy_config import EnvoySettings
@@ -72,13 +58,10 @@ def up(
     settings = Settings.from_environment(os.environ, **flags)
     envoy = EnvoySettings.from_environment(
         os.environ,
-        listen=listen,
-        admin=admin,
+        envoy_flags,
         upstreams=upstream,
-        buffer_bytes_max=settings.request_body_bytes_max,
+        server=settings,
         policy=open_policy(settings.policy_path),
-        profile=profile,
-        header_prefix=settings.header_prefix,
     )
 
     async def run() -> None:
@@ -97,12 +80,11 @@ def up(
     _run(run())
 
 
-@takes_settings("grpc", "ext_proc", "http")
+@takes_settings(flags=["grpc", "ext_proc", "http"], envoy_flags=["listen", "admin"])
 def demo(
     flags: Flags,
+    envoy_flags: Flags,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards, to be tried.")] = False,
-    listen: Listen = None,
-    admin: Admin = None,
 ) -> None:
     """Tell in half a minute what policyd does, with a real Envoy and a simulated provider."""
     from policyd.config import Settings
@@ -111,20 +93,14 @@ def demo(
     from policyd.envoy_config import EnvoySettings
 
     settings = Settings.from_environment(os.environ, **flags)
-    envoy = EnvoySettings.from_environment(
-        os.environ, listen=listen, admin=admin, upstreams=None, buffer_bytes_max=settings.request_body_bytes_max
-    )
+    envoy = EnvoySettings.from_environment(os.environ, envoy_flags, server=settings)
     _run(run_demo(settings, envoy, screen=Screen(), keep=keep))
 
 
-@takes_settings("config", "ext_proc", "workers")
-def envoy_config(
-    flags: Flags,
-    listen: Listen = None,
-    upstream: Upstreams = None,
-    admin: Admin = None,
-    profile: ProfileName = None,
-) -> None:
+@takes_settings(
+    flags=["config", "ext_proc", "workers", "tls_cert", "tls_key", "tls_client_ca"], envoy_flags=ENVOY_SETTINGS
+)
+def envoy_config(flags: Flags, envoy_flags: Flags, upstream: Upstreams = None) -> None:
     """Print the Envoy configuration that `up` runs, as YAML."""
     from policyd.config import Settings, open_policy
     from policyd.envoy_config import EnvoySettings, build_bootstrap, to_yaml
@@ -132,13 +108,10 @@ def envoy_config(
     settings = Settings.from_environment(os.environ, **flags)
     envoy = EnvoySettings.from_environment(
         os.environ,
-        listen=listen,
-        admin=admin,
+        envoy_flags,
         upstreams=upstream,
-        buffer_bytes_max=settings.request_body_bytes_max,
+        server=settings,
         policy=open_policy(settings.policy_path),
-        profile=profile,
-        header_prefix=settings.header_prefix,
     )
     typer.echo(to_yaml(build_bootstrap(envoy, policyd_addresses=settings.ext_proc_addresses)), nl=False)
 
@@ -172,4 +145,7 @@ def _announce(**addresses: object) -> None:
 def _run(main: Coroutine[Any, Any, None]) -> None:
     import uvloop
 
+    from policyd.secrecy import forbid_core_dumps
+
+    forbid_core_dumps()
     uvloop.run(main)

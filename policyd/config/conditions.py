@@ -6,6 +6,7 @@ from functools import partial
 
 from policyd.config import shapes, values
 from policyd.config.caps import amount_of, amount_shape
+from policyd.config.expressions import LENGTH_MAX, PERCENT_MAX, ExpressionWrong, Vocabulary, compile_expression
 from policyd.config.matching import MATCH_KEY, Attributes, read_globs, read_match
 from policyd.config.problems import Mistake, Problems, did_you_mean, one_of
 from policyd.config.section import Section, unique_entries
@@ -16,6 +17,7 @@ from policyd.core.grouping import TIER
 from policyd.core.policy import Limit, Match, Metric
 from policyd.core.rules import (
     ALWAYS,
+    ESTIMATED,
     AllOf,
     AnyOf,
     Condition,
@@ -25,11 +27,6 @@ from policyd.core.rules import (
     UsageAbsolute,
     UsagePercent,
 )
-
-_ESTIMATED = (Metric.COST, Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS, Metric.IMAGES)
-"""The metrics that requests differ in before they run."""
-
-PERCENT_MAX = 1000
 
 _EXAMPLE = "{usage_percent: {daily-spend: 80}}"
 
@@ -89,7 +86,7 @@ def _tier_match(section: Section, key: str, known: Known) -> Condition:
 
 
 def _estimate(section: Section, key: str, known: Known) -> Condition:
-    amounts = _thresholds(section, key, "{cost_usd: 0.50}", names=_ESTIMATED, metric_of=Metric)
+    amounts = _thresholds(section, key, "{cost_usd: 0.50}", names=ESTIMATED, metric_of=Metric)
     return EstimateReaches({Metric(name): amount for name, amount in amounts.items()})
 
 
@@ -154,6 +151,19 @@ def _not(section: Section, key: str, known: Known) -> Condition:
     return Not(_condition(section[key], path=section.path_of(key), known=known, problems=section.problems))
 
 
+def _cel(section: Section, key: str, known: Known) -> Condition:
+    names = known.attributes.names
+    written = section.read(key, values.text, None)
+    if written is None or names is None:
+        return ALWAYS
+    try:
+        return compile_expression(written, Vocabulary(names, known.metrics))
+    except ExpressionWrong as wrong:
+        for mistake in wrong.mistakes:
+            section.problems.add(section[key].at, section.path_of(key), mistake)
+        return ALWAYS
+
+
 def _amounts(metrics: Sequence[Metric]) -> Schema:
     return shapes.record({metric: Key(amount_shape(metric), f"This many {metric}, or more.") for metric in metrics})
 
@@ -167,12 +177,13 @@ _ABSOLUTE = shapes.named(shapes.USD, names=shapes.TEXT)
 _KINDS: Mapping[str, _Kind] = {
     "match": _Kind(_match, MATCH_KEY),
     "tier_match": _Kind(_tier_match, Key(_TIERS, "The request's tier is one of these.")),
-    "estimate": _Kind(_estimate, Key(_amounts(_ESTIMATED), "The request may come to this or more.")),
+    "estimate": _Kind(_estimate, Key(_amounts(ESTIMATED), "The request may come to this or more.")),
     "usage_percent": _Kind(_usage_percent, Key(_PERCENT, "So much of a limit, or more, is used or held.")),
     "usage_absolute": _Kind(_usage_absolute, Key(_ABSOLUTE, "The same in the unit of the limit.")),
     "all_of": _Kind(_several(AllOf), Key(_CONDITIONS, "All of these hold.")),
     "any_of": _Kind(_several(AnyOf), Key(_CONDITIONS, "One of these holds.")),
     "not": _Kind(_not, Key(_CONDITION, "This does not hold.")),
+    "cel": _Kind(_cel, Key({**shapes.TEXT, "maxLength": LENGTH_MAX}, "This expression in CEL is true.")),
 }
 CONDITION_KEYS = {name: kind.key for name, kind in _KINDS.items()}
 CONDITION_SHAPE = shapes.record(CONDITION_KEYS, minProperties=1)

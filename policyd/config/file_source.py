@@ -5,7 +5,7 @@ with mistakes is reported and changes nothing.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -50,13 +50,16 @@ class FileSource(Generic[Content]):
         on_change: Callable[[Content], None],
         on_problem: Callable[[ConfigError], None],
         check: Callable[[Content], None] = lambda _: None,
+        beside: Sequence[Path] = (),
     ) -> None:
+        """`beside`: other files that `load` reads as well, and that may change without the one at `path`."""
         self._path = path
+        self._files = () if path is None else (path, *beside)
         self._load = load
         self._check = check
         self._on_change = on_change
         self._on_problem = on_problem
-        self._version = _version(path)
+        self._versions = self._versions_now()
         self._current = load(path)
 
     @property
@@ -73,14 +76,14 @@ class FileSource(Generic[Content]):
         if self._path is None:
             return False
         # Looked at before it is read: a change in between is then seen by the next poll.
-        self._version = _version(self._path)
+        self._versions = self._versions_now()
         return self._put_in_force(self._attempt())
 
     async def poll(self) -> bool:
         """Reloads the file, off the event loop, if it is another version than the one last read."""
-        if self._path is None or (version := _version(self._path)) == self._version:
+        if (versions := self._versions_now()) == self._versions:
             return False
-        self._version = version
+        self._versions = versions
         return self._put_in_force(await asyncio.to_thread(self._attempt))
 
     async def watch(self, *, interval_seconds: float) -> None:
@@ -88,6 +91,9 @@ class FileSource(Generic[Content]):
         while True:
             await asyncio.sleep(interval_seconds)
             await self.poll()
+
+    def _versions_now(self) -> list[_Version | None]:
+        return [_version(file) for file in self._files]
 
     def _attempt(self) -> Content | ConfigError:
         try:
@@ -111,10 +117,8 @@ class FileSource(Generic[Content]):
         return True
 
 
-def _version(path: Path | None) -> _Version | None:
+def _version(path: Path) -> _Version | None:
     """`None` where there is no file."""
-    if path is None:
-        return None
     try:
         status = path.stat()
     except OSError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from policyd.config import shapes, values
+from policyd.config.anomalies_section import ANOMALY_SHAPE, read_anomalies
 from policyd.config.conditions import Known
 from policyd.config.identity_section import IDENTITY_SHAPE, read_identity
 from policyd.config.limits_section import LIMIT_SHAPE, read_limits
@@ -27,6 +28,7 @@ from policyd.config.tiers_section import TIERS_SHAPE, TierAmounts, check_source,
 from policyd.config.unknown_model_section import UNKNOWN_MODEL_SHAPE, read_unknown_model
 from policyd.config.values import choice, expected
 from policyd.config.yaml_tree import FILE_BYTES_MAX, Kind, ListTree, MappingTree, Scalar, Tree, parse_yaml
+from policyd.core.anomalies import Anomaly
 from policyd.core.attributes import REQUEST_ATTRIBUTES, Identity, Place
 from policyd.core.errors import ConfigError
 from policyd.core.grouping import MODEL_GROUP, TIER, Grouping, Tiers
@@ -62,6 +64,7 @@ POLICY_KEYS = {
     "on_disconnect": Key(shapes.choice(OnDisconnect), "What a client that hangs up is charged."),
     "reservations": Key(RESERVATIONS_SHAPE, "How long holds live, and how long their ends are remembered."),
     "limits": Key(shapes.items(LIMIT_SHAPE, least=0), "What may be spent, by whom, in which time."),
+    "anomalies": Key(shapes.items(ANOMALY_SHAPE, least=0), "What looks wrong, whatever the budgets; before all rules."),
     "rules": Key(shapes.items(RULE_SHAPE, least=0), "What limits cannot say; the first that allows or denies decides."),
 }
 
@@ -147,6 +150,7 @@ def _policy(section: Section) -> Policy:
         grouping=grouping,
         limits=limits,
         rules=_rules(section, Known(attributes, limits)),
+        anomalies=_anomalies(section, attributes),
         strict=section.read("strict", values.boolean, defaults.strict),
         prices=_prices(section),
         unknown_model=read_unknown_model(section, defaults.unknown_model),
@@ -204,6 +208,19 @@ def _rules(section: Section, known: Known) -> tuple[Rule, ...]:
     if tree is None:
         return ()
     return read_rules(tree, path=section.path_of("rules"), known=known, problems=section.problems)
+
+
+def _anomalies(section: Section, attributes: Attributes) -> tuple[Anomaly, ...]:
+    tree = section.read("anomalies", _list_of_anomalies, None)
+    if tree is None:
+        return ()
+    return read_anomalies(tree, path=section.path_of("anomalies"), attributes=attributes, problems=section.problems)
+
+
+def _list_of_anomalies(tree: Tree) -> ListTree:
+    if not isinstance(tree, ListTree):
+        raise expected(tree, "a list such as [{name: loop, per: [session], repeats: 5, action: deny}]")
+    return tree
 
 
 def _list_of_rules(tree: Tree) -> ListTree:

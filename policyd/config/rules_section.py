@@ -7,12 +7,14 @@ from enum import StrEnum
 
 from policyd.config import shapes, values
 from policyd.config.conditions import CONDITION_SHAPE, Known, read_when
+from policyd.config.matching import PER_KEY, read_per
 from policyd.config.problems import Position, Problems
 from policyd.config.refusals import REFUSAL_KEYS, read_refusal, refusal_status
 from policyd.config.section import Section, unique_entries
 from policyd.config.shapes import Key
-from policyd.config.values import choice, expected, found
+from policyd.config.values import DURATION_EXPECTED, choice, duration_seconds, expected, found
 from policyd.config.yaml_tree import ListTree, Tree
+from policyd.core.events import KEPT_MS
 from policyd.core.rules import AllOf, Condition, Rule, RuleAction
 from policyd.providers.base import OUTPUT_TOKENS_MAX
 
@@ -28,15 +30,22 @@ class Mode(StrEnum):
 _KEYS_BY_ACTION: Mapping[RuleAction, tuple[str, ...]] = {
     RuleAction.ALLOW: (),
     RuleAction.DENY: ("status", "refusal"),
+    RuleAction.FREEZE: ("per", "for", "status", "refusal"),
     RuleAction.ADD_HEADERS: ("headers",),
     RuleAction.CLAMP: ("max_output_tokens", "status", "refusal"),
     RuleAction.SWITCH_MODEL: ("switch_to", "status", "refusal"),
+    RuleAction.NOTIFY: ("per", "every"),
 }
-_NEEDED_BY_ACTION: Mapping[RuleAction, tuple[str, str]] = {
-    RuleAction.ADD_HEADERS: ("headers", 'a mapping such as {x-budget: "80 percent used"}'),
-    RuleAction.CLAMP: ("max_output_tokens", "the most tokens of output for one choice"),
-    RuleAction.SWITCH_MODEL: ("switch_to", "the name of a model of the same provider"),
+_KEYS_OF_ACTIONS = tuple(dict.fromkeys(key for keys in _KEYS_BY_ACTION.values() for key in keys))
+_NEEDED_BY_ACTION: Mapping[RuleAction, Mapping[str, str]] = {
+    RuleAction.FREEZE: {"per": "the attributes whose values are frozen, such as [session]", "for": DURATION_EXPECTED},
+    RuleAction.ADD_HEADERS: {"headers": 'a mapping such as {x-budget: "80 percent used"}'},
+    RuleAction.CLAMP: {"max_output_tokens": "the most tokens of output for one choice"},
+    RuleAction.SWITCH_MODEL: {"switch_to": "the name of a model of the same provider"},
 }
+
+EVENT_EVERY_SECONDS = 3600
+"""How long a period is in which one event is enough, where the policy does not say."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
@@ -59,19 +68,21 @@ RULE_KEYS = {
     ),
     "max_output_tokens": Key(shapes.whole_number(1, OUTPUT_TOKENS_MAX), "The most output for each choice."),
     "switch_to": Key(shapes.TEXT, "A model of the same provider."),
+    "per": Key(PER_KEY.schema, "Attributes, every combination of which is frozen, or told of, apart."),
+    "for": Key(shapes.SPAN, "How long a freeze lasts."),
+    "every": Key(shapes.SPAN, "How long a period is in which one event is enough; the default is 1h."),
     **REFUSAL_KEYS,
 }
 RULE_SHAPE = shapes.record(
     RULE_KEYS,
     required=("name", "action"),
     allOf=[
-        {"if": shapes.only_with("action", action), "then": {"required": [key]}}
-        for action, (key, _) in _NEEDED_BY_ACTION.items()
+        {"if": shapes.only_with("action", action), "then": {"required": list(needed)}}
+        for action, needed in _NEEDED_BY_ACTION.items()
     ],
     dependentSchemas={
         key: shapes.only_with("action", *(action for action, keys in _KEYS_BY_ACTION.items() if key in keys))
-        for key in RULE_KEYS
-        if any(key in keys for keys in _KEYS_BY_ACTION.values())
+        for key in _KEYS_OF_ACTIONS
     },
 )
 RULE_DEFINITIONS = {"condition": CONDITION_SHAPE}
@@ -114,12 +125,15 @@ def _rule(section: Section, name: str, known: Known, mode: Mode) -> Rule | None:
     action = section.require("action", choice(RuleAction), None, expectation="what the rule does, such as deny")
     if action is None:
         return None
-    for key in (key for keys in _KEYS_BY_ACTION.values() for key in keys):
+    for key in _KEYS_OF_ACTIONS:
         if key in section and key not in _KEYS_BY_ACTION[action]:
             with_it = [each for each, keys in _KEYS_BY_ACTION.items() if key in keys]
             section.reject(key, f'it goes with "action: {" or ".join(with_it)}" alone')
-    if action in _NEEDED_BY_ACTION and _NEEDED_BY_ACTION[action][0] not in section:
-        section.report_missing(*_NEEDED_BY_ACTION[action])
+    for key, expectation in _NEEDED_BY_ACTION.get(action, {}).items():
+        if key not in section:
+            section.report_missing(key, expectation)
+    freeze_seconds = section.read("for", duration_seconds(minimum=1), None)
+    event_every_seconds = section.read("every", event_period, EVENT_EVERY_SECONDS)
     return Rule(
         name,
         when,
@@ -130,7 +144,18 @@ def _rule(section: Section, name: str, known: Known, mode: Mode) -> Rule | None:
         headers=_headers(section),
         max_output_tokens=section.read("max_output_tokens", values.whole_number(1, OUTPUT_TOKENS_MAX), None),
         switch_to=section.read("switch_to", values.printable, None),
+        per=read_per(section, known.attributes),
+        freeze_seconds=freeze_seconds,
+        event_every_seconds=freeze_seconds if action is not RuleAction.NOTIFY else event_every_seconds,
     )
+
+
+def event_period(tree: Tree) -> int:
+    """Seconds in which one event is enough: no more than events are kept, or it could be forgotten and come again."""
+    seconds = duration_seconds(minimum=1)(tree)
+    if seconds * 1000 > KEPT_MS:
+        raise expected(tree, "at most 30d")
+    return seconds
 
 
 def _report_unreached(placed: Sequence[_Placed], problems: Problems) -> None:

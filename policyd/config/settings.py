@@ -40,6 +40,18 @@ class UnixSocket:
 Address = HostPort | UnixSocket
 
 
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Where the certificates are by which policyd serves, in PEM."""
+
+    cert: Path
+    """policyd's own, and those between it and its authority."""
+    key: Path
+    """Its private key."""
+    client_ca: Path | None
+    """The authorities whose clients may connect; without it any client may."""
+
+
 class Transport(StrEnum):
     """The gRPC implementation that ext_proc is served on."""
 
@@ -148,8 +160,24 @@ class Settings:
     """The largest JSON reply that is held back until its usage is known; a larger one is metered as it passes."""
     metric_attributes: tuple[str, ...] = ()
     """Attributes that become metric labels. None by default: each value of each one is a time series of its own."""
+    tls_cert_path: Path | None = None
+    """policyd's certificate; without one everything is served in clear. A Unix socket always is: whoever may open it is
+    up to the permissions of its folder."""
+    tls_key_path: Path | None = None
+    """The certificate's private key."""
+    tls_client_ca_path: Path | None = None
+    """Who signs the certificates of gRPC clients; without it they need none."""
+    access_tokens_path: Path | None = None
+    """The bearer tokens for PolicyService and metrics; without it they ask for none."""
     shutdown_grace_seconds: int = 30
     """How long open exchanges may take to end once policyd is told to stop."""
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """`None` where everything is served in clear."""
+        if self.tls_cert_path is None or self.tls_key_path is None:
+            return None
+        return TlsFiles(self.tls_cert_path, self.tls_key_path, self.tls_client_ca_path)
 
     @property
     def ext_proc_addresses(self) -> tuple[Address, ...]:
@@ -190,6 +218,10 @@ class Settings:
             except ValueError:
                 found = "" if reader.secret else f'found "{text}", '
                 problems.append(f"{origin}: {found}expected {reader.expectation}")
+        if ("tls_cert_path" in given) != ("tls_key_path" in given):
+            problems.append("--tls-cert, --tls-key: expected both or none")
+        elif "tls_client_ca_path" in given and "tls_cert_path" not in given:
+            problems.append("--tls-client-ca: expected --tls-cert and --tls-key with it")
         if problems:
             raise ConfigError(*problems)
         return cls(**given)
@@ -224,6 +256,10 @@ _READERS: Mapping[str, _Reader] = {
     "transport": _Reader("transport", Transport, " or ".join(Transport)),
     "workers": _Reader("workers", _worker_count, f"a number of processes from 1 to {WORKERS_MAX}"),
     "http": _Reader("http_address", parse_host_port, "HOST:PORT such as 127.0.0.1:9464 or [::1]:9464"),
+    "tls_cert": _Reader("tls_cert_path", _path, "the path of a certificate in PEM"),
+    "tls_key": _Reader("tls_key_path", _path, "the path of a private key in PEM"),
+    "tls_client_ca": _Reader("tls_client_ca_path", _path, "the path of CA certificates in PEM"),
+    "access_tokens": _Reader("access_tokens_path", _path, "the path of a file with one bearer token a line"),
     "header_prefix": _Reader("header_prefix", _header_prefix, "words that end in a dash, such as x-policyd-"),
     "request_body_max": _Reader("request_body_bytes_max", _size_bytes, _SIZE_EXPECTED),
     "response_buffer_max": _Reader("response_buffer_bytes_max", _size_bytes, _SIZE_EXPECTED),

@@ -9,6 +9,7 @@ import msgspec
 
 from policyd.columns import aligned
 from policyd.control.budgets import Budget, Standing
+from policyd.core.events import LimitUse, OperatorEvent
 from policyd.core.money import format_usd
 from policyd.core.policy import Limit, Metric
 from policyd.core.runtime import ApiKey, Block, Kind, Override, Reset
@@ -18,6 +19,7 @@ from policyd.core.times import iso_time
 _BUDGET_HEADINGS = ("LIMIT", "SCOPE", "AMOUNT", "SPENT", "RESERVED", "LEFT", "COUNTS", "RESETS", "NOTES")
 _BUDGET_NUMBERS = (2, 3, 4, 5)
 _KEY_HEADINGS = ("NAME", "SCOPE", "MODELS", "ENDPOINTS", "SINCE", "UNTIL")
+_EVENT_HEADINGS = ("ID", "TIME", "SOURCE", "ACTION", "SCOPE", "REQUEST", "USED")
 _BLOCK_HEADINGS = ("KIND", "SCOPE", "SINCE", "UNTIL", "REASON")
 
 
@@ -141,6 +143,54 @@ def block_object(block: Block) -> dict[str, Any]:
 def block_text(block: Block) -> str:
     word = "frozen" if block.kind is Kind.FREEZE else "blocked"
     return f"requests of {shown(block.scope)} are {word}{_until(block.expires_at_ms)}: {block.reason}"
+
+
+# --- events ---
+
+
+def events_text(events: Sequence[OperatorEvent]) -> str:
+    """A line an event."""
+    if not events:
+        return "there are no events"
+    rows = (
+        (
+            event.id,
+            iso_time(event.at_ms),
+            event.source,
+            event.action.value,
+            shown(event.scope),
+            event.request_id,
+            ", ".join(map(_use_text, event.limits)) or "-",
+        )
+        for event in events
+    )
+    return "\n".join(aligned([_EVENT_HEADINGS, *rows]))
+
+
+def _use_text(use: LimitUse) -> str:
+    return f"{use.name} {_amount_text(use.metric, use.used)} of {_amount_text(use.metric, use.amount)}"
+
+
+def event_object(event: OperatorEvent) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "time": _time(event.at_ms),
+        "source": event.source,
+        "action": event.action.value,
+        "scope": shown(event.scope),
+        "request_id": event.request_id,
+        "attributes": event.attributes,
+        "estimated_cost_usd": _amount(Metric.COST, event.estimated_cost_nanos),
+        "limits": [
+            {
+                "name": use.name,
+                "metric": use.metric.value,
+                "used": _amount(use.metric, use.used),
+                "limit": _amount(use.metric, use.amount),
+            }
+            for use in event.limits
+        ],
+    }
 
 
 # --- keys ---

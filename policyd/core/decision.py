@@ -115,7 +115,7 @@ class Decision:
     shadow_denials: tuple[LimitReport, ...]
     """The shadow limits that would have refused."""
     retry_after_seconds: int | None = None
-    """After which wait the request may fit, where waiting helps. It is not known to help where a rule refuses."""
+    """After which wait the request may fit, where waiting helps. Where a rule refuses it is known of a freeze alone."""
     warnings: tuple[LimitReport, ...] = ()
     """The limits that let it pass with a warning."""
     changes: Changes = NO_CHANGES
@@ -182,7 +182,7 @@ def decide(
         warnings=tuple(report for report, _ in refusing if report.limit.action is Action.WARN),
         changes=changes,
         ruling=ruling,
-        retry_after_seconds=waits[id(denials[0])] if denials and ruling.denied_by is None else None,
+        retry_after_seconds=ruling.freeze_seconds if ruling.denied_by else waits[id(denials[0])] if denials else None,
     )
 
 

@@ -62,7 +62,9 @@ def first_use_windows(policy: Policy, attributes: Mapping[str, str]) -> tuple[Fi
         return ()
     complete = policy.grouping.complete(attributes)
     return tuple(
-        first_use(limit, _scope(limit, complete), window) for limit, window in windows if limit.match.fits(complete)
+        first_use(limit, scope_of(limit.per, complete), window)
+        for limit, window in windows
+        if limit.match.fits(complete)
     )
 
 
@@ -85,7 +87,9 @@ def applied_limits(
     limits = [limit for limit in policy.limits if limit.match.fits(complete)]
     if policy.strict:
         _check_complete(limits, complete)
-    applied = [apply_limit(each, _scope(each, complete), now_ms=now_ms, begun=begun, state=state) for each in limits]
+    applied = [
+        apply_limit(each, scope_of(each.per, complete), now_ms=now_ms, begun=begun, state=state) for each in limits
+    ]
     return tuple(_least_of_pools(applied))
 
 
@@ -104,7 +108,9 @@ def limits_by_name(
     """
     complete = policy.grouping.complete(attributes)
     limits = (limit for limit in policy.limits if limit.name in names and limit.match.fits(complete))
-    return tuple(apply_limit(each, _scope(each, complete), now_ms=now_ms, begun=begun, state=state) for each in limits)
+    return tuple(
+        apply_limit(each, scope_of(each.per, complete), now_ms=now_ms, begun=begun, state=state) for each in limits
+    )
 
 
 def _check_complete(limits: Sequence[Limit], attributes: Mapping[str, str]) -> None:
@@ -148,8 +154,9 @@ def window_bounds(limit: Limit, scope: str, window: Window, *, now_ms: int, begu
     return bounds(window, now_ms)
 
 
-def _scope(limit: Limit, attributes: Mapping[str, str]) -> str:
-    return scope_name({name: attributes.get(name, "") for name in limit.per})
+def scope_of(per: Sequence[str], attributes: Mapping[str, str]) -> str:
+    """The scope that a request with these attributes counts in."""
+    return scope_name({name: attributes.get(name, "") for name in per})
 
 
 def first_use(limit: Limit, scope: str, window: FirstUseWindow) -> FirstUse:

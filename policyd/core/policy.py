@@ -21,7 +21,8 @@ from policyd.core.own_prices import OwnPrices
 from policyd.core.windows import CalendarUnit, CalendarWindow, Window
 
 if TYPE_CHECKING:
-    # Rules look at limits, and a policy has both.
+    # Rules and anomalies look at limits, and a policy has them all.
+    from policyd.core.anomalies import Anomaly
     from policyd.core.rules import Rule
 
 
@@ -227,6 +228,7 @@ class Policy:
     identity: Identity
     limits: tuple[Limit, ...]
     rules: tuple[Rule, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
     grouping: Grouping = field(default_factory=Grouping)
     strict: bool = False
     api_keys: ApiKeys = ApiKeys.OFF
@@ -242,8 +244,11 @@ class Policy:
     """Identifies the content: equal policies have equal revisions on every replica."""
     limits_read: frozenset[str] = field(init=False, repr=False, compare=False)
     """The names of the limits that any of the rules looks at."""
+    judged: tuple[Rule, ...] = field(init=False, repr=False, compare=False)
+    """What requests are judged by: the anomalies, then the rules."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "judged", (*(anomaly.rule for anomaly in self.anomalies), *self.rules))
         object.__setattr__(
             self, "limits_read", frozenset(name for rule in self.rules for name in rule.when.limits_read)
         )

@@ -1,8 +1,9 @@
 """Rules: what an operator says about requests beside the limits, by conditions.
 
 A condition looks at a request's attributes, at its estimate and at how full limits are. Rules are judged in the order
-of the policy, before anything is held; each whose condition holds fires, and the first that allows or denies is the
-last one.
+of the policy, before anything is held; each whose condition holds fires, and the first that allows, denies or freezes
+is the last one. A condition can fail (an expression that divides by nothing): then its rule refuses the request,
+whatever else it does, so that no rule is passed by breaking it. A shadow rule that fails does nothing.
 
 How full a limit is, is what was spent and held when the request came, without the request itself. A limit that does not
 apply to the request is never full. Two requests that come at the same time may both find a limit below a threshold:
@@ -11,10 +12,11 @@ what must not be overspent is for limits to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from policyd.core.errors import PolicydError
 from policyd.core.ledger import Amounts
 from policyd.core.policy import Match, Metric, Refusal
 
@@ -38,6 +40,16 @@ class Situation:
     """The most that the request may come to."""
     fills: Mapping[str, Fill]
     """By name, of the limits that apply to the request."""
+    shown: frozenset[str] = frozenset()
+    """The anomalies that show in its scopes, by their labels."""
+
+
+class ConditionFailed(PolicydError):
+    """Whether a condition holds for a request cannot be said."""
+
+
+ESTIMATED = (Metric.COST, Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKENS, Metric.IMAGES)
+"""The metrics that requests differ in before they run."""
 
 
 # --- conditions: each says whether it holds, and which limits it looks at ---
@@ -98,6 +110,31 @@ class UsageAbsolute:
 
 
 @dataclass(frozen=True, slots=True)
+class Shows:
+    """An anomaly shows."""
+
+    anomaly: str
+    limits_read: tuple[str, ...] = ()
+
+    def holds(self, situation: Situation) -> bool:
+        return self.anomaly in situation.shown
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """What an operator has written in an expression language, compiled."""
+
+    text: str
+    """It alone says what the expression means."""
+    test: Callable[[Situation], bool] = field(compare=False, repr=False)
+    """Raises `ConditionFailed`."""
+    limits_read: tuple[str, ...] = ()
+
+    def holds(self, situation: Situation) -> bool:
+        return self.test(situation)
+
+
+@dataclass(frozen=True, slots=True)
 class AllOf:
     conditions: tuple[Condition, ...]
 
@@ -133,7 +170,7 @@ class Not:
         return not self.condition.holds(situation)
 
 
-Condition = Matches | EstimateReaches | UsagePercent | UsageAbsolute | AllOf | AnyOf | Not
+Condition = Matches | EstimateReaches | UsagePercent | UsageAbsolute | Shows | Expression | AllOf | AnyOf | Not
 
 ALWAYS = AllOf(())
 """The condition of a rule that names none."""
@@ -147,21 +184,29 @@ def _limits_read(conditions: Sequence[Condition]) -> tuple[str, ...]:
 
 
 class RuleAction(StrEnum):
-    """What a rule that fires does. `ALLOW` and `DENY` end the rules; after the others the next rule is looked at."""
+    """What a rule that fires does. Those that decide end the rules; after the others the next rule is looked at."""
 
     ALLOW = "allow"
     """No later rule is looked at. The limits are."""
     DENY = "deny"
+    FREEZE = "freeze"
+    """The request is refused, and its scope is frozen for a time."""
     ADD_HEADERS = "add_headers"
     """The client is sent more headers."""
     CLAMP = "clamp"
     """The request's maximum output is lowered. A request that this cannot be done to is refused."""
     SWITCH_MODEL = "switch_model"
     """The request goes to another model. A request that this cannot be done to is refused."""
+    NOTIFY = "notify"
+    """An operator is told."""
 
     @property
     def decisive(self) -> bool:
-        return self in (RuleAction.ALLOW, RuleAction.DENY)
+        return self in (RuleAction.ALLOW, RuleAction.DENY, RuleAction.FREEZE)
+
+    @property
+    def refuses(self) -> bool:
+        return self in (RuleAction.DENY, RuleAction.FREEZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +226,20 @@ class Rule:
     """What `CLAMP` lowers the maximum output of one choice to."""
     switch_to: str | None = None
     """The model that `SWITCH_MODEL` switches to."""
+    per: tuple[str, ...] = ()
+    """The attributes whose values `FREEZE` freezes, and that operators are told of apart for."""
+    freeze_seconds: int | None = None
+    """How long `FREEZE` freezes."""
+    event_every_seconds: int | None = None
+    """How long a period is in which one event of a scope is enough; `None`: nobody is told by an event."""
+
+    anomaly: bool = False
+    """Whether it is an anomaly, whose name says so (`anomaly:loop`)."""
 
     @property
     def label(self) -> str:
         """How records and metrics name it beside limits: `rule:no-previews`."""
-        return f"rule:{self.name}"
+        return self.name if self.anomaly else f"rule:{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +251,9 @@ class Ruling:
     shadowed: tuple[Rule, ...] = ()
     """The shadow rules that would have fired."""
     denied_by: Rule | None = None
-    """The rule that refuses, or that changes what cannot be changed."""
+    """The rule that refuses, that changes what cannot be changed, or whose condition failed."""
+    failed: bool = False
+    """Whether the condition of `denied_by` failed."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -222,7 +278,17 @@ class Ruling:
         """The rule with the least maximum for the output."""
         return min(self._doing(RuleAction.CLAMP), key=lambda rule: rule.max_output_tokens or 0, default=None)
 
-    def failed(self, rule: Rule) -> Ruling:
+    @property
+    def freeze_seconds(self) -> int | None:
+        """How long the request's scope is frozen; `None`: it is not."""
+        return self.denied_by.freeze_seconds if self.denied_by is not None and not self.failed else None
+
+    @property
+    def telling(self) -> tuple[Rule, ...]:
+        """The rules that fired of which operators are told by events."""
+        return tuple(rule for rule in self.fired if rule.event_every_seconds is not None)
+
+    def unchangeable(self, rule: Rule) -> Ruling:
         """The ruling once it has turned out that the request cannot be changed as `rule` says."""
         return replace(self, denied_by=rule)
 
@@ -238,7 +304,13 @@ def judge(rules: Sequence[Rule], situation: Situation) -> Ruling:
     fired: list[Rule] = []
     shadowed: list[Rule] = []
     for rule in rules:
-        if not rule.when.holds(situation):
+        try:
+            holds = rule.when.holds(situation)
+        except ConditionFailed:
+            if rule.shadow:
+                continue
+            return Ruling(tuple(fired), tuple(shadowed), denied_by=rule, failed=True)
+        if not holds:
             continue
         if rule.shadow:
             shadowed.append(rule)
@@ -246,7 +318,7 @@ def judge(rules: Sequence[Rule], situation: Situation) -> Ruling:
         fired.append(rule)
         if rule.action.decisive:
             break
-    denied_by = fired[-1] if fired and fired[-1].action is RuleAction.DENY else None
+    denied_by = fired[-1] if fired and fired[-1].action.refuses else None
     return Ruling(tuple(fired), tuple(shadowed), denied_by)
 
 

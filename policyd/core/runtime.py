@@ -6,6 +6,7 @@
     block                requests of a scope are refused
     key                  an API key of policyd's own, by its hash
     freeze               the same, because something looked wrong; it stands beside a block of the same scope
+    digest key           what the hashes of requests are keyed with, so that repeated ones are found
 
 A snapshot knows the revision of the store that it was read at. Whatever has expired is ignored from that instant on, so
 that nobody has to take it away.
@@ -35,6 +36,7 @@ class Kind(StrEnum):
     BLOCK = "block"
     FREEZE = "freeze"
     KEY = "key"
+    DIGEST_KEY = "digest_key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,23 @@ class ApiKey:
             raise KeyForbidden(f"the API key {self.name} is not for the model {model}")
 
 
+@dataclass(frozen=True, slots=True)
+class DigestKey:
+    """What the digests of requests are keyed with: random, and the same on all replicas."""
+
+    secret: str = field(repr=False)
+    """In hexadecimal."""
+    expires_at_ms: None = None
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.DIGEST_KEY
+
+    @property
+    def key(self) -> str:
+        return "requests"
+
+
 KEY_NAME = "name"
 """What a key's name goes by among its attributes."""
 
@@ -162,7 +181,7 @@ class Blocked(RequestError):
         self.block = block
 
 
-Piece = Override | Reset | Block | ApiKey
+Piece = Override | Reset | Block | ApiKey | DigestKey
 
 
 def limit_key(limit: str, scope: str) -> str:
@@ -225,7 +244,7 @@ class RuntimeState:
         """When the accounts of this name were last reset for the scope."""
         by_key = self.pieces[Kind.RESET]
         found = by_key.get(limit_key(account_name, scope)) if by_key else None
-        return None if found is None else found.set_at_ms
+        return found.set_at_ms if isinstance(found, Reset) else None
 
     def key(self, digest: str, *, now_ms: int) -> ApiKey | None:
         """The API key with this digest, if it holds still."""
@@ -240,6 +259,11 @@ class RuntimeState:
         if found is None:
             raise KeyInvalid("the API key is not known: it has expired, was revoked, or never was one")
         return found
+
+    @property
+    def digest_key(self) -> DigestKey | None:
+        found = next(iter(self.pieces[Kind.DIGEST_KEY].values()), None)
+        return found if isinstance(found, DigestKey) else None
 
     def block(self, attributes: Mapping[str, str], *, now_ms: int) -> Block | None:
         """What stands in a request's way; of several the one that does so longest."""

@@ -6,6 +6,7 @@ shell-style patterns stand for themselves.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
@@ -14,6 +15,7 @@ EVERYTHING = "all"
 
 _SAFE = "@.:/"
 _PATTERN_CHARACTERS = "*?[]!"
+_WILDCARD = re.compile(r"([*?\[])")
 
 
 def scope_name(values: Mapping[str, str]) -> str:
@@ -24,6 +26,11 @@ def scope_name(values: Mapping[str, str]) -> str:
 def pattern_name(patterns: Mapping[str, str]) -> str:
     """The scope of the requests whose attributes fit these patterns; the order of the attributes does not matter."""
     return _name(dict(sorted(patterns.items())), safe=_SAFE + _PATTERN_CHARACTERS)
+
+
+def exact_name(values: Mapping[str, str]) -> str:
+    """The scope of the requests that have exactly these attributes, whatever characters are in them."""
+    return pattern_name({name: _WILDCARD.sub(r"[\1]", value) for name, value in values.items()})
 
 
 def is_pattern(text: str) -> bool:

@@ -14,12 +14,14 @@ from policyd.core.limits import AppliedLimit
 from policyd.core.policy import Hold
 from policyd.core.rules import NO_RULING, Ruling, Situation, judge
 from policyd.core.runtime import Blocked, RuntimeState
+from policyd.enforcer.alarms import Alarms
 from policyd.enforcer.observer import Observer, timed
 from policyd.enforcer.repeating import changes_recorded, repeated_decision
 from policyd.enforcer.revising import REVISIONS_MAX, Plan, revised, ruled
 from policyd.enforcer.runtime_state import FollowedState
 from policyd.enforcer.standing import Standing
 from policyd.enforcer.verdict import Tried, Verdict, pending_record, verdict_on
+from policyd.enforcer.watching import Watching
 from policyd.estimator import Ask, Estimator
 from policyd.stores.base import Exists, Reservation, Stale, Store
 
@@ -43,12 +45,15 @@ class Deciding:
         self._standing = standing
         self._clock = clock
         self._observer = observer
+        self._alarms = Alarms(store, state=state, observer=observer)
+        self._watching = Watching(store, state=state, standing=standing, observer=observer)
 
     async def check(self, ask: Ask) -> Decision:
         now_ms = self._clock.now_ms()
         await self._state.refresh()
         await self._unblocked(ask)
-        return (await self._tried(ask, lambda plan: self._weigh(plan, now_ms=now_ms), now_ms=now_ms)).decision
+        tried = await self._tried(ask, lambda plan: self._weigh(plan, now_ms=now_ms), now_ms=now_ms, telling=False)
+        return tried.decision
 
     async def reserve(self, ask: Ask, *, fingerprint: str, ttl_seconds: int | None) -> Verdict:
         began = perf_counter()
@@ -61,20 +66,25 @@ class Deciding:
             )
 
         await self._unblocked(ask, fingerprint)  # before anything is counted
-        tried = await self._tried(ask, hold, now_ms=now_ms)
+        tried = await self._tried(ask, hold, now_ms=now_ms, telling=True)
         return verdict_on(tried, policy_us=int((perf_counter() - began) * 1_000_000))
 
     # --- which plan ---
 
-    async def _tried(self, ask: Ask, attempt: Callable[[Plan], Awaitable[Tried]], *, now_ms: int) -> Tried:
-        """The first plan for the request that fits; if none does, the request as it came."""
-        if ask.is_long and not ask.policy.rules:
+    async def _tried(
+        self, ask: Ask, attempt: Callable[[Plan], Awaitable[Tried]], *, now_ms: int, telling: bool
+    ) -> Tried:
+        """The first plan for the request that fits; if none does, the request as it came.
+
+        `telling`: whether what rules do beside deciding is done.
+        """
+        if ask.is_long and not ask.policy.judged:
             # A bound tells what fits for sure, not how much too much a request is: it is tried, and never revised.
             tried = await attempt(await self._plan(replace(ask, by_bound=True), now_ms=now_ms))
             if tried.decision.allowed:
                 return tried
         plan = await self._plan(ask, now_ms=now_ms)
-        ruling = await self._ruling(plan, now_ms=now_ms)
+        ruling = await self._ruling(plan, now_ms=now_ms, telling=telling)
         plan = await ruled(plan, ruling, estimator=self._estimator, now_ms=now_ms)
         first = tried = await attempt(plan)
         for _ in range(REVISIONS_MAX):
@@ -92,23 +102,29 @@ class Deciding:
     async def _plan(self, ask: Ask, *, now_ms: int) -> Plan:
         return Plan(ask, await self._estimator.estimate(ask, now_ms=now_ms))
 
-    async def _ruling(self, plan: Plan, *, now_ms: int) -> Ruling:
+    async def _ruling(self, plan: Plan, *, now_ms: int, telling: bool) -> Ruling:
         """What the rules say to the request as it came."""
         ask, estimate = plan.ask, plan.estimate
-        if not ask.policy.rules:
+        if not ask.policy.judged:
             return NO_RULING
+        attributes = ask.policy.grouping.complete(ask.attributes)
         situation = Situation(
-            attributes=ask.policy.grouping.complete(ask.attributes),
+            attributes=attributes,
             estimated=estimate.amounts(Hold.MAXIMUM),
             fills=await self._standing.fills(ask, state=self._state.current, now_ms=now_ms),
+            shown=await self._watching.shown(ask, attributes, now_ms=now_ms, counting=telling),
         )
-        return judge(ask.policy.rules, situation)
+        ruling = judge(ask.policy.judged, situation)
+        if telling and ruling.telling:
+            await self._alarms.tell(ask, situation, ruling, now_ms=now_ms)
+        return ruling
 
     # --- one plan ---
 
     async def _weigh(self, plan: Plan, *, now_ms: int) -> Tried:
         ask = plan.ask
-        state = await self._unblocked(ask)
+        # A request that has just had its scope frozen is refused by the rule that did it.
+        state = self._state.current if plan.ruling.denied_by is not None else await self._unblocked(ask)
         applied = await self._standing.held_on(ask, state=state, now_ms=now_ms, begin=False)
         wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
         balances = await self._standing.balances(applied)
@@ -122,7 +138,8 @@ class Deciding:
             return await self._weigh(plan, now_ms=now_ms)
         state = await self._unblocked(ask, fingerprint)
         applied = await self._standing.held_on(ask, state=state, now_ms=now_ms, begin=True)
-        wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
+        counted = (*applied, *self._standing.watched_on(ask, now_ms=now_ms))
+        wanted = entries(counted, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
         result = await timed(
             self._observer,
             "reserve",
@@ -140,7 +157,8 @@ class Deciding:
             return result
         if isinstance(result, Exists):
             return self._repeated(plan, result.reservation, now_ms=now_ms)
-        decision = _decided(plan, applied, wanted, result.balances, now_ms=now_ms)
+        of_limits = slice(len(applied))
+        decision = _decided(plan, applied, wanted[of_limits], result.balances[of_limits], now_ms=now_ms)
         return Tried(plan, decision, at_ms=now_ms, expires_at_ms=expires_at_ms if decision.allowed else None)
 
     def _repeated(self, plan: Plan, reservation: Reservation, *, now_ms: int) -> Tried:

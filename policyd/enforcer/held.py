@@ -101,7 +101,7 @@ class HeldForOthers:
                 ask.request_id,
                 entries=tuple(
                     Entry(item.account, item.limit.metric, amounts[item.limit.metric], item.limit.amount, enforce=False)
-                    for item in applied
+                    for item in (*applied, *self._standing.watched_on(ask, now_ms=now_ms))
                 ),
                 record=record,
                 now_ms=now_ms,

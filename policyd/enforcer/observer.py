@@ -6,8 +6,9 @@ from collections.abc import Awaitable
 from time import perf_counter
 from typing import Protocol, TypeVar
 
-from policyd.core.errors import ReservationError
+from policyd.core.errors import ReservationError, StaleState
 from policyd.core.estimate import Estimate
+from policyd.core.events import OperatorEvent
 from policyd.core.record import Record
 from policyd.learning import Corrections
 from policyd.stores.base import Swept
@@ -30,6 +31,10 @@ class Observer(Protocol):
         """What estimates go by from now on."""
         ...
 
+    def emitted(self, event: OperatorEvent) -> None:
+        """Operators are told of something new."""
+        ...
+
 
 async def timed(observer: Observer, operation: str, call: Awaitable[T]) -> T:
     """What a call of the store returns; tells how long it took, and whether the store failed."""
@@ -39,7 +44,7 @@ async def timed(observer: Observer, operation: str, call: Awaitable[T]) -> T:
         result = await call
         failed = False
         return result
-    except ReservationError:
+    except (ReservationError, StaleState):
         failed = False
         raise
     finally:

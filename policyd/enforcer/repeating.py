@@ -35,7 +35,7 @@ def repeated_decision(policy: Policy, reservation: Reservation, estimate: Estima
         shadow_denials=tuple(_passed(reports, Action.SHADOW)),
         warnings=tuple(_passed(reports, Action.WARN)),
         changes=changes,
-        ruling=rules_named(policy.rules, fired=reservation.record.rules, shadowed=reservation.record.shadow_rules),
+        ruling=rules_named(policy.judged, fired=reservation.record.rules, shadowed=reservation.record.shadow_rules),
     )
 
 

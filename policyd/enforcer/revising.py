@@ -52,13 +52,13 @@ async def ruled(plan: Plan, ruling: Ruling, *, estimator: Estimator, now_ms: int
     if rule is not None and rule.switch_to is not None and rule.switch_to != plan.ask.facts.model:
         switched = await _with_model(plan, rule.switch_to, by=(rule.label,), estimator=estimator, now_ms=now_ms)
         if switched is None:
-            return replace(plan, ruling=ruling.failed(rule))
+            return replace(plan, ruling=ruling.unchangeable(rule))
         changed = switched
     rule = ruling.clamp
     if rule is not None and rule.max_output_tokens is not None:
         clamped = _with_rules_maximum(changed, rule.max_output_tokens, by=rule.label)
         if clamped is None:
-            return replace(plan, ruling=ruling.failed(rule))
+            return replace(plan, ruling=ruling.unchangeable(rule))
         changed = clamped
     return replace(changed, ruling=ruling)
 

@@ -12,16 +12,17 @@ from msgspec import DecodeError
 from msgspec.json import Decoder, Encoder
 
 from policyd.core.errors import StoreError, StoreUnavailable
-from policyd.core.runtime import ApiKey, Block, Blocked, Kind, Override, Piece, Reset, RuntimeState, in_force
+from policyd.core.runtime import ApiKey, Block, Blocked, DigestKey, Kind, Override, Piece, Reset, RuntimeState, in_force
 from policyd.stores.base import Stale, StateChanges, StateItem
 
-_decoders: dict[Kind, Decoder[Override] | Decoder[Reset] | Decoder[Block] | Decoder[ApiKey]] = {
+_decoders: dict[Kind, Decoder[Override] | Decoder[Reset] | Decoder[Block] | Decoder[ApiKey] | Decoder[DigestKey]] = {
     Kind.OVERRIDE: Decoder(Override),
     Kind.TEMPORARY_OVERRIDE: Decoder(Override),
     Kind.RESET: Decoder(Reset),
     Kind.BLOCK: Decoder(Block),
     Kind.FREEZE: Decoder(Block),
     Kind.KEY: Decoder(ApiKey),
+    Kind.DIGEST_KEY: Decoder(DigestKey),
 }
 _encoder = Encoder()
 

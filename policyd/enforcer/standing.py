@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from policyd.core.anomalies import counted_for
 from policyd.core.decision import LimitReport
 from policyd.core.ledger import Balance
 from policyd.core.limits import AppliedLimit, applied_limits, first_use_windows, limits_by_name
@@ -34,6 +35,14 @@ class Standing:
         """The limits that what is asked for is held on."""
         applied = await self.applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=begin)
         return tuple(item for item in applied if item.limit.metric in ask.metrics)
+
+    def watched_on(self, ask: Ask, *, now_ms: int) -> tuple[AppliedLimit, ...]:
+        """What the request is counted on beside the limits, so that anomalies are found."""
+        if not ask.policy.anomalies:
+            return ()
+        attributes = ask.policy.grouping.complete(ask.attributes)
+        counted = counted_for(ask.policy.anomalies, attributes, now_ms=now_ms)
+        return tuple(item for item in counted if item.limit.metric in ask.metrics)
 
     async def balances(self, applied: Sequence[AppliedLimit]) -> tuple[Balance, ...]:
         """What the store has on the accounts of `applied`, in the same order."""

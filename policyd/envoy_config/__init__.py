@@ -14,7 +14,16 @@
 """
 
 from policyd.envoy_config.bootstrap import build_bootstrap, to_yaml
-from policyd.envoy_config.settings import EnvoySettings, Profile
+from policyd.envoy_config.settings import EnvoySettings, PolicydTls, Profile
 from policyd.envoy_config.upstreams import DEFAULT_UPSTREAMS, Upstream, parse_upstreams
 
-__all__ = ["DEFAULT_UPSTREAMS", "EnvoySettings", "Profile", "Upstream", "build_bootstrap", "parse_upstreams", "to_yaml"]
+__all__ = [
+    "DEFAULT_UPSTREAMS",
+    "EnvoySettings",
+    "PolicydTls",
+    "Profile",
+    "Upstream",
+    "build_bootstrap",
+    "parse_upstreams",
+    "to_yaml",
+]

@@ -31,7 +31,7 @@ def build_bootstrap(settings: EnvoySettings, *, policyd_addresses: Sequence[Addr
         "static_resources": {
             "listeners": [listener(settings)],
             "clusters": [
-                policyd_cluster(policyd_addresses),
+                policyd_cluster(policyd_addresses, settings.policyd_tls),
                 *(
                     cluster
                     for name, upstream in settings.upstreams.items()

@@ -8,6 +8,7 @@ from typing import Final
 from policyd.config import Address, HostPort, UnixSocket
 from policyd.core.errors import ConfigError
 from policyd.envoy_config.addresses import is_ip, on_this_machine, socket_address
+from policyd.envoy_config.settings import PolicydTls
 from policyd.envoy_config.typed import Json, typed
 from policyd.envoy_config.upstreams import Upstream
 
@@ -29,7 +30,7 @@ CA_PATHS: Final = (
 """Where systems keep the certificates that they trust."""
 
 
-def policyd_cluster(addresses: Sequence[Address]) -> Json:
+def policyd_cluster(addresses: Sequence[Address], tls: PolicydTls | None) -> Json:
     """`addresses`: of policyd's workers, one each."""
     return {
         "name": POLICYD_CLUSTER,
@@ -40,6 +41,36 @@ def policyd_cluster(addresses: Sequence[Address]) -> Json:
         **_http_protocol_options(
             explicit_http_config={"http2_protocol_options": {"max_concurrent_streams": OPEN_EXCHANGES_MAX}}
         ),
+        **(_policyd_tls(tls, addresses[0]) if tls is not None else {}),
+    }
+
+
+def _policyd_tls(tls: PolicydTls, address: Address) -> Json:
+    """A worker is on the same host as the others. A Unix socket needs no TLS."""
+    reached = on_this_machine(address)
+    if isinstance(reached, UnixSocket):
+        return {}
+    host = reached.host
+    kind = "IP_ADDRESS" if is_ip(host) else "DNS"
+    common: Json = {
+        "alpn_protocols": ["h2"],
+        "validation_context": {
+            "trusted_ca": {"filename": str(tls.ca)},
+            "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": host}}],
+        },
+    }
+    if tls.cert is not None:
+        files = {"certificate_chain": tls.cert, "private_key": tls.key}
+        common["tls_certificates"] = [{name: {"filename": str(file)} for name, file in files.items()}]
+    return {
+        "transport_socket": {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": typed(
+                "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                **({} if is_ip(host) else {"sni": host}),
+                common_tls_context=common,
+            ),
+        },
     }
 
 

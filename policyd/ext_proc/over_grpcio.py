@@ -11,7 +11,7 @@ import grpc
 
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.codec import encode
-from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExchangeStream, ExternalProcessor
+from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExchangeStream, ExternalProcessor, Tls
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 _END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
@@ -42,18 +42,22 @@ class GrpcioServer:
         own = grpc.method_handlers_generic_handler(service, {name: method})
         self._server.add_generic_rpc_handlers((own, *others))
 
-    async def listen(self, host: str, port: int) -> int:
-        return await self._start(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    async def listen(self, host: str, port: int, *, tls: Tls | None = None) -> int:
+        return await self._start(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tls)
 
     async def listen_unix(self, path: Path) -> None:
-        await self._start(f"unix:{path}")
+        await self._start(f"unix:{path}", None)
 
     async def stop(self, *, grace_seconds: float) -> None:
         await self._server.stop(grace_seconds)
 
-    async def _start(self, address: str) -> int:
+    async def _start(self, address: str, tls: Tls | None) -> int:
         try:
-            port = self._server.add_insecure_port(address)
+            port = (
+                self._server.add_insecure_port(address)
+                if tls is None
+                else self._server.add_secure_port(address, tls.grpcio_credentials())
+            )
         except RuntimeError as error:
             raise OSError("it is in use or not an address of this machine") from error
         await self._server.start()

@@ -11,7 +11,7 @@ from policyd.ext_proc import messages as m
 from policyd.ext_proc.codec import encode
 from policyd.ext_proc.driver import log_failure
 from policyd.ext_proc.eager import run_eagerly
-from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExternalProcessor
+from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExternalProcessor, Tls
 from policyd.h2rpc import Call, Limits, Server, Service, Status
 
 NO_OTHERS: Mapping[str, Service] = MappingProxyType({})
@@ -33,8 +33,9 @@ class H2rpcServer:
         limits = Limits(message_bytes_max=message_bytes_max)
         self._server = Server({**services(processor), **others}, limits=limits)
 
-    async def listen(self, host: str, port: int) -> int:
-        return await self._server.listen(host, port, reuse_port=self._shares_port)
+    async def listen(self, host: str, port: int, *, tls: Tls | None = None) -> int:
+        context = tls.h2_context() if tls is not None else None
+        return await self._server.listen(host, port, ssl=context, reuse_port=self._shares_port)
 
     async def listen_unix(self, path: Path) -> None:
         await self._server.listen_unix(path)

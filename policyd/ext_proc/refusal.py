@@ -10,7 +10,7 @@ import msgspec
 from policyd.core.decision import RETRY_WORTHWHILE_SECONDS, Decision, LimitReport
 from policyd.core.money import format_usd
 from policyd.core.policy import Metric
-from policyd.core.rules import Rule, RuleAction
+from policyd.core.rules import Rule, RuleAction, Ruling
 from policyd.core.runtime import Blocked
 from policyd.core.scopes import shown
 from policyd.core.times import iso_time
@@ -30,6 +30,8 @@ REASON_BY_METRIC: Mapping[Metric, str] = {
 }
 
 RULE_REASON = "denied_by_rule"
+ANOMALY_REASON = "anomaly_detected"
+FROZEN_REASON = "frozen"
 
 
 def denial(decision: Decision, *, request_id: str) -> ErrorInfo:
@@ -43,20 +45,28 @@ def _rule_denial(decision: Decision, rule: Rule, *, request_id: str) -> ErrorInf
     """The rule's own words, and the numbers of the limits that it looks at or that would have refused as well."""
     told = [report for report in decision.reports if report.limit.name in rule.when.limits_read]
     told += [report for report in decision.denials if report not in told]
+    reason = ANOMALY_REASON if rule.anomaly else RULE_REASON
+    if decision.ruling.freeze_seconds is not None:
+        reason = FROZEN_REASON
     policyd = {
-        "reason": RULE_REASON,
+        "reason": reason,
         "request_id": request_id,
         "rule": rule.name,
         "limits": [limit_object(report) for report in told],
         **rule.refusal.fields,
     }
-    return ErrorInfo(rule.status, RULE_REASON, rule.refusal.message or _rule_message(rule), policyd)
+    return ErrorInfo(rule.status, reason, rule.refusal.message or _rule_message(decision.ruling, rule), policyd)
 
 
-def _rule_message(rule: Rule) -> str:
+def _rule_message(ruling: Ruling, rule: Rule) -> str:
+    who = rule.label.replace(":", " ").capitalize()
+    if ruling.failed:
+        return f"{who} cannot be judged for this request."
+    if rule.freeze_seconds is not None:
+        return f"{who} freezes requests like this one for {rule.freeze_seconds} seconds."
     if rule.action is RuleAction.DENY:
-        return f"Rule {rule.name} refuses this request."
-    return f"Rule {rule.name} changes requests like this one in a way that it cannot be changed in."
+        return f"{who} refuses this request."
+    return f"{who} changes requests like this one in a way that it cannot be changed in."
 
 
 def _limits_denial(decision: Decision, *, request_id: str) -> ErrorInfo:

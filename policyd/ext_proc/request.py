@@ -163,6 +163,7 @@ class RequestSide:
             facts=facts,
             identity=self.identity(policy, body=facts.fields),
             policy=policy,
+            content=raw.body,
             key_digest=self.identified_digest,
             reread=None if self._signed else lambda edits: reread(wire, raw, edits, vendor=endpoint.vendor),
         )

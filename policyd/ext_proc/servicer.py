@@ -11,7 +11,10 @@ import uuid
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any, Final, Protocol, TypeVar
+
+import grpc
 
 from policyd.enforcer import Enforcer
 from policyd.ext_proc import messages as m
@@ -34,10 +37,22 @@ PROVIDER_METADATA: Final = "x-policyd-provider"
 L = TypeVar("L", Exchange, LeanExchange, Session)
 
 
+class Tls(Protocol):
+    """How to serve with TLS."""
+
+    def h2_context(self) -> SSLContext:
+        """For what speaks HTTP/2 on asyncio's transports."""
+        ...
+
+    def grpcio_credentials(self) -> grpc.ServerCredentials:
+        """For grpcio."""
+        ...
+
+
 class ExtProcServer(Protocol):
     """Serves the ext_proc service at one address."""
 
-    async def listen(self, host: str, port: int) -> int:
+    async def listen(self, host: str, port: int, *, tls: Tls | None = None) -> int:
         """Serves from now on; returns the real port, where `port` is 0. Raises `OSError`."""
         ...
 

@@ -3,7 +3,7 @@
 A store keeps a ledger: accounts (`spent`, `reserved`), reservations (entries, state, expiry) and usage records. Beside
 it stands what has to be the same on every replica: run-time state (what operators and detectors set without a deploy),
 windows that begin at first use, runs of repeated requests, and counters. It compares and adds integers, atomically, and
-knows nothing of policies, prices or what a piece of state means.
+knows nothing of policies, prices or what a piece of state means. Events wait in it until an operator has seen them.
 
 What every store promises:
 
@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from policyd.core.events import OperatorEvent
 from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry
 from policyd.core.record import Record
 from policyd.core.reservation import State
@@ -142,6 +143,14 @@ class StateChanges:
     """Oldest first, deleted and expired ones included, each kind and key once, as it stands now."""
 
 
+@dataclass(frozen=True, slots=True)
+class EventsPage:
+    """Events, oldest first. `next_cursor` is opaque and empty at the end."""
+
+    events: tuple[OperatorEvent, ...]
+    next_cursor: str
+
+
 class Store(Protocol):
     """See the module's text for what every method promises."""
 
@@ -201,8 +210,8 @@ class Store(Protocol):
         `record.expired(...)` is stored, with the most that a cost entry is charged. Then reservations that ended before
         `ended_before_ms`, usage records with `at_ms < usage_before_ms` and accounts with nothing reserved and
         `keep_until_ms <= now_ms` are forgotten; and of the run-time state items with `expires_at_ms < ended_before_ms`,
-        windows that ended, runs and counters whose time is over by `now_ms`. Other calls may come between the steps; a
-        sweep that failed half-way is completed by the next one.
+        windows that ended, runs, counters and events whose time is over by `now_ms`. Other calls may come between the
+        steps; a sweep that failed half-way is completed by the next one.
         """
         ...
 
@@ -269,8 +278,10 @@ class Store(Protocol):
         """
         ...
 
-    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
-        """How many times in a row, this one included, `digest` came in `scope`.
+    async def repeated(
+        self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
+    ) -> int:
+        """How many times in a row, this one included, `digest` came in `scope`; with `counted=False` would have come.
 
         Another digest starts at 1, and so does the same one `forget_after_ms` (of the call before) or more after it.
         """
@@ -285,6 +296,21 @@ class Store(Protocol):
 
     async def counters(self, prefix: str, *, now_ms: int) -> Mapping[str, int]:
         """The counters whose name starts with `prefix` and that are not over."""
+        ...
+
+    async def emit(self, event: OperatorEvent) -> bool:
+        """Keeps the event until its `keep_until_ms`; returns whether it is new. One of its id that is there stays."""
+        ...
+
+    async def events(self, *, page: int, cursor: str = "") -> EventsPage:
+        """The events that nobody has acknowledged, oldest first (by `at_ms`, then id), at most `page` (1 or more).
+
+        A page starts after the one that gave `cursor`. Raises `ValueError` for a cursor that no page gave.
+        """
+        ...
+
+    async def acknowledge(self, event_ids: Sequence[str]) -> int:
+        """Takes events from the list; returns how many were on it. Their ids stay known until their time is over."""
         ...
 
     async def ping(self) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated
 from msgspec import Meta
 from msgspec.json import Decoder, Encoder
 
+from policyd.core.events import OperatorEvent
 from policyd.core.ledger import Balance, Entry
 from policyd.core.record import Record
 
@@ -22,12 +23,13 @@ Cursor = tuple[Annotated[int, Meta(ge=0, lt=2**53)], str]
 decode_entries = Decoder(tuple[Entry, ...]).decode
 decode_balances = Decoder(tuple[Balance, ...]).decode
 decode_record = Decoder(Record).decode
+decode_event = Decoder(OperatorEvent).decode
 _cursor_decoder: Decoder[Cursor] = Decoder(Cursor)
 _account_cursor_decoder: Decoder[str] = Decoder(str)
 _encode = Encoder().encode
 
 
-def encode(value: Sequence[Entry] | Sequence[Balance] | Record | str) -> str:
+def encode(value: Sequence[Entry] | Sequence[Balance] | Record | OperatorEvent | str) -> str:
     """`value` as JSON text."""
     return _encode(value).decode()
 
@@ -43,6 +45,19 @@ def parse_cursor(cursor: str) -> Cursor:
         return _cursor_decoder.decode(urlsafe_b64decode(cursor))
     except ValueError as error:
         raise ValueError(f"{cursor!r} is not a cursor of a usage page") from error
+
+
+def cursor_after_event(event: OperatorEvent) -> str:
+    """The opaque cursor of the page that starts after `event`."""
+    return urlsafe_b64encode(_encode((event.at_ms, event.id))).decode()
+
+
+def parse_event_cursor(cursor: str) -> Cursor:
+    """What `cursor_after_event` made the cursor from. Raises `ValueError` for anything else."""
+    try:
+        return _cursor_decoder.decode(urlsafe_b64decode(cursor))
+    except ValueError as error:
+        raise ValueError(f"{cursor!r} is not a cursor of a page of events") from error
 
 
 def cursor_after_account(account_key: str) -> str:

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from policyd.core.errors import ReservationMismatch, ReservationNotFound, StoreUnavailable
+from policyd.core.events import OperatorEvent
 from policyd.core.ledger import ZERO_BALANCE, Account, Amounts, Balance, Carry, Entry, carried
 from policyd.core.record import Record
 from policyd.core.reservation import TRANSITIONS, Event, State, is_repetition, next_state
 from policyd.stores import postings
 from policyd.stores.base import (
     AccountsPage,
+    EventsPage,
     Exists,
     Granted,
     Refused,
@@ -218,9 +220,11 @@ class MemoryStore:
         self._check_open()
         return self._state.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
 
-    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
+    async def repeated(
+        self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
+    ) -> int:
         self._check_open()
-        return self._state.repeated(scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms)
+        return self._state.repeated(scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms, counted=counted)
 
     async def count(self, deltas: Mapping[str, int], *, now_ms: int, keep_until_ms: int) -> None:
         self._check_open()
@@ -229,6 +233,18 @@ class MemoryStore:
     async def counters(self, prefix: str, *, now_ms: int) -> Mapping[str, int]:
         self._check_open()
         return self._state.counters(prefix, now_ms=now_ms)
+
+    async def emit(self, event: OperatorEvent) -> bool:
+        self._check_open()
+        return self._state.emit(event)
+
+    async def events(self, *, page: int, cursor: str = "") -> EventsPage:
+        self._check_open()
+        return self._state.events(page=page, cursor=cursor)
+
+    async def acknowledge(self, event_ids: Sequence[str]) -> int:
+        self._check_open()
+        return self._state.acknowledge(event_ids)
 
     async def ping(self) -> None:
         self._check_open()

@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from policyd.core.estimate import Estimate
+from policyd.core.events import OperatorEvent
 from policyd.core.money import NANOS_PER_USD
 from policyd.core.record import Outcome, Record
 from policyd.core.usage import PIECE_KINDS
@@ -83,6 +84,12 @@ class Telemetry:
             "policyd_rules",
             "Requests that a rule fired for, or would have in shadow.",
             ("rule", "mode", *who),
+            registry=registry,
+        )
+        self._events = Counter(
+            "policyd_events",
+            "Events that rules and anomalies left for operators, one for each scope and period.",
+            ("source",),
             registry=registry,
         )
         self._tokens = Counter("policyd_tokens", "Tokens by kind.", ("kind", "source", *who), registry=registry)
@@ -207,6 +214,9 @@ class Telemetry:
                 self._input_ratio.labels(subject.provider, model).set(found.value / 1000)
             else:
                 self._output_tokens.labels(subject.provider, subject.endpoint, model).set(found.value)
+
+    def emitted(self, event: OperatorEvent) -> None:
+        self._events.labels(event.source).inc()
 
     # --- what the server tells ---
 

@@ -127,6 +127,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: INVALID_ARGUMENT
         {"reason": "TIER_UNKNOWN", "domain": "policyd"}
     """
+    ERROR_REASON_ACCESS_DENIED: _ErrorReason.ValueType  # 17
+    """The call has no bearer token in its `authorization` metadata, or one that policyd does not know.
+
+    Example: UNAUTHENTICATED
+        {"reason": "ACCESS_DENIED", "domain": "policyd"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Says why a call failed. `google.rpc.ErrorInfo.reason` is the value's name without ERROR_REASON_, and its domain is `policyd`."""
@@ -235,5 +241,11 @@ ERROR_REASON_TIER_UNKNOWN: ErrorReason.ValueType  # 16
 
 Example: INVALID_ARGUMENT
     {"reason": "TIER_UNKNOWN", "domain": "policyd"}
+"""
+ERROR_REASON_ACCESS_DENIED: ErrorReason.ValueType  # 17
+"""The call has no bearer token in its `authorization` metadata, or one that policyd does not know.
+
+Example: UNAUTHENTICATED
+    {"reason": "ACCESS_DENIED", "domain": "policyd"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -12,5 +12,6 @@ ports.py       the ports, kept while a worker is restarted
 """
 
 from policyd.workers.supervisor import Supervisor
+from policyd.workers.worker import TOKEN_VARIABLE
 
-__all__ = ["Supervisor"]
+__all__ = ["TOKEN_VARIABLE", "Supervisor"]

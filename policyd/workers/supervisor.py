@@ -3,12 +3,15 @@
 A worker that is told to stop (SIGTERM) takes no more streams, ends those that are open, and exits; the next one takes
 over its address, and a hold that it could not settle is swept, once, by whichever worker gets there. So a rolling
 restart is one SIGTERM after the other: Envoy asks another worker meanwhile.
+
+A worker that hangs is killed: it still takes connections, and each request that Envoy gives it would wait in vain.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import signal
 import socket
 from collections.abc import Mapping
@@ -20,6 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 
 from policyd.config import Address, HostPort, Settings, UnixSocket
 from policyd.core.errors import ConfigError
+from policyd.guards import Guards
 from policyd.http import create_app, listen, serving
 from policyd.signals import handled
 from policyd.stores.url import check_shareable
@@ -35,6 +39,12 @@ _DELAY_SECONDS_FIRST = 0.5
 _DELAY_SECONDS_MAX = 30.0
 _KILL_SECONDS = 10.0
 """How long beyond the grace for open exchanges a worker may take to end before it is killed."""
+
+_WATCH_SECONDS = 2.0
+"""How long after a worker's answer it is asked again whether it lives."""
+_SILENCES_MAX = 2
+"""After so many questions in a row without an answer it hangs; one may be left open by a busy machine."""
+_FILE_POLL_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +63,8 @@ class Supervisor:
         Raises `ConfigError` where workers cannot share what they are told to.
         """
         check_shareable(settings.store_url)
+        self._guards = Guards(settings)
+        self._worker_token = secrets.token_urlsafe()
         if isinstance(settings.grpc_address, UnixSocket):
             raise ConfigError("--grpc: workers share a port, not a Unix socket; expected HOST:PORT")
         self._settings = settings
@@ -129,7 +141,7 @@ class Supervisor:
         writer = LineWriter(self._log_stream) if self._log_stream is not None else LineWriter()
         self._stack.callback(writer.close)
         self._workers = [
-            Worker(number, self._environ_of(address), log_line=writer.write)
+            Worker(number, self._environ_of(address), token=self._worker_token, log_line=writer.write)
             for number, address in enumerate(self._ext_proc_addresses)
         ]
         started = await asyncio.gather(*(worker.start() for worker in self._workers), return_exceptions=True)
@@ -138,8 +150,14 @@ class Supervisor:
             await self._stop_workers()
             raise failed[0]
         self._stack.push_async_callback(self._stop_workers)
-        app = create_app(metrics=self._metrics, ready=self._readiness)
-        await self._stack.enter_async_context(serving(app, listener))
+        for worker in self._workers:
+            self._stack.callback(asyncio.create_task(self._watch(worker)).cancel)
+        for file in self._guards.files():
+            watch = asyncio.create_task(file.watch(interval_seconds=_FILE_POLL_SECONDS))
+            self._stack.callback(watch.cancel)
+        guard = self._guards.of_pages()
+        app = create_app(metrics=self._metrics, ready=self._readiness, guard=guard)
+        await self._stack.enter_async_context(serving(app, listener, context=guard.context))
 
     def _reserved(self, address: Address) -> Address:
         return self._reserve(address, flag="--ext-proc") if isinstance(address, HostPort) else address
@@ -186,6 +204,16 @@ class Supervisor:
             if self._stopping.is_set():
                 worker.send_signal(signal.SIGTERM)
         return await worker.ended()
+
+    async def _watch(self, worker: Worker) -> None:
+        """Kills the worker's process whenever it hangs; who keeps the worker starts another."""
+        silences = 0
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            silences = silences + 1 if await worker.hangs() else 0
+            if silences == _SILENCES_MAX:
+                log.error("worker %d hangs and is killed", worker.number)
+                worker.send_signal(signal.SIGKILL)
 
     async def _told_to_stop_within(self, seconds: float) -> bool:
         try:

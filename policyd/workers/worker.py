@@ -18,6 +18,9 @@ from policyd.launch import launched
 READY_SECONDS_MAX: Final = 60
 """How long a worker may take to be ready. It needs a second or two; a busy machine is granted more."""
 
+TOKEN_VARIABLE: Final = "POLICYD_WORKER_TOKEN"
+"""The environment variable by which a worker learns for whom its pages are."""
+
 ANSWER_SECONDS_MAX: Final = 5
 """How long a worker may take to answer for a page."""
 
@@ -29,10 +32,16 @@ class WorkerFailed(PolicydError):
 
 
 class Worker:
-    """Worker `number`. `environ` is its whole environment; each line that it logs goes to `log_line`."""
+    """Worker `number`. `environ` is its whole environment; each line that it logs goes to `log_line`.
 
-    def __init__(self, number: int, environ: Mapping[str, str], *, log_line: Callable[[bytes], None]) -> None:
+    Its pages are for whoever shows `token`.
+    """
+
+    def __init__(
+        self, number: int, environ: Mapping[str, str], *, token: str, log_line: Callable[[bytes], None]
+    ) -> None:
         self.number = number
+        self._token = token
         self._environ = environ
         self._log_line = log_line
         self._process: asyncio.subprocess.Process | None = None
@@ -53,7 +62,7 @@ class Worker:
         self._process = process = await asyncio.create_subprocess_exec(
             # SIGTERM: without its supervisor it ends what is open, and goes.
             *launched(sys.executable, "-m", "policyd", "worker", with_parent=signal.SIGTERM),
-            env=self._environ,
+            env={**self._environ, TOKEN_VARIABLE: self._token},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             limit=_LINE_BYTES_MAX,
@@ -89,9 +98,22 @@ class Worker:
         if self._http_address is None:
             return None
         try:
-            return await asyncio.to_thread(_get, self._http_address, path)
+            return await asyncio.to_thread(_get, self._http_address, path, self._token)
         except (OSError, http.client.HTTPException):
             return None  # it has just ended, or is too busy
+
+    async def hangs(self) -> bool:
+        """Whether it is ready, takes a connection, and does not answer in time that it lives."""
+        asked = self._http_address
+        if asked is None:
+            return False
+        try:
+            await asyncio.to_thread(_get, asked, "/healthz", self._token)
+        except TimeoutError:
+            return self._http_address is asked
+        except (OSError, http.client.HTTPException):
+            pass  # it is ending
+        return False
 
     @property
     def _lines(self) -> asyncio.StreamReader:
@@ -104,10 +126,10 @@ class Worker:
         return status
 
 
-def _get(address: HostPort, path: str) -> tuple[int, str]:
+def _get(address: HostPort, path: str, token: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection(address.host, address.port, timeout=ANSWER_SECONDS_MAX)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"authorization": f"Bearer {token}"})
         reply = connection.getresponse()
         return reply.status, reply.read().decode()
     finally:

@@ -13,10 +13,12 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
+from policyd.api.access import AccessInterceptor
 from policyd.api.calls import Calls
 from policyd.api.service import SERVICE_NAME, HealthServicer, add_policy_service, add_standard_services
 from policyd.core.attributes import Identity, Place, Source
 from policyd.core.estimate import Estimate
+from policyd.core.events import OperatorEvent
 from policyd.core.money import NANOS_PER_USD
 from policyd.core.policy import Limit, Metric, Policy
 from policyd.core.record import Record
@@ -32,6 +34,9 @@ from tests.api.prices import price_book
 
 if TYPE_CHECKING:
     from policyd.v1.policy_service_pb2_grpc import PolicyServiceAsyncStub
+
+TURNED_AWAY = "Bearer not-one-that-is-known"
+"""What a call shows that may not be made."""
 
 NOW_MS = 1_800_000_000_000
 
@@ -73,6 +78,8 @@ class Seen:
     def swept(self, swept: Swept) -> None: ...
 
     def learned(self, corrections: Corrections) -> None: ...
+
+    def emitted(self, event: OperatorEvent) -> None: ...
 
 
 class TroubledStore:
@@ -137,7 +144,7 @@ class Api:
 async def serving(store: Store, *limits: Limit) -> AsyncIterator[Api]:
     """Serves on a free port of the loopback address. The store stays its opener's to close."""
     api = Api(store, policy(*limits))
-    server = grpc.aio.server()
+    server = grpc.aio.server(interceptors=[AccessInterceptor(lambda authorization: authorization != TURNED_AWAY)])
     api.calls = add_policy_service(server, api.enforcer)
     api.health = add_standard_services(server)
     await api.health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)

@@ -26,7 +26,7 @@ from policyd.v1 import policy_service_pb2 as service
 from policyd.v1 import usage_pb2
 from policyd.v1.error_reason_pb2 import ErrorReason
 from tests.api.messages import chat, check, counted, extend, record, release, reserve, seconds, settle, with_body
-from tests.api.serving import Api, failure, limit, raising, raw_call
+from tests.api.serving import TURNED_AWAY, Api, failure, limit, raising, raw_call
 
 INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT
 FAILED_PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
@@ -59,6 +59,11 @@ def case(reason: str, code: grpc.StatusCode, **metadata: str) -> Callable[[Call]
 @case("FIELD_INVALID", INVALID_ARGUMENT, field="ttl", expected="1 s to 1 h")
 async def invalid_field(api: Api) -> Awaitable[object]:
     return api.stub.Reserve(reserve(ttl_seconds=0.5))
+
+
+@case("ACCESS_DENIED", grpc.StatusCode.UNAUTHENTICATED)
+async def without_access(api: Api) -> Awaitable[object]:
+    return api.stub.CheckBudget(check(counted()), metadata=(("authorization", TURNED_AWAY),))
 
 
 @case("MESSAGE_UNREADABLE", INVALID_ARGUMENT, message="policyd.v1.ReserveRequest")

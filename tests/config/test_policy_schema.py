@@ -30,7 +30,7 @@ FILES = (
 
 # What a schema that looks at one value at a time cannot see. Everything else in bad/ it has to refuse.
 ELSEWHERE = "it is wrong because of what another part of the file says, or does not say"
-OUTSIDE = "what may stand there is reckoned or looked up: time zones, instants, durations, regular expressions"
+OUTSIDE = "what may stand there is reckoned or looked up: time zones, instants, durations, expressions of all kinds"
 TEXT_ONLY = "only the text shows it, or how an older YAML would read it"
 UNSEEN: Mapping[str, str] = {
     stem: reason
@@ -39,13 +39,17 @@ UNSEEN: Mapping[str, str] = {
             default_tier_misspelt default_tier_without_tiers identity_api_key_while_off identity_default_not_last
             limit_name_duplicate match_unknown model_group_covered model_group_unknown model_group_without_groups
             per_unknown per_unknown_to_own_identity pool_named_like_a_limit pool_of_different_metrics
-            pool_of_different_scopes price_above_falling price_above_unordered price_duplicate rule_name_duplicate
-            rule_shadowed rule_shadowed_by_all tier_that_can_never_match tiers_amount_missing
-            tiers_amount_of_a_fixed_limit tiers_amount_of_no_limit tiers_from_the_body tiers_missing
-            tiers_without_source when_attribute_unknown when_percent_of_unknown when_percent_without_limits
-            when_tier_unknown windows_by_tier_without_tiers windows_twice
+            pool_of_different_scopes price_above_falling price_above_unordered price_duplicate rule_freeze_per_unknown
+            rule_name_duplicate rule_shadowed rule_shadowed_by_a_freeze rule_shadowed_by_all tier_that_can_never_match
+            tiers_amount_missing tiers_amount_of_a_fixed_limit tiers_amount_of_no_limit tiers_from_the_body
+            tiers_missing tiers_without_source when_attribute_unknown when_percent_of_unknown
+            when_percent_without_limits when_tier_unknown windows_by_tier_without_tiers windows_twice
         """,
         OUTSIDE: """
+            cel_attribute_unknown cel_function_unknown cel_limit_not_by_name cel_limit_of_another_unit cel_limit_unknown
+            cel_loop cel_nested_too_deep cel_no_condition cel_pattern_counts cel_pattern_of_the_request
+            cel_several_lines cel_syntax cel_types cel_variable_unknown cel_whole_number_of_money
+            rule_notify_every_too_long
             identity_header_credential identity_pattern identity_pattern_ambiguous identity_pattern_repeats_a_group
             price_from_text price_from_without_offset reservations_ended_kept_too_long reservations_ttl_zero
             reservations_usage_kept_hours rule_header_of_http timezone_number timezone_of_this_machine timezone_unknown

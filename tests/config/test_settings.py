@@ -34,6 +34,10 @@ EVERY_VARIABLE = {
     "POLICYD_EXT_PROC": "unix:/run/policyd.sock",
     "POLICYD_TRANSPORT": "h2rpc",
     "POLICYD_HTTP": "[::]:2",
+    "POLICYD_TLS_CERT": "/etc/policyd/tls.crt",
+    "POLICYD_TLS_KEY": "/etc/policyd/tls.key",
+    "POLICYD_TLS_CLIENT_CA": "/etc/policyd/ca.crt",
+    "POLICYD_ACCESS_TOKENS": "/etc/policyd/tokens",
     "POLICYD_HEADER_PREFIX": "X-Budget-",
     "POLICYD_REQUEST_BODY_MAX": "1GiB",
     "POLICYD_RESPONSE_BUFFER_MAX": "4 KiB",
@@ -48,6 +52,10 @@ SETTINGS = Settings(
     ext_proc_address=UnixSocket(Path("/run/policyd.sock")),
     transport=Transport.H2RPC,
     http_address=HostPort("::", 2),
+    tls_cert_path=Path("/etc/policyd/tls.crt"),
+    tls_key_path=Path("/etc/policyd/tls.key"),
+    tls_client_ca_path=Path("/etc/policyd/ca.crt"),
+    access_tokens_path=Path("/etc/policyd/tokens"),
     header_prefix="x-budget-",
     request_body_bytes_max=1_073_741_824,
     response_buffer_bytes_max=4096,
@@ -70,6 +78,10 @@ def test_every_flag_wins_over_its_variable() -> None:
         "POLICYD_EXT_PROC": "localhost:5",
         "POLICYD_TRANSPORT": "grpcio",
         "POLICYD_HTTP": "localhost:4",
+        "POLICYD_TLS_CERT": "other.crt",
+        "POLICYD_TLS_KEY": "other.key",
+        "POLICYD_TLS_CLIENT_CA": "other-ca.crt",
+        "POLICYD_ACCESS_TOKENS": "other-tokens",
         "POLICYD_HEADER_PREFIX": "y-",
         "POLICYD_REQUEST_BODY_MAX": "1",
         "POLICYD_RESPONSE_BUFFER_MAX": "1",
@@ -199,3 +211,16 @@ def test_a_number_of_workers_that_is_none_is_refused(text: str) -> None:
 def test_flags_become_the_environment_that_says_the_same() -> None:
     environ = with_flags({"POLICYD_GRPC": "127.0.0.1:1", "HOME": "/"}, {"grpc": "127.0.0.1:2", "http": None})
     assert environ == {"POLICYD_GRPC": "127.0.0.1:2", "HOME": "/"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"tls_cert": "a"}, "--tls-cert, --tls-key: expected both or none"),
+        ({"tls_key": "a"}, "--tls-cert, --tls-key: expected both or none"),
+        ({"tls_client_ca": "a"}, "--tls-client-ca: expected --tls-cert and --tls-key with it"),
+    ],
+)
+def test_what_tls_needs_comes_together(flags: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Settings.from_environment({}, **flags)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,11 +107,11 @@ class Policyd:
 
     # --- the HTTP side ---
 
-    def get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
         """Status and body of a page that policyd serves itself."""
         connection = http.client.HTTPConnection(self.http, timeout=ANSWER_SECONDS_MAX)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers)
             reply = connection.getresponse()
             return reply.status, reply.read().decode()
         finally:
@@ -127,9 +127,11 @@ class Policyd:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
-    def wait_for_metric(self, name: str, value: float, **labels: str) -> None:
+    def wait_for_metric(
+        self, name: str, value: float, *, seconds_max: float = METRIC_SECONDS_MAX, **labels: str
+    ) -> None:
         """Polls until a metric has a value; fails if that does not come about."""
-        deadline = time.monotonic() + METRIC_SECONDS_MAX
+        deadline = time.monotonic() + seconds_max
         while (found := self.metric(name, **labels)) != value:
             assert time.monotonic() < deadline, f"{name} {labels} stays at {found}, expected {value}"
             time.sleep(METRIC_POLL_SECONDS)
@@ -193,12 +195,14 @@ def policyd_up(
     `policy` is the path of a policy file. What policyd and Envoy write to standard error goes to the test's, or to
     `stderr`.
     """
-    flags = ["--listen", ANY_PORT, "--admin", ANY_PORT, "--grpc", ANY_PORT, "--http", ANY_PORT, "--store", store]
+    flags = ["--listen", ANY_PORT, "--admin", ANY_PORT, "--grpc", ANY_PORT, "--http", ANY_PORT]
     flags += ["--ext-proc", ANY_PORT]
     for name, url in upstreams.items():
         flags += ["--upstream", f"{name}={url}"]
     if policy is not None:
         flags += ["--config", str(policy)]
+    # Not as a flag: everybody could read a password in it.
+    environ = {"POLICYD_STORE": store, **(environ or {})}
     with _running(Mesh, "up", flags, environ=environ, stderr=stderr) as (mesh, addresses):
         mesh.listen, mesh.admin = addresses["listen"], addresses["admin"]
         mesh.policy = Path(policy) if policy is not None else None
@@ -214,10 +218,15 @@ def policyd_serve(
     ext_proc: str = ANY_PORT,
     environ: Mapping[str, str] | None = None,
     stderr: IO[bytes] | None = None,
+    launcher: Sequence[str] = (),
 ) -> Iterator[Policyd]:
-    """Runs `policyd serve`, without an Envoy, until the block ends. `grpc` and `ext_proc` are where it listens."""
-    flags = ["--grpc", grpc, "--ext-proc", ext_proc, "--http", ANY_PORT, "--store", store, "--config", str(policy)]
-    with _running(Policyd, "serve", flags, environ=environ, stderr=stderr) as (policyd, _):
+    """Runs `policyd serve`, without an Envoy, until the block ends. `grpc` and `ext_proc` are where it listens.
+
+    `launcher`: a program that becomes policyd, and its arguments.
+    """
+    flags = ["--grpc", grpc, "--ext-proc", ext_proc, "--http", ANY_PORT, "--config", str(policy)]
+    environ = {"POLICYD_STORE": store, **(environ or {})}
+    with _running(Policyd, "serve", flags, environ=environ, stderr=stderr, launcher=launcher) as (policyd, _):
         yield policyd
 
 
@@ -232,9 +241,10 @@ def _running(
     *,
     environ: Mapping[str, str] | None,
     stderr: IO[bytes] | None,
+    launcher: Sequence[str] = (),
 ) -> Iterator[tuple[_Running, Mapping[str, str]]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "policyd", command, *flags],
+        [*launcher, sys.executable, "-m", "policyd", command, *flags],
         stdout=subprocess.PIPE,
         stderr=stderr,
         env={**os.environ, **(environ or {})},

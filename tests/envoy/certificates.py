@@ -29,11 +29,13 @@ class Certificates:
     client: Path
 
 
-def make_certificates(folder: Path) -> Certificates:
-    """A server at 127.0.0.1, and a client with a URI, a DNS name and a subject."""
+def make_certificates(folder: Path, *, lasting: datetime.timedelta = datetime.timedelta(hours=1)) -> Certificates:
+    """A server at 127.0.0.1, and a client with a URI, a DNS name and a subject, `lasting` from now on."""
     authority = Certificates(folder / "ca.pem", folder / "server.pem", folder / "client.pem")
     key = ec.generate_private_key(ec.SECP256R1())
-    own = _builder("authority", key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    own = _builder("authority", key, lasting).add_extension(
+        x509.BasicConstraints(ca=True, path_length=0), critical=True
+    )
     signed = own.issuer_name(_name("authority")).sign(key, SHA256())
     authority.authority.write_bytes(signed.public_bytes(Encoding.PEM))
     names: dict[Path, list[x509.GeneralName]] = {
@@ -42,14 +44,14 @@ def make_certificates(folder: Path) -> Certificates:
     }
     for file, alternatives in names.items():
         its_key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(file.stem, its_key).issuer_name(_name("authority"))
+        builder = _builder(file.stem, its_key, lasting).issuer_name(_name("authority"))
         builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         private = its_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         file.write_bytes(builder.sign(key, SHA256()).public_bytes(Encoding.PEM) + private)
     return authority
 
 
-def _builder(name: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(name: str, key: ec.EllipticCurvePrivateKey, lasting: datetime.timedelta) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -57,7 +59,7 @@ def _builder(name: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuil
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_after(now + lasting)
     )
 
 

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from policyd.config import HostPort, Settings
 from policyd.core.errors import ConfigError
-from policyd.envoy_config import DEFAULT_UPSTREAMS, EnvoySettings
+from policyd.envoy_config import DEFAULT_UPSTREAMS, EnvoySettings, PolicydTls
 
 
 def settings(
@@ -12,7 +14,7 @@ def settings(
     admin: str | None = None,
     upstreams: list[str] | None = None,
 ) -> EnvoySettings:
-    return EnvoySettings.from_environment(environ or {}, listen=listen, admin=admin, upstreams=upstreams)
+    return EnvoySettings.from_environment(environ or {}, {"listen": listen, "admin": admin}, upstreams=upstreams)
 
 
 def test_without_flags_and_variables_the_defaults_apply() -> None:
@@ -55,3 +57,26 @@ def test_a_wrong_address_names_its_flag_or_variable(text: str) -> None:
     if text:
         with pytest.raises(ConfigError, match=r"^POLICYD_ADMIN: found"):
             settings({"POLICYD_ADMIN": text})
+
+
+SERVED = Settings(tls_cert_path=Path("a"), tls_key_path=Path("b"), tls_client_ca_path=Path("c"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({}, "--envoy-tls-ca: expected the authority"),
+        ({"envoy_tls_ca": "a"}, "--envoy-tls-cert: expected a certificate for Envoy"),
+        ({"envoy_tls_ca": "a", "envoy_tls_cert": "b"}, "--envoy-tls-cert, --envoy-tls-key: expected both or none"),
+    ],
+)
+def test_envoy_has_what_policyd_asks_for(flags: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        EnvoySettings.from_environment({}, flags, server=SERVED)
+
+
+def test_envoy_reads_its_files_wherever_it_is_started() -> None:
+    flags = {"envoy_tls_ca": "ca.pem", "envoy_tls_cert": "envoy.pem", "envoy_tls_key": "envoy.key"}
+    here = Path.cwd()
+    found = EnvoySettings.from_environment({}, flags, server=SERVED).policyd_tls
+    assert found == PolicydTls(here / "ca.pem", here / "envoy.pem", here / "envoy.key")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from policyd.core.decision import Decision, LimitReport
 from policyd.core.errors import RequestError
 from policyd.core.money import parse_usd
 from policyd.core.policy import Metric
+from policyd.core.scopes import shown
 from policyd.core.times import parse_instant
 from policyd.core.usage import Usage
 from policyd.enforcer import RELEASED, Verdict, reported_ending
@@ -33,7 +35,7 @@ EXAMPLES = Path(__file__).parents[2] / "envoy" / "policies"
 _MS_BY_UNIT = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _LATER = re.compile(r"\+(\d+)([smhd])")
 _DECISIONS = ("allow", "deny")
-_REQUEST_KEYS = ("model", "input", "output", "choices")
+_REQUEST_KEYS = ("model", "input", "output", "choices", "text")
 
 
 class Tokens(msgspec.Struct, forbid_unknown_fields=True):
@@ -75,6 +77,8 @@ class Step(msgspec.Struct, forbid_unknown_fields=True):
     release: list[str] = []
     whose: dict[str, str] | None = None
     state: dict[str, Expected] = {}
+    events: list[str] | None = None
+    acknowledge: bool = False
 
 
 class Scenario(msgspec.Struct, forbid_unknown_fields=True):
@@ -118,6 +122,7 @@ class Player:
         for name in step.release:
             await self._end(name, None)
         await self._check_state(step)
+        await self._check_events(step)
 
     def _set_clock(self, at: str | None) -> None:
         if at is None:
@@ -131,6 +136,7 @@ class Player:
     async def _request(self, step: Step) -> None:
         name = step.id or f"request {len(self._open) + 1}"
         ask = reading.ask(_model_request(step.request or {}), self._world.policy, request_id=name)
+        ask = replace(ask, content=(step.request or {}).get("text", "").encode())
         if step.expect not in _DECISIONS:
             assert await self._reason(ask) == step.expect, f"expected {step.expect}"
             return
@@ -161,13 +167,20 @@ class Player:
         if not step.state:
             return
         attributes = dict(step.whose if step.whose is not None else step.request or {})
-        for key in ("input", "output", "choices"):
+        for key in ("input", "output", "choices", "text"):
             attributes.pop(key, None)
         policy = self._world.policy
         reports = {report.limit.name: report for report in await self._world.enforcer.budget(policy, attributes)}
         for name, expected in step.state.items():
             assert name in reports, f"{name} does not apply, expected one of {', '.join(reports)}"
             _compare_state(reports[name], expected)
+
+    async def _check_events(self, step: Step) -> None:
+        pending = (await self._world.store.events(page=100)).events
+        found = [f"{event.source} {shown(event.scope)}" for event in pending]
+        assert step.events in (None, found), f"the events are {found}, expected {step.events}"
+        if step.acknowledge:
+            await self._world.store.acknowledge([event.id for event in pending])
 
 
 def _model_request(said: Mapping[str, str]) -> ModelRequest:

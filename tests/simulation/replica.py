@@ -12,6 +12,7 @@ from policyd.api.service import PolicyServicer
 from policyd.control.desk import Desk
 from policyd.core.errors import StoreError, StoreUnavailable
 from policyd.core.estimate import Estimate
+from policyd.core.events import OperatorEvent
 from policyd.core.price_book import PriceBook
 from policyd.core.record import Outcome, Record
 from policyd.enforcer import Enforcer
@@ -67,6 +68,9 @@ class Reported:
         pass
 
     def learned(self, corrections: Corrections) -> None:
+        pass
+
+    def emitted(self, event: OperatorEvent) -> None:
         pass
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -250,6 +253,26 @@ class TestOutage:
             assert sorted(took)[int(len(took) * 0.98)] < timeout_seconds
             server.go_on()
             await _until_it_answers(store)
+
+    def test_a_process_that_was_held_up_does_not_take_its_own_silence_for_that_of_redis(
+        self, server: RedisServer
+    ) -> None:
+        timeout_seconds = 1.0
+        command = [sys.executable, "-m", "tests.stores.held_up", f"redis://{server.address}/0?timeout=1s"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            assert child.stdout.readline() == "connected\n"
+            server.hang()
+            child.stdin.write("go on\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == "sent\n"
+            child.send_signal(signal.SIGSTOP)
+            server.go_on()
+            server.client.ping()
+            time.sleep(timeout_seconds)
+            child.send_signal(signal.SIGCONT)
+            assert child.stdout.readline() == "Granted\n"
 
     async def test_calls_never_pile_up(self, server: RedisServer) -> None:
         async with opened(f"redis://{server.address}/0?timeout=2s&connect_timeout=2s") as store:

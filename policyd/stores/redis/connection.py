@@ -34,6 +34,9 @@ Reply = Any
 
 _NOTHING_YET = object()
 
+_SECOND_LOOK_SECONDS = 0.001
+"""Until then the event loop has read whatever had arrived when a deadline passed."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Call:
@@ -55,6 +58,8 @@ class Connection(Protocol):
         self._unsent: list[bytes] = []
         self._calls: deque[_Call] = deque()
         self._timer: TimerHandle | None = None
+        self._overdue: _Call | None = None
+        """The oldest call, once it was found to be late."""
         self._closed: Future[None] = self._loop.create_future()
         self.timed_out = False
         """Whether it ended because Redis did not answer in time."""
@@ -93,13 +98,20 @@ class Connection(Protocol):
         self._unsent.clear()
 
     def _check_deadline(self) -> None:
-        """Looks at the oldest call; all that come after it have later deadlines."""
+        """Looks at the oldest call; all that come after it have later deadlines.
+
+        A late one is looked at twice. Where this process itself was held up, its timers come before its sockets, and
+        the reply may be here, unread.
+        """
         self._timer = None
         if not self._calls:
             return
-        deadline = self._calls[0].deadline
-        if deadline > self._loop.time():
-            self._timer = self._loop.call_at(deadline, self._check_deadline)
+        oldest = self._calls[0]
+        if oldest.deadline > self._loop.time():
+            self._timer = self._loop.call_at(oldest.deadline, self._check_deadline)
+        elif oldest is not self._overdue:
+            self._overdue = oldest
+            self._timer = self._loop.call_later(_SECOND_LOOK_SECONDS, self._check_deadline)
         else:
             log.error("%s has not answered for %s s", self._name, self._timeout_seconds)
             self.timed_out = True

@@ -75,9 +75,9 @@ class Runtime:
         )
         return starts_at_ms
 
-    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
-        times = await self._runner.run("repeated", self._shards.home(scope), scope, digest, now_ms, forget_after_ms)
-        return int(times)
+    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool) -> int:
+        home = self._shards.home(scope)
+        return int(await self._runner.run("repeated", home, scope, digest, now_ms, forget_after_ms, int(counted)))
 
     async def count(self, deltas: Mapping[str, int], *, now_ms: int, keep_until_ms: int) -> None:
         fields = [field for delta in deltas.items() for field in delta]

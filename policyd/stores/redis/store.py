@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from policyd.core.errors import ReservationNotFound
+from policyd.core.events import OperatorEvent
 from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry
 from policyd.core.record import Record
 from policyd.core.reservation import Event, State
 from policyd.stores import codec
 from policyd.stores.base import (
     AccountsPage,
+    EventsPage,
     Reservation,
     ReserveResult,
     StateChanges,
@@ -21,6 +23,7 @@ from policyd.stores.base import (
     UsagePage,
 )
 from policyd.stores.redis import ending, holding
+from policyd.stores.redis.events import Events
 from policyd.stores.redis.listing import AccountFilter, list_accounts, list_usage
 from policyd.stores.redis.nodes import open_nodes
 from policyd.stores.redis.options import Arrangement, RedisOptions
@@ -45,6 +48,7 @@ class RedisStore:
         )
         self._runner = Runner(open_nodes(options))
         self._runtime = Runtime(self._runner, self._shards)
+        self._events = Events(self._runner, self._shards)
         self._gate = Gate()
 
     async def reserve(
@@ -151,9 +155,13 @@ class RedisStore:
         with self._gate:
             return await self._runtime.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
 
-    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
+    async def repeated(
+        self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
+    ) -> int:
         with self._gate:
-            return await self._runtime.repeated(scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms)
+            return await self._runtime.repeated(
+                scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms, counted=counted
+            )
 
     async def count(self, deltas: Mapping[str, int], *, now_ms: int, keep_until_ms: int) -> None:
         with self._gate:
@@ -162,6 +170,18 @@ class RedisStore:
     async def counters(self, prefix: str, *, now_ms: int) -> Mapping[str, int]:
         with self._gate:
             return await self._runtime.counters(prefix, now_ms=now_ms)
+
+    async def emit(self, event: OperatorEvent) -> bool:
+        with self._gate:
+            return await self._events.emit(event)
+
+    async def events(self, *, page: int, cursor: str = "") -> EventsPage:
+        with self._gate:
+            return await self._events.page(page, cursor)
+
+    async def acknowledge(self, event_ids: Sequence[str]) -> int:
+        with self._gate:
+            return await self._events.acknowledge(event_ids)
 
     async def ping(self) -> None:
         with self._gate:

@@ -94,7 +94,22 @@ _RUNTIME_STATE = (
     "CREATE INDEX counters_to_forget ON counters (keep_until_ms)",
 )
 
-MIGRATIONS = (_LEDGER, _RUNTIME_STATE)
+_EVENTS = (
+    """
+    CREATE TABLE events (
+        id            TEXT PRIMARY KEY,
+        at_ms         INTEGER NOT NULL,
+        keep_until_ms INTEGER NOT NULL,
+        acknowledged  INTEGER NOT NULL,
+        event         TEXT NOT NULL      -- JSON
+    )
+    """,
+    # The order of a listing, which shows nothing that was acknowledged.
+    "CREATE INDEX events_by_age ON events (at_ms, id) WHERE NOT acknowledged",
+    "CREATE INDEX events_to_forget ON events (keep_until_ms)",
+)
+
+MIGRATIONS = (_LEDGER, _RUNTIME_STATE, _EVENTS)
 """What makes version n + 1 of the schema out of version n. A new file is at version 0 and goes through all of them."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

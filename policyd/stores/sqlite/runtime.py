@@ -71,9 +71,13 @@ def begin_window(db: sqlite3.Connection, key: str, now_ms: int, length_ms: int) 
     return starts_at_ms
 
 
+def times_repeated(db: sqlite3.Connection, scope: str, digest: str, now_ms: int) -> int:
+    row: tuple[int] | None = db.execute(_SELECT_RUN, (scope, digest, now_ms)).fetchone()
+    return 1 if row is None else row[0] + 1
+
+
 def repeated(db: sqlite3.Connection, scope: str, digest: str, now_ms: int, forget_after_ms: int) -> int:
-    row = db.execute(_SELECT_RUN, (scope, digest, now_ms)).fetchone()
-    times = 1 if row is None else row[0] + 1
+    times = times_repeated(db, scope, digest, now_ms)
     db.execute(_SET_RUN, (scope, digest, times, now_ms + forget_after_ms))
     return times
 

@@ -21,11 +21,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from policyd.core.events import OperatorEvent
 from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry
 from policyd.core.record import Record
 from policyd.core.reservation import Event, State
 from policyd.stores.base import (
     AccountsPage,
+    EventsPage,
     Reservation,
     ReserveResult,
     StateChanges,
@@ -34,7 +36,7 @@ from policyd.stores.base import (
     UsageFilter,
     UsagePage,
 )
-from policyd.stores.sqlite import ledger, runtime, usage_records
+from policyd.stores.sqlite import events, ledger, runtime, usage_records
 from policyd.stores.sqlite.file import Synchronous, open_file
 from policyd.stores.sqlite.group_commit import GroupCommit
 
@@ -111,6 +113,7 @@ class SqliteStore:
         await self._forget(runtime.FORGET_WINDOWS, now_ms)
         await self._forget(runtime.FORGET_RUNS, now_ms)
         await self._forget(runtime.FORGET_COUNTERS, now_ms)
+        await self._forget(events.FORGET, now_ms)
         return Swept(tuple(expired), open_reservations=await self._reader.run(ledger.count_open))
 
     async def _forget(self, statement: str, bound_ms: int) -> None:
@@ -155,7 +158,11 @@ class SqliteStore:
             return await self._writer.run(lambda db: runtime.begin_window(db, key, now_ms, length_ms))
         return await self._reader.run(lambda db: runtime.find_window(db, key, now_ms, length_ms))
 
-    async def repeated(self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int) -> int:
+    async def repeated(
+        self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
+    ) -> int:
+        if not counted:
+            return await self._reader.run(lambda db: runtime.times_repeated(db, scope, digest, now_ms))
         return await self._writer.run(lambda db: runtime.repeated(db, scope, digest, now_ms, forget_after_ms))
 
     async def count(self, deltas: Mapping[str, int], *, now_ms: int, keep_until_ms: int) -> None:
@@ -163,6 +170,15 @@ class SqliteStore:
 
     async def counters(self, prefix: str, *, now_ms: int) -> Mapping[str, int]:
         return await self._reader.run(lambda db: runtime.counters(db, prefix, now_ms))
+
+    async def emit(self, event: OperatorEvent) -> bool:
+        return await self._writer.run(lambda db: events.emit(db, event))
+
+    async def events(self, *, page: int, cursor: str = "") -> EventsPage:
+        return await self._reader.run(lambda db: events.page(db, page, cursor))
+
+    async def acknowledge(self, event_ids: Sequence[str]) -> int:
+        return await self._writer.run(lambda db: events.acknowledge(db, event_ids))
 
     async def ping(self) -> None:
         # By way of the writer: a store that can only be read does not answer.

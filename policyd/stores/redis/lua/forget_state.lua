@@ -30,4 +30,13 @@ for _, name in ipairs(over('counter_ends', ARGV[1])) do
   redis.call('HDEL', key('counters'), name)
   redis.call('ZREM', key('counter_ends'), name)
 end
+for _, id in ipairs(over('event_ends', ARGV[1])) do
+  local place = redis.call('HGET', key('event_places'), id)
+  if place then
+    redis.call('ZREM', key('event_order'), place)
+  end
+  redis.call('HDEL', key('event_places'), id)
+  redis.call('HDEL', key('events'), id)
+  redis.call('ZREM', key('event_ends'), id)
+end
 return full

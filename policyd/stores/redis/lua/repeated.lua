@@ -1,5 +1,5 @@
--- ARGV: scope, digest, now_ms, forget_after_ms.
--- Answers how many times in a row the digest has come.
+-- ARGV: scope, digest, now_ms, forget_after_ms, whether it is counted.
+-- Answers how many times in a row the digest has come, this one included.
 
 local scope = ARGV[1]
 local digest = ARGV[2]
@@ -12,6 +12,8 @@ local row = redis.call('HMGET', run, 'digest', 'times')
 if ends_at_ms and ends_at_ms > now_ms and row[1] == digest then
   times = tonumber(row[2])
 end
-redis.call('HSET', run, 'digest', digest, 'times', times + 1)
-redis.call('ZADD', key('run_ends'), text(now_ms + tonumber(ARGV[4])), scope)
+if ARGV[5] == '1' then
+  redis.call('HSET', run, 'digest', digest, 'times', times + 1)
+  redis.call('ZADD', key('run_ends'), text(now_ms + tonumber(ARGV[4])), scope)
+end
 return times + 1
