@@ -289,6 +289,7 @@ def leaf_tails(provider: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tails))
 
 
+@cache
 def leaf_format(*, provider: str, endpoint: str) -> LeafFormat | None:
     """The format in which `provider` answers at its endpoint of that name, if it is a `LeafFormat`."""
     return next((route.leaf for route in _leaf_routes(vendor_named(provider)) if route.name == endpoint), None)
