@@ -43,7 +43,8 @@ from tests.e2e.mesh import ANSWER_SECONDS_MAX, ANY_PORT, Policyd, policyd_serve
 ROOT = Path(__file__).parents[1]
 POLICY_PAGE = "policyd/config/README.md"
 CONTROL_PAGE = "policyd/control/README.md"
-PAGES = ("README.md", "CHANGELOG.md", "envoy/README.md", POLICY_PAGE, CONTROL_PAGE)
+SECRETS_PAGE = "policyd/secrets/README.md"
+PAGES = ("README.md", "CHANGELOG.md", "envoy/README.md", POLICY_PAGE, CONTROL_PAGE, SECRETS_PAGE)
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`([^`]+)`")
@@ -68,7 +69,7 @@ def inline(page: str) -> list[str]:
 
 def shell_commands() -> Iterator[list[str]]:
     """Every command in the pages' shell blocks, as the shell would split it."""
-    for block in (*blocks("sh"), *blocks("sh", CONTROL_PAGE)):
+    for block in (*blocks("sh"), *blocks("sh", CONTROL_PAGE), *blocks("sh", SECRETS_PAGE)):
         # A quoted argument may span lines: a line ends where its quotes are closed.
         pending = ""
         for line in block.replace("\\\n", " ").splitlines():

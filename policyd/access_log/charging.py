@@ -13,8 +13,6 @@ the reply broke off, or its client hung up   `on_disconnect`, unless the usage w
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from policyd.access_log.entry import LogEntry
 from policyd.core.policy import OnDisconnect
 from policyd.core.record import Outcome, Record, UsageSource
@@ -76,8 +74,8 @@ def _by_bytes(usage: Usage, entry: LogEntry, record: Record) -> Usage:
     """`usage` with as much output as the bytes that came can have been: a token has one at least."""
     held = record.maximum or NO_USAGE
     if held.output_tokens <= entry.reply_bytes:
-        return replace(usage, **{kind: getattr(held, kind) for kind in OUTPUT_TOKEN_KINDS})
-    return replace(usage, **{**dict.fromkeys(OUTPUT_TOKEN_KINDS, 0), "output": entry.reply_bytes})
+        return usage._replace(**{kind: getattr(held, kind) for kind in OUTPUT_TOKEN_KINDS})
+    return usage._replace(**{**dict.fromkeys(OUTPUT_TOKEN_KINDS, 0), "output": entry.reply_bytes})
 
 
 def _at_least(least: Usage, reported: Usage | None) -> Usage:
@@ -88,7 +86,7 @@ def _at_least(least: Usage, reported: Usage | None) -> Usage:
     if seen.output_tokens >= least.output_tokens:
         return seen
     output = {kind: getattr(least, kind) for kind in OUTPUT_TOKEN_KINDS}
-    return replace(seen if seen.input_tokens else least, **output)
+    return (seen if seen.input_tokens else least)._replace(**output)
 
 
 def _ending(

@@ -10,6 +10,7 @@
     │   ├── AttributeInvalid     an attribute's value is too long or holds control characters
     │   ├── KeyInvalid           the API key is missing, mistyped, unknown, expired or revoked
     │   ├── KeyForbidden         the API key is not for this model or endpoint
+    │   ├── ProviderKeyMissing   policyd has to add the provider's key, and has none
     │   ├── TierUnknown          the request's tier is none of the policy's, and the policy has no default tier
     │   ├── Blocked              somebody has blocked or frozen the request's scope (defined in policyd.core.runtime)
     │   ├── ModelUnpriced        the model has no price and the policy says `unknown_model: deny`
@@ -22,6 +23,7 @@
     │   └── ReservationMismatch  the same id was used for another content
     ├── StoreError               the store failed; nothing is known of the call's outcome
     │   └── StoreUnavailable     the store cannot be reached or is shutting down; the call had no effect
+    │       └── Unjournalled     nor can the journal take what it should have got: nothing passes, whatever the policy
     ├── StaleState               the run-time state changed since it was read; nothing was changed
     ├── ProtocolError            Envoy sent a message that its place in the exchange does not allow
     └── EnvoyFailed              Envoy, where policyd runs it, did not start or ended by itself (defined in policyd.up)
@@ -86,6 +88,11 @@ class KeyForbidden(RequestError):
     reason = "api_key_not_allowed"
 
 
+class ProviderKeyMissing(RequestError):
+    status = 500
+    reason = "provider_key_missing"
+
+
 class TierUnknown(RequestError):
     status = 403
     reason = "tier_unknown"
@@ -143,6 +150,13 @@ class StoreError(PolicydError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached or is shutting down; the call had no effect."""
+
+
+class Unjournalled(StoreUnavailable):
+    """The store is away, and the journal cannot take what the store should have got.
+
+    Nothing passes then, whatever `failure_mode` says: it would never be charged.
+    """
 
 
 class StaleState(PolicydError):

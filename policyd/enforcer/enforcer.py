@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 from policyd.clock import Clock
@@ -176,7 +175,7 @@ class Enforcer:
 
     async def end_unheld(self, record: Record) -> None:
         """Stores and reports an exchange that holds nothing: refused, rejected, unmetered, failed."""
-        final = replace(record, actual_cost_nanos=0, duration_ms=max(0, self.now_ms() - record.at_ms))
+        final = record._replace(actual_cost_nanos=0, duration_ms=max(0, self.now_ms() - record.at_ms))
         self._observer.ended(final, None)
         await self._timed("append", self._store.append(final))
 

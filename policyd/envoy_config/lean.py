@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from policyd.access_log.entry import REPLY_NAMESPACE
-from policyd.core.api_keys import KEY_HEADERS, OTHER_CREDENTIAL_HEADERS
+from policyd.core.api_keys import CREDENTIAL_HEADERS, KEY_HEADERS
 from policyd.core.attributes import Place
 from policyd.core.errors import ConfigError
-from policyd.core.policy import ApiKeys, Policy
+from policyd.core.policy import ApiKeys, Policy, ProviderKeys
 from policyd.envoy_config.clusters import POLICYD_CLUSTER
 from policyd.envoy_config.settings import EnvoySettings, Profile
 from policyd.envoy_config.typed import EXT_PROC, Json, typed
@@ -48,6 +48,11 @@ def check_lean(policy: Policy) -> None:
         raise ConfigError(
             "--profile lean: found api_keys: optional in the policy, expected required or off: whether a key is "
             "policyd's, and so to be taken out, Envoy cannot tell"
+        )
+    if policy.provider_keys is ProviderKeys.ALL:
+        raise ConfigError(
+            "--profile lean: found provider_keys: all in the policy, expected a key that Envoy adds: policyd cannot "
+            "change a request's headers"
         )
 
 
@@ -208,7 +213,7 @@ def _headers_to_remove(policy: Policy) -> list[str]:
     """What nobody but policyd is to see; elsewhere policyd removes it itself."""
     credentials: Sequence[str] = ()
     if policy.api_keys is ApiKeys.REQUIRED:
-        credentials = (*KEY_HEADERS, *OTHER_CREDENTIAL_HEADERS)
+        credentials = CREDENTIAL_HEADERS
     return _unique((*policy.identity.strip.headers, *credentials))
 
 

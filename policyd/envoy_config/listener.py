@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from policyd.core.api_keys import KEY_HEADERS
+from policyd.core.api_keys import KEY_HEADERS, PROTOCOL_HEADER
 from policyd.core.attributes import Place
-from policyd.core.policy import ApiKeys, Policy
+from policyd.core.policy import Policy
 from policyd.envoy_config import lean
 from policyd.envoy_config.addresses import socket_address
 from policyd.envoy_config.clusters import POLICYD_CLUSTER
@@ -113,8 +113,8 @@ def _access_logs(settings: EnvoySettings) -> list[Json]:
 def _ext_proc(policy: Policy, *, profile: Profile) -> Json:
     identity = policy.identity
     shown = {"cookie"} if identity.reads(Place.COOKIE) else set()
-    if policy.api_keys is not ApiKeys.OFF:
-        shown.update(KEY_HEADERS)
+    if policy.reads_credentials:
+        shown.update((*KEY_HEADERS, PROTOCOL_HEADER))
     hidden = [header for header in CREDENTIAL_HEADERS if header not in shown]
     metadata = {"forwarding_namespaces": {"untyped": [JWT_AUTHN]}} if identity.reads(Place.CLAIM) else {}
     attributes = [ENVOY_VERSION_ATTRIBUTE, *identity.envoy_attributes]

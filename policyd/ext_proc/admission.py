@@ -67,7 +67,7 @@ class Admission(Life[State]):
         if endpoint is not None:
             self._error_wire = endpoint.error_wire
             name = endpoint.name if isinstance(endpoint, Endpoint) else ""
-            self._unheld = replace(self._unheld, provider=endpoint.vendor.id, endpoint=name)
+            self._unheld = self._unheld._replace(provider=endpoint.vendor.id, endpoint=name)
         metered = isinstance(endpoint, Endpoint) and endpoint.wire is not None
         return self._authenticate(event, metered=metered)
 
@@ -112,7 +112,7 @@ class Admission(Life[State]):
             )
         except RequestError as error:
             return self._refuse(error)
-        self._unheld = replace(self._unheld, model=self._ask.facts.model, attributes=self._ask.identity)
+        self._unheld = self._unheld._replace(model=self._ask.facts.model, attributes=self._ask.identity)
         return State.DECIDING, [self._question()]
 
     def _question(self) -> m.Decide:
@@ -148,7 +148,7 @@ class Admission(Life[State]):
 
     def _deny(self, verdict: Verdict) -> Step:
         reply = self._denial(verdict)
-        return State.ENDED, [reply, m.Report(replace(verdict.record, status=reply.status))]
+        return State.ENDED, [reply, m.Report(verdict.record._replace(status=reply.status))]
 
     def _rejected(self, event: m.Rejected) -> Step:
         if isinstance(event.error, Blocked):
@@ -163,8 +163,7 @@ class Admission(Life[State]):
             retry_after_seconds=error.block.seconds_left(self._unheld.at_ms),
             retry=False,
         )
-        record = replace(
-            self._unheld,
+        record = self._unheld._replace(
             outcome=Outcome.DENIED,
             decision="deny",
             status=error.status,
@@ -187,7 +186,7 @@ class Admission(Life[State]):
 
     def _fail_before(self, event: m.Failed) -> Step:
         """policyd failed before the request went upstream: the policy's `failure_mode` decides."""
-        if not self._may_fail_open:
+        if not self._may_pass(event):
             return self._fail_closed(event)
         passing: list[m.Effect] = [m.HeadersReply(response=False, mode=UNMETERED)]
         if self.state is not State.IDLE:
@@ -196,12 +195,12 @@ class Admission(Life[State]):
 
     def _fail_open(self, event: m.Failed) -> list[m.Effect]:
         """What is told of a request that passes undecided."""
-        return self._conclude(replace(self._unheld, error=event.error))
+        return self._conclude(self._unheld._replace(error=event.error))
 
     def _conclude(self, record: Record) -> list[m.Effect]:
         if not self._holding:
             return [m.Report(record)]
-        verdict = replace(self._verdict, record=replace(self._verdict.record, decision=record.decision))
+        verdict = replace(self._verdict, record=self._verdict.record._replace(decision=record.decision))
         ending = Ending(record.outcome, usage=None, source=UsageSource.NONE, status=record.status, error=record.error)
         return [m.Finish(verdict, ending)]
 

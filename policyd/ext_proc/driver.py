@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from policyd.core.errors import PolicydError, RequestError
+from policyd.core.errors import PolicydError, RequestError, Unjournalled
 from policyd.enforcer import Enforcer
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.life import Life
@@ -75,7 +75,7 @@ class Driver:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, the exchange's failure row decides what follows
             log_failure(f"{type(request).__name__} failed", error)
-            return m.Failed(name_of(error))
+            return m.Failed(name_of(error), closes=isinstance(error, Unjournalled))
 
     async def _answer(self, request: m.Request) -> m.Event | None:
         enforcer = self._enforcer

@@ -205,8 +205,8 @@ class Exchange(Admission):
     def _pass_early_reply(self, event: m.ResponseHeaders) -> Step:
         """A reply before the request was decided: Envoy's own (a body over its buffer, a filter that refused)."""
         status = ReplyHead.of(event).status
-        record = replace(
-            self._unheld, outcome=Outcome.REJECTED, decision="deny", status=status, error="answered_before_decision"
+        record = self._unheld._replace(
+            outcome=Outcome.REJECTED, decision="deny", status=status, error="answered_before_decision"
         )
         following, passing = self._pass_response_headers(event)
         return following, [*passing, m.Report(record)]

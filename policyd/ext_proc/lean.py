@@ -88,7 +88,7 @@ class LeanExchange(Admission):
         return State.ENDED, [m.MarkedBody(None, {}), m.Report(self._unheld)]
 
     def _fail_before(self, event: m.Failed) -> Step:
-        if not self._may_fail_open:
+        if not self._may_pass(event):
             return self._fail_closed(event)
         return State.ENDED, [m.MarkedBody(None, {}), *self._fail_open(event)]
 

@@ -7,11 +7,10 @@ not depend on which of them it is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Generic
 
 from policyd.core.errors import RequestError
-from policyd.core.policy import ApiKeys, FailureMode, Policy
+from policyd.core.policy import FailureMode, Policy
 from policyd.core.record import Outcome, Record
 from policyd.enforcer import Verdict
 from policyd.ext_proc import messages as m
@@ -84,11 +83,18 @@ class Life(ABC, Generic[S]):
         except RequestError as error:
             return self._refuse(error)
         if digest is None:
-            return self._enter()
+            return self._go_in()
         return self.AUTHENTICATING, [m.Authenticate(digest, self._unheld.endpoint, metered=metered)]
 
     def _identified(self, event: m.Identified) -> tuple[S, list[m.Effect]]:
         self._request.identify(event.key)
+        return self._go_in()
+
+    def _go_in(self) -> tuple[S, list[m.Effect]]:
+        try:
+            self._request.use_provider_key(self._unheld.provider, self._settings.provider_secrets(), self._policy)
+        except RequestError as error:
+            return self._refuse(error)
         return self._enter()
 
     @abstractmethod
@@ -104,12 +110,11 @@ class Life(ABC, Generic[S]):
     def _fail_closed(self, event: m.Failed) -> tuple[S, list[m.Effect]]:
         return self._answer(self._unavailable(), Outcome.FAILED, error=event.error, retry_after_seconds=1)
 
-    @property
-    def _may_fail_open(self) -> bool:
+    def _may_pass(self, event: m.Failed) -> bool:
         """Whether the policy lets a request pass that it could not decide on."""
         # Nobody passes because it could not be found out who they are.
-        unknown = self._policy.api_keys is not ApiKeys.OFF and self.state in {self.IDLE, self.AUTHENTICATING}
-        return self._policy.failure_mode is FailureMode.OPEN and not unknown
+        unknown = self._policy.reads_credentials and self.state in {self.IDLE, self.AUTHENTICATING}
+        return self._policy.failure_mode is FailureMode.OPEN and not unknown and not event.closes
 
     def _answer(
         self, info: ErrorInfo, outcome: Outcome, *, error: str, retry_after_seconds: int | None = None
@@ -121,7 +126,7 @@ class Life(ABC, Generic[S]):
             retry_after_seconds=retry_after_seconds,
             retry=retry_after_seconds is not None,
         )
-        record = replace(self._unheld, outcome=outcome, decision="deny", status=info.status, error=error)
+        record = self._unheld._replace(outcome=outcome, decision="deny", status=info.status, error=error)
         return self.ENDED, [reply, *self._conclude(record)]
 
     def _denial(self, verdict: Verdict) -> m.ImmediateReply:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum, auto
 
 from policyd.core.estimate import Estimate, cost_nanos
@@ -158,9 +157,9 @@ class ReplyMeter:
             return reported, UsageSource.REPORTED
         self._count()
         if reported is None or not reported.input_tokens:
-            reported = replace(reported or Usage(), input=self._estimate.expected.input)
+            reported = (reported or Usage())._replace(input=self._estimate.expected.input)
         unreported = max(0, self._within_bound(self._counted_tokens) - reported.output_tokens)
-        seen = replace(reported, output=reported.output + unreported)
+        seen = reported._replace(output=reported.output + unreported)
         return seen.with_pieces_of(self._estimate.expected), UsageSource.COUNTED
 
     def shortfall_tokens(self) -> int:
@@ -202,7 +201,7 @@ class ReplyMeter:
         return self._room + self._granted_tokens
 
     def _room_beside(self, usage: Usage) -> int:
-        unanswered = replace(usage, **dict.fromkeys(OUTPUT_TOKEN_KINDS, 0))
+        unanswered = usage._replace(**dict.fromkeys(OUTPUT_TOKEN_KINDS, 0))
         room = min(self._held.output_tokens, self._held.tokens - unanswered.tokens)
         if self._token_cost_nanos:
             left_nanos = self._held_cost_nanos - cost_nanos(self._estimate.price, unanswered)

@@ -245,6 +245,12 @@ class Api(StrEnum):
     OLLAMA = "ollama"
 
 
+BEARER_HEADER = "authorization"
+"""The header that most providers take keys in, after the word Bearer."""
+
+_KEY_HEADER_BY_API = {Api.ANTHROPIC: "x-api-key", Api.GOOGLE: "x-goog-api-key"}
+
+
 @dataclass(frozen=True, slots=True)
 class Vendor:
     """One row of the vendor table: who answers, where, and how it deviates from the wire format's maker."""
@@ -277,7 +283,15 @@ class Vendor:
     """Whether it calls models `maker/model` and sells those it has no price of its own for at their makers' prices."""
     completion_maximum: int | None = None
     """What bounds the output of a legacy completion whose request does not; `None` where it is not known."""
+    key_header: str | None = None
+    """The header that its keys go in, where that is not the one of its first API."""
     transcript_ms_min: int = 0
     """What a transcript is charged for at least, in milliseconds of audio."""
     exact_prompts: bool = False
     """Whether its models see a prompt as the wire format's maker documents it, so that it can be counted exactly."""
+
+    @property
+    def key_headers(self) -> tuple[str, ...]:
+        """The headers in which it takes keys, its own first."""
+        own = () if self.key_header is None else (self.key_header,)
+        return (*own, *(_KEY_HEADER_BY_API.get(api, BEARER_HEADER) for api in self.apis))

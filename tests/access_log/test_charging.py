@@ -30,8 +30,8 @@ RECORD = Record(
     expected=EXPECTED,
     maximum=MAXIMUM,
 )
-STREAM = replace(RECORD, streamed=True)
-MESSAGES = replace(STREAM, provider="anthropic", endpoint="messages", model="claude-haiku-4-5")
+STREAM = RECORD._replace(streamed=True)
+MESSAGES = STREAM._replace(provider="anthropic", endpoint="messages", model="claude-haiku-4-5")
 
 CHAT_USED: Mapping[str, Any] = {"usage.prompt_tokens": 22.0, "usage.completion_tokens": 7.0, "model": "gpt-4o-2024"}
 STREAM_USED: Mapping[str, Any] = {"usage": '{"prompt_tokens":22,"completion_tokens":7}', "model": "gpt-4o-2024"}
@@ -134,12 +134,12 @@ def test_a_stream_that_broke_off_after_its_usage_was_whole() -> None:
 
 
 def test_a_search_that_no_reply_reports_is_charged() -> None:
-    record = replace(RECORD, expected=replace(EXPECTED, web_searches=1))
+    record = RECORD._replace(expected=EXPECTED._replace(web_searches=1))
     ending = ended(replace(WHOLE, picked=CHAT_USED), record)
     assert ending.usage == Usage(input=22, output=7, web_searches=1)
 
 
 def test_an_endpoint_that_is_not_metered_so() -> None:
     """Whatever was configured there: the hold is what is known."""
-    ending = ended(replace(WHOLE, picked=CHAT_USED), replace(RECORD, endpoint="responses"))
+    ending = ended(replace(WHOLE, picked=CHAT_USED), RECORD._replace(endpoint="responses"))
     assert ending.usage == MAXIMUM

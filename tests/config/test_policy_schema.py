@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from policyd.config import parse_policy
 from policyd.config.policy_file import policy_schema
+from policyd.config.prices_section import UNITS
 from policyd.config.problems import Mistake
 from policyd.config.yaml_tree import Kind, ListTree, Scalar, Tree, parse_yaml
 
@@ -36,6 +37,8 @@ UNSEEN: Mapping[str, str] = {
     stem: reason
     for reason, stems in {
         ELSEWHERE: """
+            rule_after_one_for_all rule_shadowed_by_either rule_shadowed_by_pattern rule_shadowed_by_threshold
+            tier_unlimited_for_all tier_unlimited_where_it_matches
             default_tier_misspelt default_tier_without_tiers identity_api_key_while_off identity_default_not_last
             limit_name_duplicate match_unknown model_group_covered model_group_unknown model_group_without_groups
             per_unknown per_unknown_to_own_identity pool_named_like_a_limit pool_of_different_metrics
@@ -150,3 +153,20 @@ def test_every_key_says_what_it_is_for() -> None:
     for mapping in described:
         assert mapping["additionalProperties"] is False
         assert all(value["description"].endswith(".") for value in mapping["properties"].values())
+
+
+_PATH = re.compile(r"^# policyd\.yaml:\d+: ([a-z_0-9.\[\]]+): ", re.MULTILINE)
+_MISTAKEN = {
+    part
+    for path in BAD
+    for place in _PATH.findall(path.read_text("utf-8", errors="replace"))
+    for part in re.split(r"[.\[]", place)
+}
+# Kinds of usage are read alike: mistakes in the prices of some stand for all.
+_ALIKE = {kind for unit in UNITS for kind in unit.kinds}
+
+
+def test_every_key_has_a_mistake_in_a_file_of_its_own() -> None:
+    described = mappings(json.loads(json.dumps(policy_schema())))
+    keys = {key for mapping in described for key in mapping["properties"]}
+    assert keys - _MISTAKEN - _ALIKE == set()

@@ -161,7 +161,7 @@ async def test_an_api_key_is_looked_up() -> None:
     [
         (whole(path="/v1/responses"), 500, "cannot be metered in the lean profile"),
         (whole(path="/v1/fine_tuning/jobs"), 404, "not an endpoint"),
-        (whole(path="/v1/chat/completions?project_id=x"), 500, "out of the request's path"),
+        (whole(path="/v1/chat/completions?project_id=x"), 500, "to change the request's path"),
         (whole(b"no json"), 400, "JSON"),
         (whole(response_mode=m.BodyMode.STREAMED), 500, "processing_mode"),
         (whole(request_mode=m.BodyMode.FULL_DUPLEX_STREAMED), 500, "processing_mode"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -295,7 +294,7 @@ class TestBounded:
         body = messages("Hi", stream=True, max_tokens=amount)
         free = World()
         prompt = await reserve(free, body)
-        world = World(policy(limit(amount=price.cost_nanos(replace(prompt, output=amount)))))
+        world = World(policy(limit(amount=price.cost_nanos(prompt._replace(output=amount)))))
         texts = [WORD] * amount
         assert COUNTER.count_text(WORD * amount, provider="anthropic", model="claude-sonnet-4-5") > amount
         envoy = await streamed(world, [*map(wire.text_delta, texts)], body=body, path=wire.MESSAGES_PATH)
