@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -16,7 +17,7 @@ from policyd.ext_proc.driver import NOT_FAILURES, log_failure
 
 METHOD: Final = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 
-RETRY_SECONDS: Final = (0.1, 0.4, 1.6, 6.4)
+RETRY_SECONDS: Final = (0.1, 0.4, 1.6, 6.4, 25.6)
 """How long is waited for a store that fails before an entry is settled again. After that its hold expires."""
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,11 @@ class AccessLogs:
         self._enforcer = enforcer
         self._streams: set[Callable[[], None]] = set()
         self._working: set[asyncio.Task[None]] = set()
-        self._is_stopping = False
+        self._stopping = asyncio.Event()
 
     def opened(self, end: Callable[[], None]) -> None:
         """A stream has begun; `end` ends it."""
-        if self._is_stopping:
+        if self._stopping.is_set():
             end()
         else:
             self._streams.add(end)
@@ -51,7 +52,7 @@ class AccessLogs:
 
     def stop(self) -> None:
         """Ends every stream: Envoy sends further entries to another replica, or to this one when it is back."""
-        self._is_stopping = True
+        self._stopping.set()
         for end in tuple(self._streams):
             end()
 
@@ -86,7 +87,7 @@ class AccessLogs:
                 await self._enforcer.end_unattended(entry.request_id, ending)
                 return
             except StoreError:
-                if self._is_stopping:
-                    raise
-                await asyncio.sleep(seconds)
+                # A process that stops does not wait.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), seconds)
         await self._enforcer.end_unattended(entry.request_id, ending)
