@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
 
 from policyd.core.errors import ProtocolError
-from policyd.ext_proc.codec import HOLD_NAMESPACE
 from policyd.ext_proc.lean import HOLD_MARK
+from policyd.ext_proc.reply_encoding import HOLD_NAMESPACE
 
 REPLY_NAMESPACE = "policyd.reply"
 """The dynamic metadata in which Envoy keeps what it picked out of a reply, by dotted path."""

@@ -17,9 +17,10 @@ from policyd.core.policy import ApiKeys, Policy, ProviderKeys
 from policyd.envoy_config.clusters import POLICYD_CLUSTER
 from policyd.envoy_config.settings import EnvoySettings, Profile
 from policyd.envoy_config.typed import EXT_PROC, Json, typed
-from policyd.ext_proc.codec import HOLD_NAMESPACE, PSEUDO_HEADER_ATTRIBUTES, header_attribute
+from policyd.ext_proc.codec import PSEUDO_HEADER_ATTRIBUTES, header_attribute
 from policyd.ext_proc.headers import DECISION_HEADERS
 from policyd.ext_proc.lean import HOLD_MARK
+from policyd.ext_proc.reply_encoding import HOLD_NAMESPACE
 from policyd.providers.anthropic.messages import LISTING_BETAS
 from policyd.providers.registry import every_leaf, leaf_tails
 

@@ -11,7 +11,7 @@ from policyd.envoy_config.clusters import POLICYD_CLUSTER
 from policyd.envoy_config.routes import routes
 from policyd.envoy_config.settings import EnvoySettings, Profile
 from policyd.envoy_config.typed import EXT_PROC, Json, typed
-from policyd.ext_proc.codec import HOLD_NAMESPACE
+from policyd.ext_proc.reply_encoding import HOLD_NAMESPACE
 
 STAT_PREFIX: Final = "policyd"
 """What Envoy's statistics of requests are named by: `http.policyd.*`."""

@@ -36,7 +36,6 @@ class Admission(Life[State]):
     _destination: Endpoint | UnknownEndpoint | None
     _endpoint: Endpoint
     _wire: WireFormat
-    _ask: Ask
     _verdict: Verdict
 
     _holding = False
@@ -66,9 +65,11 @@ class Admission(Life[State]):
         )
         if endpoint is not None:
             self._error_wire = endpoint.error_wire
-            name = endpoint.name if isinstance(endpoint, Endpoint) else ""
-            self._unheld = self._unheld._replace(provider=endpoint.vendor.id, endpoint=name)
-        metered = isinstance(endpoint, Endpoint) and endpoint.wire is not None
+            self._provider = endpoint.vendor.id
+        metered = False
+        if isinstance(endpoint, Endpoint):
+            self._endpoint_name = endpoint.name
+            metered = endpoint.wire is not None
         return self._authenticate(event, metered=metered)
 
     def _enter(self) -> Step:
@@ -107,16 +108,18 @@ class Admission(Life[State]):
         try:
             if not self._request.take(event, body_bytes_max=self._settings.request_body_bytes_max):
                 return State.READING_REQUEST, self._request.await_more()
-            self._ask = self._request.ask(
+            ask = self._request.ask(
                 request_id=self.request_id, endpoint=self._endpoint, wire=self._wire, policy=self._policy
             )
+            question = self._question(ask)
         except RequestError as error:
             return self._refuse(error)
-        self._unheld = self._unheld._replace(model=self._ask.facts.model, attributes=self._ask.identity)
-        return State.DECIDING, [self._question()]
+        self._model, self._attributes = ask.facts.model, ask.identity
+        return State.DECIDING, [question]
 
-    def _question(self) -> m.Decide:
-        return m.Decide(self._ask)
+    def _question(self, ask: Ask) -> m.Decide:
+        """What the enforcer is asked. Raises `RequestError`s."""
+        return m.Decide(ask)
 
     def _refuse_slowness(self, _: m.RequestTimedOut) -> Step:
         return self._refuse(BodyTooSlow(f"the body did not come within {self._settings.request_body_seconds_max} s"))
@@ -160,15 +163,10 @@ class Admission(Life[State]):
             self._error_wire,
             block_refusal(error, request_id=self.request_id),
             headers=block_headers(self.request_id, self._settings.header_prefix),
-            retry_after_seconds=error.block.seconds_left(self._unheld.at_ms),
+            retry_after_seconds=error.block.seconds_left(self._began_ms),
             retry=False,
         )
-        record = self._unheld._replace(
-            outcome=Outcome.DENIED,
-            decision="deny",
-            status=error.status,
-            denied_by=(error.block.name,),
-        )
+        record = self._unheld(Outcome.DENIED, status=error.status, denied_by=(error.block.name,))
         return State.ENDED, [reply, m.Report(record)]
 
     def _abandon(self, _: m.Closed) -> Step:
@@ -195,7 +193,7 @@ class Admission(Life[State]):
 
     def _fail_open(self, event: m.Failed) -> list[m.Effect]:
         """What is told of a request that passes undecided."""
-        return self._conclude(self._unheld._replace(error=event.error))
+        return self._conclude(self._unheld(Outcome.UNMETERED, error=event.error))
 
     def _conclude(self, record: Record) -> list[m.Effect]:
         if not self._holding:
@@ -207,4 +205,4 @@ class Admission(Life[State]):
     def _pass_unmetered(self) -> Step:
         if self._request.upgrades:
             return self._refuse(BodyUnreadable(NO_UPGRADE))
-        return State.PASSING, [self._request.pass_headers(), m.Report(self._unheld)]
+        return State.PASSING, [self._request.pass_headers(), m.Report(self._unheld(Outcome.UNMETERED))]

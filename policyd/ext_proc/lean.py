@@ -18,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from policyd.core.errors import AttributeInvalid, RequestError, RequestSigned
+from policyd.core.record import Outcome
 from policyd.enforcer import Verdict
+from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.admission import Admission, Step
 from policyd.ext_proc.headers import decision_headers
@@ -68,13 +70,12 @@ class LeanExchange(Admission):
         except RequestError as error:
             return self._refuse(error)
         self._endpoint, self._wire = endpoint, endpoint.leaf
-        following, effects = self._read_request(m.RequestBody(self._whole.body, self._whole.end_of_stream))
-        if following is State.DECIDING and self._ask.facts.lists_usage and not self._ask.facts.streamed:
-            return self._refuse(UsageListed("the reply would tell what it costs in a list: ask for a stream"))
-        return following, effects
+        return self._read_request(m.RequestBody(self._whole.body, self._whole.end_of_stream))
 
-    def _question(self) -> m.Decide:
-        return m.Decide(self._ask, unattended=True)
+    def _question(self, ask: Ask) -> m.Decide:
+        if ask.facts.lists_usage and not ask.facts.streamed:
+            raise UsageListed("the reply would tell what it costs in a list: ask for a stream")
+        return m.Decide(ask, unattended=True)
 
     def _forward(self, verdict: Verdict) -> Step:
         try:
@@ -85,7 +86,7 @@ class LeanExchange(Admission):
         return State.ENDED, [m.MarkedBody(body, {**headers, HOLD_MARK: self.request_id})]
 
     def _pass_unmetered(self) -> Step:
-        return State.ENDED, [m.MarkedBody(None, {}), m.Report(self._unheld)]
+        return State.ENDED, [m.MarkedBody(None, {}), m.Report(self._unheld(Outcome.UNMETERED))]
 
     def _fail_before(self, event: m.Failed) -> Step:
         if not self._may_pass(event):

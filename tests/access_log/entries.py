@@ -9,8 +9,8 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 
 from policyd.access_log.entry import REPLY_NAMESPACE
-from policyd.ext_proc.codec import HOLD_NAMESPACE
 from policyd.ext_proc.lean import HOLD_MARK
+from policyd.ext_proc.reply_encoding import HOLD_NAMESPACE
 
 CHAT_PICKED: Mapping[str, Any] = {"model": "gpt-4o", "usage.prompt_tokens": 20, "usage.completion_tokens": 7}
 """What is picked out of a chat completion's document."""

@@ -8,7 +8,7 @@ from envoy.service.accesslog.v3 import als_pb2
 
 from policyd.access_log.entry import REPLY_NAMESPACE, LogEntry, read_entries
 from policyd.core.errors import ProtocolError
-from policyd.ext_proc.codec import HOLD_NAMESPACE
+from policyd.ext_proc.reply_encoding import HOLD_NAMESPACE
 from tests.access_log.entries import CHAT_PICKED, entry, message
 
 

@@ -17,9 +17,10 @@ from policyd.core.record import Outcome
 from policyd.core.runtime import ApiKey
 from policyd.ext_proc import lean
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.codec import HOLD_NAMESPACE, Decoder, encode
+from policyd.ext_proc.codec import Decoder
 from policyd.ext_proc.driver import Driver
 from policyd.ext_proc.lean import HOLD_MARK, TABLE, LeanExchange
+from policyd.ext_proc.reply_encoding import HOLD_NAMESPACE, encode
 from policyd.ext_proc.settings import ExchangeSettings
 from policyd.ext_proc.states import State
 from policyd.providers.base import RawRequest
