@@ -216,11 +216,13 @@ class Limit:
 class Reservations:
     """How long holds and what is remembered of them live.
 
-    A hold lives `ttl_seconds` and is renewed while its exchange is open. Expiry waits `grace_seconds` more, which has
-    to exceed the largest difference between two replicas' clocks.
+    A hold lives `ttl_seconds` and is renewed while its exchange is open; one of the lean profile, whose exchange
+    policyd does not see, lives `lean_ttl_seconds`. Expiry waits `grace_seconds` more, which has to exceed the largest
+    difference between two replicas' clocks.
     """
 
     ttl_seconds: int = 120
+    lean_ttl_seconds: int = 900
     grace_seconds: int = 5
     on_expiry: OnExpiry = OnExpiry.HOLD
     ended_kept_seconds: int = 3600

@@ -7,6 +7,23 @@ from policyd.core.money import format_usd
 from policyd.core.record import Record
 from policyd.enforcer import Verdict
 
+DECISION_HEADERS = (
+    "request-id",
+    "decision",
+    "estimated-input-tokens",
+    "estimated-output-tokens",
+    "estimated-cost-usd",
+    "confidence",
+    "budget-remaining-usd",
+    "warned-by",
+    "clamped-by",
+    "max-output-tokens",
+    "switched-by",
+    "model",
+    "rules",
+)
+"""The names of all that `decision_headers` can give, behind the prefix; the policy's rules may add others."""
+
 
 def request_id_header(request_id: str, prefix: str) -> dict[str, str]:
     return {f"{prefix}request-id": request_id}

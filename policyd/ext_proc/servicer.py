@@ -21,6 +21,7 @@ from policyd.ext_proc import messages as m
 from policyd.ext_proc.codec import Decoder
 from policyd.ext_proc.driver import Driver, Send, log_failure, name_of
 from policyd.ext_proc.exchange import Exchange
+from policyd.ext_proc.lean import LeanExchange
 from policyd.ext_proc.life import Life
 from policyd.ext_proc.session import Session, session_wanted
 from policyd.ext_proc.settings import ExchangeSettings
@@ -32,7 +33,7 @@ PROVIDER_METADATA: Final = "x-policyd-provider"
 """gRPC metadata by which a route names its provider (`ExtProcPerRoute.overrides.grpc_initial_metadata`)."""
 
 
-L = TypeVar("L", Exchange, Session)
+L = TypeVar("L", Exchange, LeanExchange, Session)
 
 
 class Tls(Protocol):
@@ -77,6 +78,12 @@ class ExchangeStream:
     def awaits_request(self) -> bool:
         """Whether the request is not whole yet: it has to be within `request_body_seconds_max`."""
         return self._exchange is not None and self._exchange.state is State.READING_REQUEST
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the gRPC stream has to end, in order: nothing more will come of an exchange in one message."""
+        exchange = self._exchange
+        return exchange is not None and exchange.ends_stream and exchange.state == exchange.ENDED
 
     @property
     def aborted(self) -> str | None:
@@ -176,5 +183,7 @@ class ExternalProcessor:
                 ),
             )
 
+        if isinstance(first, m.WholeRequest):
+            return begun(LeanExchange)
         wanted = session_wanted(first) if isinstance(first, m.RequestHeaders) else None
         return begun(Exchange) if wanted is None else begun(partial(Session, *wanted))
