@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from policyd.core.attributes import REQUEST_ATTRIBUTES
 from policyd.core.errors import OutputUnbounded
@@ -39,6 +39,8 @@ COUNT_INLINE_CHARACTERS_MAX = 32_768
 BOUND_FIRST_CHARACTERS_MIN = 262_144
 """From this length on a prompt is not counted at all if the bound on its tokens fits every limit."""
 
+ALL_METRICS = tuple(Metric)
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -53,7 +55,7 @@ class Ask:
     """The snapshot that the exchange began with."""
     input_tokens: int | None = None
     """As the caller counted them; `None`: the prompt in `facts` has to be counted."""
-    metrics: Collection[Metric] = tuple(Metric)
+    metrics: Collection[Metric] = ALL_METRICS
     """What it is held for: a session and its responses share out the metrics among them."""
     by_bound: bool = False
     """Whether a bound on the input is enough, so that nothing has to be counted."""
@@ -252,6 +254,6 @@ def _sold(price: Price | None, tokens: Usage) -> Usage:
 
 def with_request_fee(usage: Usage, price: Price | None) -> Usage:
     """`usage` with the one request that it is of, where that has a fee of its own."""
-    if price is None or usage.requests or not price.covers("requests"):
+    if price is None or usage.requests or not price.has_request_fee:
         return usage
-    return replace(usage, requests=1)
+    return usage._replace(requests=1)

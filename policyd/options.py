@@ -16,6 +16,8 @@ import typer
 _SETTINGS: Mapping[str, tuple[str, str]] = {
     "config": ("FILE", "Policy file."),
     "prices": ("FILE", "Price table in place of the package's own."),
+    "secrets": ("FILE", "Secret file with the providers' keys."),
+    "secrets_key_file": ("FILE", "Its master key, if not in POLICYD_SECRETS_KEY."),
     "store": ("URL", "sqlite:///FILE, redis://HOST:PORT/DB or memory://."),
     "journal": ("DIR", "Where charges wait while the store is away."),
     "grpc": ("ADDRESS", "PolicyService, HOST:PORT or unix:PATH."),

@@ -24,10 +24,20 @@ from policyd import __version__
 from policyd.api.access import AccessInterceptor
 from policyd.api.service import SERVICE_NAME, add_policy_service, add_standard_services
 from policyd.clock import Clock, SystemClock
-from policyd.config import Address, FileSource, HostPort, PolicySource, Settings, Transport, UnixSocket
+from policyd.config import (
+    Address,
+    FileSource,
+    HostPort,
+    PolicySource,
+    SecretsSource,
+    Settings,
+    Transport,
+    UnixSocket,
+)
 from policyd.core.errors import ConfigError, StoreError, StoreUnavailable
 from policyd.core.policy import FailureMode, Policy
 from policyd.core.price_book import PriceBook
+from policyd.core.provider_secrets import ProviderSecrets
 from policyd.enforcer import Enforcer
 from policyd.ext_proc.over_grpcio import GrpcioServer
 from policyd.ext_proc.over_h2rpc import H2rpcServer
@@ -184,6 +194,7 @@ class Server:
             on_change=self._policy_changed,
             on_problem=self._policy_rejected,
         )
+        self._secrets = SecretsSource(settings, on_change=self._secrets_changed, on_problem=self._secrets_rejected)
         prices = self._prices.current
         self._check_models(self.policy, prices)
         telemetry.policy_in_force(self.policy.revision)
@@ -210,6 +221,7 @@ class Server:
             header_prefix=settings.header_prefix,
             request_body_bytes_max=settings.request_body_bytes_max,
             response_buffer_bytes_max=settings.response_buffer_bytes_max,
+            provider_secrets=lambda: self._secrets.in_force,
         )
         processor = ExternalProcessor(enforcer, exchange_settings)
         telemetry.count_open_exchanges(lambda: processor.open_exchanges)
@@ -220,6 +232,7 @@ class Server:
         for chore in (
             self._prices.watch(interval_seconds=FILE_POLL_SECONDS),
             self._policy.watch(interval_seconds=FILE_POLL_SECONDS),
+            self._secrets.watch(interval_seconds=FILE_POLL_SECONDS),
             *(file.watch(interval_seconds=FILE_POLL_SECONDS) for file in guards.files()),
             self._repeat(self._renew, lambda: self.policy.reservations.ttl_seconds / RENEWALS_PER_TTL),
             self._repeat(enforcer.refresh_state, lambda: STATE_REFRESH_SECONDS),
@@ -347,6 +360,7 @@ class Server:
         # Prices first: a policy may count on a model that only the new table has.
         self.reload_prices()
         self.reload_policy()
+        self._secrets.reload()
         for file in self._guards.files():
             file.reload()
 
@@ -371,6 +385,12 @@ class Server:
     def _prices_rejected(self, error: ConfigError) -> None:
         self._telemetry.prices_reloaded(ok=False)
         log.error("the price table has mistakes; the one before it stays in force\n%s", error)
+
+    def _secrets_changed(self, secrets: ProviderSecrets) -> None:
+        log.info("the secret file (revision %s) is in force", secrets.revision)
+
+    def _secrets_rejected(self, error: ConfigError) -> None:
+        log.error("the secret file cannot be used; the secrets before it stay in force\n%s", error)
 
 
 def _cannot_listen(flag: str, address: Address) -> ConfigError:

@@ -156,7 +156,7 @@ class TestEstimate:
     )
     async def test_input_is_held_as_the_dearest_kind_that_it_can_be(self, cache_write: CacheWrite, kind: str) -> None:
         found = await estimate(policy(), provider="anthropic", model="claude-sonnet-4-5", cache_write=cache_write)
-        assert found.maximum == replace(Usage(output=OUTPUT), **{kind: INPUT})
+        assert found.maximum == Usage(output=OUTPUT)._replace(**{kind: INPUT})
         assert found.expected.input == INPUT
 
     async def test_searches_are_held_for(self) -> None:

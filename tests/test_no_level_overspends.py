@@ -6,10 +6,12 @@ What was really used is never more than what was held here, so that nothing may 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +25,7 @@ from policyd.stores.base import Store
 from policyd.stores.memory import MemoryStore
 from policyd.stores.url import open_store
 from tests.builders import USD, World, policy
+from tests.stores.redis_server import RedisServer, running
 
 LEVELS = ("org", "project", "user", "session")
 WINDOWS: tuple[Window, ...] = (
@@ -130,6 +133,23 @@ CROWDS = st.lists(st.lists(STEPS, min_size=1, max_size=4), max_size=8)
 @given(policies(), CROWDS)
 def test_in_memory(random: Policy, crowds: list[list[Step]]) -> None:
     asyncio.run(play(random, crowds, MemoryStore()))
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with running(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@settings(max_examples=25)
+@given(random=policies(), crowds=CROWDS)
+def test_in_redis(redis_server: RedisServer, random: Policy, crowds: list[list[Step]]) -> None:
+    redis_server.client.flushall()
+
+    async def played() -> None:
+        await play(random, crowds, open_store(f"redis://{redis_server.address}/0?timeout=20s"))
+
+    asyncio.run(played())
 
 
 @settings(max_examples=25)

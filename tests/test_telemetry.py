@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
 import pytest
@@ -71,25 +70,23 @@ SERVED = Record(
     policy_us=1007,
 )
 
-NOT_SERVED = replace(
-    SERVED, response_model=None, streamed=False, usage=None, usage_source=UsageSource.NONE, actual_cost_nanos=0
+NOT_SERVED = SERVED._replace(
+    response_model=None, streamed=False, usage=None, usage_source=UsageSource.NONE, actual_cost_nanos=0
 )
 
 RECORDS = {
     Outcome.SERVED: SERVED,
-    Outcome.DENIED: replace(
-        NOT_SERVED,
+    Outcome.DENIED: NOT_SERVED._replace(
         outcome=Outcome.DENIED,
         decision="deny",
         status=402,
         denied_by=("project-monthly-spend", "rate"),
         shadow_denied_by=("trial",),
     ),
-    Outcome.CUT: replace(SERVED, outcome=Outcome.CUT, usage_source=UsageSource.COUNTED, error="budget_exceeded"),
-    Outcome.DISCONNECTED: replace(SERVED, outcome=Outcome.DISCONNECTED, status=None, usage=Usage(input=10)),
-    Outcome.PROVIDER_ERROR: replace(NOT_SERVED, outcome=Outcome.PROVIDER_ERROR, status=529, error="overloaded"),
-    Outcome.REJECTED: replace(
-        NOT_SERVED,
+    Outcome.CUT: SERVED._replace(outcome=Outcome.CUT, usage_source=UsageSource.COUNTED, error="budget_exceeded"),
+    Outcome.DISCONNECTED: SERVED._replace(outcome=Outcome.DISCONNECTED, status=None, usage=Usage(input=10)),
+    Outcome.PROVIDER_ERROR: NOT_SERVED._replace(outcome=Outcome.PROVIDER_ERROR, status=529, error="overloaded"),
+    Outcome.REJECTED: NOT_SERVED._replace(
         outcome=Outcome.REJECTED,
         decision="deny",
         status=400,
@@ -100,15 +97,14 @@ RECORDS = {
         confidence=None,
         policy_us=0,
     ),
-    Outcome.UNMETERED: replace(NOT_SERVED, outcome=Outcome.UNMETERED, endpoint="models", model="", status=None),
-    Outcome.EXPIRED: replace(SERVED, usage=None).expired(charged_nanos=2_025_000),
-    Outcome.FAILED: replace(NOT_SERVED, outcome=Outcome.FAILED, decision="deny", status=503, error="the disk is full"),
-    Outcome.RELEASED: replace(NOT_SERVED, outcome=Outcome.RELEASED, status=None),
+    Outcome.UNMETERED: NOT_SERVED._replace(outcome=Outcome.UNMETERED, endpoint="models", model="", status=None),
+    Outcome.EXPIRED: SERVED._replace(usage=None).expired(charged_nanos=2_025_000),
+    Outcome.FAILED: NOT_SERVED._replace(outcome=Outcome.FAILED, decision="deny", status=503, error="the disk is full"),
+    Outcome.RELEASED: NOT_SERVED._replace(outcome=Outcome.RELEASED, status=None),
 }
 """One record of every outcome."""
 
-CHANGED = replace(
-    SERVED,
+CHANGED = SERVED._replace(
     warned_by=("soft",),
     clamped_by=("daily", "monthly"),
     switched_by=("dear",),
@@ -170,7 +166,7 @@ class TestTheLogLine:
         assert json.loads(line)["outcome"] == outcome
 
     def test_a_line_is_a_line(self) -> None:
-        line = log_line(replace(SERVED, model="a\nb\r\u2028", error="c\n"))
+        line = log_line(SERVED._replace(model="a\nb\r\u2028", error="c\n"))
         assert line.splitlines() == [line]
 
     def test_what_limits_changed(self) -> None:
@@ -193,7 +189,7 @@ class TestTheLogLine:
 
     def test_money_is_never_a_float(self) -> None:
         nanos = 2**53 + 1
-        line = log_line(replace(SERVED, actual_cost_nanos=nanos)).decode()
+        line = log_line(SERVED._replace(actual_cost_nanos=nanos)).decode()
         assert '"actual_cost_usd":9007199.254740993,' in line
 
 
@@ -302,7 +298,7 @@ class TestMetrics:
 
     def test_what_is_charged_by_the_piece_is_no_token(self) -> None:
         observer, _ = telemetry()
-        observer.ended(replace(SERVED, usage=Usage(input=7, pages=3, audio_input_ms=6_000)), ESTIMATE)
+        observer.ended(SERVED._replace(usage=Usage(input=7, pages=3, audio_input_ms=6_000)), ESTIMATE)
         for kind, tokens, pieces in (("input", 7, None), ("pages", None, 3), ("audio_input_ms", None, 6_000)):
             labels = {"kind": kind, "source": "reported", **WHO}
             assert value(observer, "policyd_tokens_total", **labels) == tokens
@@ -423,7 +419,7 @@ class TestLabels:
     def test_a_label_has_a_bounded_number_of_values(self) -> None:
         observer, _ = telemetry()
         for number in range(LABEL_VALUES_MAX + 50):
-            observer.ended(replace(SERVED, model=f"model-{number}"), None)
+            observer.ended(SERVED._replace(model=f"model-{number}"), None)
         models = {dict(labels)["model"] for name, labels in samples(observer) if name == "policyd_exchanges_total"}
         assert len(models) == LABEL_VALUES_MAX + 1
         assert (
@@ -438,7 +434,7 @@ class TestLabels:
             == 50
         )
         # One that is known goes on being counted as itself.
-        observer.ended(replace(SERVED, model="model-0"), None)
+        observer.ended(SERVED._replace(model="model-0"), None)
         assert (
             value(
                 observer,
@@ -455,11 +451,11 @@ class TestLabels:
         observer, _ = telemetry()
         made_up = RECORDS[Outcome.PROVIDER_ERROR]
         for number in range(LABEL_VALUES_MAX + 50):
-            observer.ended(replace(made_up, model=f"made-up-{number}"), None)
+            observer.ended(made_up._replace(model=f"made-up-{number}"), None)
         for number in range(LABEL_VALUES_MAX):
-            observer.ended(replace(SERVED, model=f"real-{number}"), None)
+            observer.ended(SERVED._replace(model=f"real-{number}"), None)
         # One that was asked for before it was served is served all the same.
-        observer.ended(replace(made_up, model="real-0"), None)
+        observer.ended(made_up._replace(model="real-0"), None)
         models = [dict(labels)["model"] for name, labels in samples(observer) if name == "policyd_exchanges_total"]
         assert sum(model.startswith("made-up-") for model in models) == UNSERVED_MODELS_MAX
         assert {model for model in models if model.startswith("real-")} == {
@@ -470,12 +466,12 @@ class TestLabels:
     def test_errors_are_bounded_too(self) -> None:
         observer, _ = telemetry()
         for number in range(LABEL_VALUES_MAX + 3):
-            observer.ended(replace(SERVED, error=f"error-{number}"), None)
+            observer.ended(SERVED._replace(error=f"error-{number}"), None)
         assert value(observer, "policyd_errors_total", error="other") == 3
 
     def test_an_endless_value_is_not_shown(self) -> None:
         observer, _ = telemetry()
-        observer.ended(replace(SERVED, model="m" * (LABEL_LENGTH_MAX + 1)), None)
+        observer.ended(SERVED._replace(model="m" * (LABEL_LENGTH_MAX + 1)), None)
         assert (
             value(
                 observer,

@@ -12,6 +12,7 @@ import typer
 from policyd import __version__
 from policyd.cli import asking, serving
 from policyd.cli.price_commands import prices_app
+from policyd.cli.secret_commands import secrets_app
 from policyd.control.commands import add_commands
 from policyd.control.event_commands import add_event_commands
 from policyd.control.key_commands import add_key_commands
@@ -36,6 +37,7 @@ app.command("estimate")(asking.estimate)
 app.command("explain")(asking.explain_request)
 app.command("envoy-config")(serving.envoy_config)
 app.add_typer(prices_app, name="prices", help="Look up what models cost, and why.")
+app.add_typer(secrets_app, name="secrets", help="Keep the providers' keys, encrypted.")
 add_commands(app)
 add_key_commands(app)
 add_event_commands(app)

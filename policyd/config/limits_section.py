@@ -85,7 +85,7 @@ def _limits(section: Section, name: str, attributes: Attributes, tiers: TierAmou
         pool=section.read("pool", values.stable_name, None),
     )
     status = section.read("status", refusal_status, None)
-    return [limit for cap in caps for limit in _by_tier(_limit(alike, cap, status), cap, tiers, section.problems)]
+    return [limit for cap in caps for limit in _by_tier(_limit(alike, cap, status), cap, tiers, section)]
 
 
 def _limit(alike: Limit, cap: Cap, status: int | None) -> Limit:
@@ -102,12 +102,15 @@ def _limit(alike: Limit, cap: Cap, status: int | None) -> Limit:
     )
 
 
-def _by_tier(limit: Limit, cap: Cap, tiers: TierAmounts, problems: Problems) -> Iterator[Limit]:
+def _by_tier(limit: Limit, cap: Cap, tiers: TierAmounts, section: Section) -> Iterator[Limit]:
     # A limit without a name is reported already, and nobody can say which amounts are its own.
     if cap.amount is not None or not limit.name:
         yield limit
         return
     wanted = Match({TIER: limit.match.patterns[TIER]}) if TIER in limit.match.patterns else Match()
-    for tier, amount in tiers.of(limit.name, limit.metric, problems=problems).items():
-        if wanted.fits({TIER: tier}):
-            yield replace(limit, amount=amount, match=Match({**limit.match.patterns, TIER: (tier,)}))
+    amounts = tiers.of(limit.name, limit.metric, problems=section.problems)
+    counted = {tier: amount for tier, amount in amounts.items() if wanted.fits({TIER: tier})}
+    if not counted and not section.problems:
+        section.reject("name", f'"{limit.name}" never counts anything: every tier that it is for is unlimited')
+    for tier, amount in counted.items():
+        yield replace(limit, amount=amount, match=Match({**limit.match.patterns, TIER: (tier,)}))

@@ -1,9 +1,9 @@
 """`model_groups:` in the policy file: models under one name, the attribute `model_group` of `match` and `per`."""
 
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 
 from policyd.config import shapes, values
+from policyd.config.coverage import covers
 from policyd.config.matching import read_globs
 from policyd.config.section import Section, unique_entries
 from policyd.config.values import group_name
@@ -31,13 +31,7 @@ def read_model_groups(section: Section) -> ModelGroups:
 
 def _unreachable(globs: Sequence[str], before: Sequence[ModelGroup]) -> Iterator[str]:
     for glob in globs:
-        taken = next(((group, other) for group in before for other in group.patterns if _covers(other, glob)), None)
+        taken = next(((group, other) for group in before for other in group.patterns if covers(other, glob)), None)
         if taken is not None:
             message = f'every model that fits "{glob}" is in {taken[0].name} already, by "{taken[1]}"'
             yield f"{message}; the first group that fits is a model's"
-
-
-def _covers(glob: str, other: str) -> bool:
-    """Whether whatever fits the pattern `other` fits `glob` too, as far as two samples of it tell."""
-    some = other.replace("?", "\0")
-    return fnmatchcase(some.replace("*", ""), glob) and fnmatchcase(some.replace("*", "\0\0"), glob)

@@ -40,6 +40,7 @@ from policyd.core.policy import (
     Limit,
     OnDisconnect,
     Policy,
+    ProviderKeys,
     Unbounded,
     UnknownEndpoint,
     default_policy,
@@ -56,6 +57,9 @@ POLICY_KEYS = {
     "default_tier": Key(shapes.TEXT, "The tier of requests that have none; left out: they are refused."),
     "strict": Key(shapes.BOOLEAN, "Whether a request that lacks an attribute which a limit counts per is refused."),
     "api_keys": Key(shapes.choice(ApiKeys), "Whether requests come with an API key of policyd's own."),
+    "provider_keys": Key(
+        shapes.choice(ProviderKeys), "Whose requests go upstream with the provider's key from the secret file."
+    ),
     "prices": Key(shapes.items(PRICE_SHAPE, least=0), "What models cost; these come before the published prices."),
     "unknown_model": Key(UNKNOWN_MODEL_SHAPE, "What becomes of a request for a model without a price."),
     "unknown_endpoint": Key(shapes.choice(UnknownEndpoint), "Whether what policyd cannot price passes, unmetered."),
@@ -148,6 +152,7 @@ def _policy(section: Section) -> Policy:
         section.reject("identity", "a source is an api_key, and api_keys is off; expected optional or required")
     return Policy(
         api_keys=api_keys,
+        provider_keys=section.read("provider_keys", choice(ProviderKeys), defaults.provider_keys),
         identity=defaults.identity if identity is None else identity,
         grouping=grouping,
         limits=limits,

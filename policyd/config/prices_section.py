@@ -45,12 +45,12 @@ def _unit(key: str, per: int, example: str) -> _Unit:
 
 
 _PER_MILLION = _unit("usd_per_million", 1_000_000, "{input: 2.50, output: 10.00}")
-_UNITS = (
+UNITS = (
     _PER_MILLION,
     _unit("usd_per_thousand", 1_000, "{web_searches: 10.00}"),
     _unit("usd_per_hour", 3_600_000, "{audio_input_ms: 0.36}"),
 )
-_UNIT_BY_KIND = {kind: unit for unit in _UNITS for kind in unit.kinds}
+_UNIT_BY_KIND = {kind: unit for unit in UNITS for kind in unit.kinds}
 
 
 def _rates_shape(unit: _Unit, *, complete: bool = False) -> Schema:
@@ -73,15 +73,15 @@ _PRICE_KEYS = {
     "price_as": Key(shapes.TEXT, "Another model, whose price it is."),
     **{
         unit.key: Key(_rates_shape(unit, complete=unit is _PER_MILLION), f"US dollars for {unit.per} units.")
-        for unit in _UNITS
+        for unit in UNITS
     },
     "above": Key(
         shapes.items(shapes.record(_ABOVE_KEYS, required=tuple(_ABOVE_KEYS))), "The rates of longer inputs, in order."
     ),
     "context_tokens": Key(shapes.whole_number(1), "The most tokens that a request and its reply have together."),
 }
-_RATED = shapes.any_of(*({"required": [unit.key]} for unit in _UNITS))
-_NO_RATES = shapes.without(*(unit.key for unit in _UNITS), "above", "terms")
+_RATED = shapes.any_of(*({"required": [unit.key]} for unit in UNITS))
+_NO_RATES = shapes.without(*(unit.key for unit in UNITS), "above", "terms")
 PRICE_SHAPE = shapes.record(
     _PRICE_KEYS,
     required=("model",),
@@ -117,7 +117,7 @@ def _check_unique(section: Section, price: OwnPrice, at: Position, lines: dict[o
 def _price(section: Section) -> OwnPrice:
     price_as = section.read("price_as", values.printable, "").lower()
     if price_as:
-        for key in (*(unit.key for unit in _UNITS), "above", "terms"):
+        for key in (*(unit.key for unit in UNITS), "above", "terms"):
             if key in section:
                 section.reject(key, f"the price is that of {price_as}, by price_as: expected one of the two")
     return OwnPrice(
@@ -162,10 +162,10 @@ def _terms(section: Section) -> Mapping[str, str]:
 
 def _tiers(section: Section) -> tuple[RateTier, ...]:
     """The base tier with what is charged by the token and by the call, and the tiers above it."""
-    if not any(unit.key in section for unit in _UNITS):
+    if not any(unit.key in section for unit in UNITS):
         section.report_missing(_PER_MILLION.key, f"prices such as {_PER_MILLION.example}")
     rates: dict[str, Rate] = {}
-    for unit in _UNITS:
+    for unit in UNITS:
         rates |= _rates(section, unit, complete=True)
     tiers = [RateTier(0, rates)]
     if "above" in section and _PER_MILLION.key not in section:

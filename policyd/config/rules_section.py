@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from policyd.config import shapes, values
 from policyd.config.conditions import CONDITION_SHAPE, Known, read_when
+from policyd.config.coverage import implies
 from policyd.config.matching import PER_KEY, read_per
 from policyd.config.problems import Position, Problems
 from policyd.config.refusals import REFUSAL_KEYS, read_refusal, refusal_status
@@ -15,7 +16,7 @@ from policyd.config.shapes import Key
 from policyd.config.values import DURATION_EXPECTED, choice, duration_seconds, expected, found
 from policyd.config.yaml_tree import ListTree, Tree
 from policyd.core.events import KEPT_MS
-from policyd.core.rules import AllOf, Condition, Rule, RuleAction
+from policyd.core.rules import Rule, RuleAction
 from policyd.providers.base import OUTPUT_TOKENS_MAX
 
 
@@ -162,20 +163,13 @@ def _report_unreached(placed: Sequence[_Placed], problems: Problems) -> None:
     """Reports each rule that another one is always decided before. Rules that could not be read would mislead."""
     decisive: list[_Placed] = []
     for each in placed:
-        needed = _conjuncts(each.rule.when)
-        covering = (other for other in decisive if all(part in needed for part in _conjuncts(other.rule.when)))
+        covering = (other for other in decisive if implies(each.rule.when, other.rule.when))
         if (earlier := next(covering, None)) is not None:
             does = "allows" if earlier.rule.action is RuleAction.ALLOW else "denies"
             where = f'the rule "{earlier.rule.name}" on line {earlier.at.line}'
             problems.add(each.at, each.path, f"it never fires: {where} {does} all of its requests before")
         elif each.rule.action.decisive and not each.rule.shadow:
             decisive.append(each)
-
-
-def _conjuncts(condition: Condition) -> list[Condition]:
-    if isinstance(condition, AllOf):
-        return [each for part in condition.conditions for each in _conjuncts(part)]
-    return [condition]
 
 
 def _headers(section: Section) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from policyd.config.values import parse_duration
 from policyd.core.errors import ConfigError
+from policyd.secrets.sealing import KEY_EXPECTED, MasterKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,12 @@ class Settings:
     """The policy file; without one the default policy applies."""
     prices_path: Path | None = None
     """A price table to go by instead of the one that ships with the package."""
+    secrets_path: Path | None = None
+    """The secret file with the providers' keys; without one Envoy adds them, or nobody does."""
+    secrets_key: MasterKey | None = field(default=None, repr=False)
+    """What the secret file is sealed with, from the environment: there is no flag, which others could see."""
+    secrets_key_path: Path | None = None
+    """The same, in a file."""
     store_url: str = field(default="sqlite:///policyd.db", repr=False)
     """Where reservations and usage live. May hold a password."""
     grpc_address: Address = HostPort("127.0.0.1", 50051)
@@ -264,6 +271,9 @@ _SIZE_EXPECTED = "a size such as 1048576, 512KiB or 16MiB"
 _READERS: Mapping[str, _Reader] = {
     "config": _Reader("policy_path", _path, "the path of a policy file"),
     "prices": _Reader("prices_path", _path, "the path of a compiled price table"),
+    "secrets": _Reader("secrets_path", _path, "the path of a secret file"),
+    "secrets_key": _Reader("secrets_key", MasterKey.parse, KEY_EXPECTED, secret=True),
+    "secrets_key_file": _Reader("secrets_key_path", _path, "the path of a file with a master key"),
     "store": _Reader("store_url", _url, "a URL such as sqlite:///policyd.db or redis://host:6379/0", secret=True),
     "grpc": _Reader("grpc_address", parse_address, _ADDRESS_EXPECTED),
     "ext_proc": _Reader("ext_proc_address", parse_address, _ADDRESS_EXPECTED),

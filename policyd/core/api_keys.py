@@ -15,11 +15,18 @@ from zlib import crc32
 KEY_HEADERS = ("authorization", "x-api-key", "x-goog-api-key", "api-key", "x-project-key")
 """The headers in which a key may come: those of the providers' clients, and one of its own. The first that has one."""
 
-OTHER_CREDENTIAL_HEADERS = ("ocp-apim-subscription-key",)
-"""Headers in which clients send a provider's key, and none of policyd's."""
+CREDENTIAL_HEADERS = (*KEY_HEADERS, "ocp-apim-subscription-key")
+"""The same, and those in which clients send a provider's key alone."""
 
 KEY_PARAMETER = "key"
 """The query parameter in which it may (Gemini's)."""
+
+OTHER_CREDENTIAL_PARAMETERS = ("api-key", "api_key", "access_token")
+"""Those of the query in which clients send a provider's key, or a token that stands for one."""
+
+PROTOCOL_HEADER = "sec-websocket-protocol"
+PROTOCOL_PREFIX = "openai-insecure-api-key."
+"""Where OpenAI's clients in browsers, which can set no header of a WebSocket, put their key: among its protocols."""
 
 PREFIX = "pd_"
 SECRET_BYTES = 32

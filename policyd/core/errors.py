@@ -10,6 +10,7 @@
     │   ├── AttributeInvalid     an attribute's value is too long or holds control characters
     │   ├── KeyInvalid           the API key is missing, mistyped, unknown, expired or revoked
     │   ├── KeyForbidden         the API key is not for this model or endpoint
+    │   ├── ProviderKeyMissing   policyd has to add the provider's key, and has none
     │   ├── TierUnknown          the request's tier is none of the policy's, and the policy has no default tier
     │   ├── Blocked              somebody has blocked or frozen the request's scope (defined in policyd.core.runtime)
     │   ├── ModelUnpriced        the model has no price and the policy says `unknown_model: deny`
@@ -85,6 +86,11 @@ class KeyInvalid(RequestError):
 class KeyForbidden(RequestError):
     status = 403
     reason = "api_key_not_allowed"
+
+
+class ProviderKeyMissing(RequestError):
+    status = 500
+    reason = "provider_key_missing"
 
 
 class TierUnknown(RequestError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from policyd.core.ledger import Amounts
@@ -24,11 +24,12 @@ class Confidence(StrEnum):
 
 def amounts(usage: Usage, *, cost_nanos: int) -> Amounts:
     """What `usage` counts for in every metric. One exchange is one request."""
+    input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
     return {
         Metric.COST: cost_nanos,
-        Metric.TOKENS: usage.tokens,
-        Metric.INPUT_TOKENS: usage.input_tokens,
-        Metric.OUTPUT_TOKENS: usage.output_tokens,
+        Metric.TOKENS: input_tokens + output_tokens,
+        Metric.INPUT_TOKENS: input_tokens,
+        Metric.OUTPUT_TOKENS: output_tokens,
         Metric.REQUESTS: 1,
         Metric.CONCURRENT_REQUESTS: 1,
         Metric.IMAGES: usage.images_generated,
@@ -53,14 +54,12 @@ class Estimate:
     nothing: the count is exact, or the request does not show all of its input."""
     choices: int = 1
     """How many replies the output is for."""
+    expected_cost_nanos: int = field(init=False)
+    maximum_cost_nanos: int = field(init=False)
 
-    @property
-    def expected_cost_nanos(self) -> int:
-        return cost_nanos(self.price, self.expected)
-
-    @property
-    def maximum_cost_nanos(self) -> int:
-        return cost_nanos(self.price, self.maximum)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "expected_cost_nanos", cost_nanos(self.price, self.expected))
+        object.__setattr__(self, "maximum_cost_nanos", cost_nanos(self.price, self.maximum))
 
     def bounded_to(self, output_tokens: int) -> Estimate:
         """The estimate of the same request with `output_tokens` as its maximum, over all choices."""
@@ -69,8 +68,9 @@ class Estimate:
 
     def amounts(self, hold: Hold) -> Amounts:
         """What is held of every metric."""
-        usage = self.maximum if hold is Hold.MAXIMUM else self.expected
-        return amounts(usage, cost_nanos=cost_nanos(self.price, usage))
+        if hold is Hold.MAXIMUM:
+            return amounts(self.maximum, cost_nanos=self.maximum_cost_nanos)
+        return amounts(self.expected, cost_nanos=self.expected_cost_nanos)
 
 
 def _at_most(usage: Usage, output_tokens: int) -> Usage:
@@ -79,7 +79,7 @@ def _at_most(usage: Usage, output_tokens: int) -> Usage:
     for kind in OUTPUT_TOKEN_KINDS:
         kept[kind] = min(left, getattr(usage, kind))
         left -= kept[kind]
-    return replace(usage, **kept)
+    return usage._replace(**kept)
 
 
 def cost_nanos(price: Price | None, usage: Usage) -> int:

@@ -1,4 +1,4 @@
-"""Which limits apply to a request, and which accounts they touch.
+"""How a limit applies to one scope: with which amount, on which account.
 
 A limit counts apart for every combination of the attributes in its `per`. A request that lacks such an attribute is not
 let past the limit: with `strict` it is refused, else it shares one account with all others that lack it.
@@ -6,8 +6,8 @@ let past the limit: with `strict` it is refused, else it shares one account with
 Limits of one pool share an account. A request that several of them apply to is held there once, under the least of
 their amounts.
 
-A window that starts at first use is known to the store alone: `first_use_windows` says which ones a request asks for,
-and their beginnings come back into `applied_limits` as `begun`.
+A window that starts at first use is known to the store alone: `LimitIndex.first_use_windows` says which ones a request
+asks for, and their beginnings come back as `begun`.
 
 The run-time state may give a limit another amount for a scope, or have it count from 0 again. A reset makes a fresh
 account: it starts at the instant of the reset and ends with the window, and the account from before stays as it was.
@@ -15,14 +15,13 @@ account: it starts at the instant of the reset and ends with the window, and the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from policyd.core.errors import AttributeMissing
 from policyd.core.ledger import Account, Carry
-from policyd.core.policy import Limit, Policy
-from policyd.core.runtime import NOTHING_SET, RuntimeState
+from policyd.core.policy import Limit
+from policyd.core.runtime import RuntimeState
 from policyd.core.scopes import scope_name
 from policyd.core.windows import DAY_MS, Bounds, FirstUseWindow, SlidingWindow, Window, bounds, overlap_weight
 
@@ -53,79 +52,6 @@ class FirstUse:
 
 
 NONE_BEGUN: Mapping[str, int] = MappingProxyType({})
-
-
-def first_use_windows(policy: Policy, attributes: Mapping[str, str]) -> tuple[FirstUse, ...]:
-    """The windows that start at first use, of the limits that apply to a request. Raises `TierUnknown`."""
-    windows = [(limit, limit.window) for limit in policy.limits if isinstance(limit.window, FirstUseWindow)]
-    if not windows:
-        return ()
-    complete = policy.grouping.complete(attributes)
-    return tuple(
-        first_use(limit, scope_of(limit.per, complete), window)
-        for limit, window in windows
-        if limit.match.fits(complete)
-    )
-
-
-def applied_limits(
-    policy: Policy,
-    attributes: Mapping[str, str],
-    *,
-    now_ms: int,
-    begun: Mapping[str, int] = NONE_BEGUN,
-    state: RuntimeState = NOTHING_SET,
-) -> tuple[AppliedLimit, ...]:
-    """The limits of `policy` whose match fits, in the policy's order; no two of them have the same account.
-
-    They have the amounts that `state` gives them. `begun` says when windows that start at first use began, by
-    `FirstUse.key`; one that is not there begins now.
-    Raises `TierUnknown`, and `AttributeMissing` if the policy is strict and a limit that applies is `per` an attribute
-    that is not there.
-    """
-    complete = policy.grouping.complete(attributes)
-    limits = [limit for limit in policy.limits if limit.match.fits(complete)]
-    if policy.strict:
-        _check_complete(limits, complete)
-    applied = [
-        apply_limit(each, scope_of(each.per, complete), now_ms=now_ms, begun=begun, state=state) for each in limits
-    ]
-    return tuple(_least_of_pools(applied))
-
-
-def limits_by_name(
-    policy: Policy,
-    names: Collection[str],
-    attributes: Mapping[str, str],
-    *,
-    now_ms: int,
-    begun: Mapping[str, int] = NONE_BEGUN,
-    state: RuntimeState = NOTHING_SET,
-) -> tuple[AppliedLimit, ...]:
-    """Those of the limits `names` whose match fits, to look at: several of one pool have the same account.
-
-    Raises `TierUnknown`.
-    """
-    complete = policy.grouping.complete(attributes)
-    limits = (limit for limit in policy.limits if limit.name in names and limit.match.fits(complete))
-    return tuple(
-        apply_limit(each, scope_of(each.per, complete), now_ms=now_ms, begun=begun, state=state) for each in limits
-    )
-
-
-def _check_complete(limits: Sequence[Limit], attributes: Mapping[str, str]) -> None:
-    for limit in limits:
-        for name in limit.per:
-            if name not in attributes:
-                raise AttributeMissing(f"the request has no {name}, and the limit {limit.name!r} counts per {name}")
-
-
-def _least_of_pools(applied: Sequence[AppliedLimit]) -> Iterator[AppliedLimit]:
-    least: dict[Account, AppliedLimit] = {}
-    for item in applied:
-        if item.limit.pool is not None:
-            least[item.account] = min(least.get(item.account, item), item, key=lambda each: each.limit.amount)
-    return (item for item in applied if item.limit.pool is None or least[item.account] is item)
 
 
 def apply_limit(

@@ -114,6 +114,14 @@ class ApiKeys(StrEnum):
     REQUIRED = "required"
 
 
+class ProviderKeys(StrEnum):
+    """Whose requests go upstream with the provider's key from policyd's secret file."""
+
+    KEYED = "keyed"
+    """Those that came with an API key of policyd's own, where there is a secret file."""
+    ALL = "all"
+
+
 class FailureMode(StrEnum):
     """What becomes of a request when policyd itself fails."""
 
@@ -232,6 +240,7 @@ class Policy:
     grouping: Grouping = field(default_factory=Grouping)
     strict: bool = False
     api_keys: ApiKeys = ApiKeys.OFF
+    provider_keys: ProviderKeys = ProviderKeys.KEYED
     prices: OwnPrices = field(default_factory=OwnPrices)
     unknown_model: UnknownModel = field(default_factory=UnknownModel)
     unknown_endpoint: UnknownEndpoint = UnknownEndpoint.DENY
@@ -248,6 +257,11 @@ class Policy:
     """The names of the limits that any of the rules looks at."""
     judged: tuple[Rule, ...] = field(init=False, repr=False, compare=False)
     """What requests are judged by: the anomalies, then the rules."""
+
+    @property
+    def reads_credentials(self) -> bool:
+        """Whether the client's credentials have to be seen, and which of them may go upstream is decided."""
+        return self.api_keys is not ApiKeys.OFF or self.provider_keys is ProviderKeys.ALL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "judged", (*(anomaly.rule for anomaly in self.anomalies), *self.rules))

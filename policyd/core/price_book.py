@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from policyd.core.model_names import MODEL_NAME_CHARS_MAX, model_names
@@ -87,20 +87,32 @@ class ModelPrices:
     matches: Callable[[str], bool] | None = None
     """Whether a name in lower case that is not one of `names` means this model too."""
     context_tokens_max: int | None = None
+    _standard: tuple[Selection, ...] = field(init=False, repr=False, compare=False)
+    """What is selected where there are no terms, for each of `dated`."""
+
+    def __post_init__(self) -> None:
+        standard = tuple(Selection(dated, (), *self._additions(NO_TERMS)) for dated in range(len(self.dated)))
+        object.__setattr__(self, "_standard", standard)
 
     def select(self, at_ms: int, terms: Mapping[str, str]) -> Selection:
         """Which rates apply at a moment and on given terms: the same selection always means the same price."""
+        dated = self._dated_index(at_ms) if len(self.dated) > 1 else 0
+        if not terms:
+            return self._standard[dated]
+        variants = tuple(
+            index
+            for index, variant in enumerate(self.variants)
+            if variant.rates.validity.covers(at_ms) and variant.terms.items() <= terms.items()
+        )
+        return Selection(dated, variants, *self._additions(terms))
+
+    def _dated_index(self, at_ms: int) -> int:
         covering = (index for index in reversed(range(len(self.dated))) if self.dated[index].validity.covers(at_ms))
-        variants: tuple[int, ...] = ()
-        if terms:
-            variants = tuple(
-                index
-                for index, variant in enumerate(self.variants)
-                if variant.rates.validity.covers(at_ms) and variant.terms.items() <= terms.items()
-            )
-        return Selection(
-            next(covering, 0),
-            variants,
+        return next(covering, 0)
+
+    def _additions(self, terms: Mapping[str, str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The premiums and the fees that go with `terms`."""
+        return (
             tuple(index for index, premium in enumerate(self.premiums) if premium.terms.items() <= terms.items()),
             tuple(index for index, fees in enumerate(self.fees) if fees.terms.items() <= terms.items()),
         )

@@ -10,11 +10,11 @@ rates apply to every token of the exchange.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from math import gcd, lcm
-from operator import attrgetter, mul
+from operator import mul
 
 from policyd.core.money import NANOS_PER_USD, divide_up
 from policyd.core.usage import KINDS, TOKEN_KINDS, Usage
@@ -42,8 +42,7 @@ _RATE_FALLBACKS: Mapping[str, tuple[str, ...]] = {
     "audio_input_ms": ("audio_ms",),
 }
 
-# The counts of a usage in the order of KINDS.
-_units: Callable[[Usage], tuple[int, ...]] = attrgetter(*KINDS)
+_INDEX: Mapping[str, int] = {kind: index for index, kind in enumerate(KINDS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,16 @@ class Price:
     changes. A kind that has no rate, nor anything that it is a part of, costs nothing: the output of an embedding.
     """
 
-    __slots__ = ("_denominator", "_thresholds", "_vectors", "model", "provider", "tiers")
+    __slots__ = (
+        "_denominator",
+        "_tiers_above",
+        "_vector_at_base",
+        "has_request_fee",
+        "is_by_tokens",
+        "model",
+        "provider",
+        "tiers",
+    )
 
     def __init__(self, *, provider: str, model: str, tiers: Sequence[RateTier]) -> None:
         self.provider = provider
@@ -94,13 +102,18 @@ class Price:
         """The price book's name of the model, or the pattern of the operator's own price."""
         self.tiers = tuple(tiers)
         self._denominator = lcm(*(rate.per for tier in tiers for rate in tier.rates.values()))
-        self._thresholds = tuple(tier.above_input_tokens for tier in tiers)
         merged: dict[str, Rate] = {}
         vectors = []
         for tier in tiers:
             merged.update(tier.rates)
             vectors.append(tuple(self._numerator(kind, merged) for kind in KINDS))
-        self._vectors = tuple(vectors)
+        base, *above = vectors or [(0,) * len(KINDS)]
+        self._vector_at_base = base
+        thresholds = (tier.above_input_tokens for tier in self.tiers[1:])
+        self._tiers_above = tuple(reversed([*zip(thresholds, above, strict=True)]))
+        self.is_by_tokens = self._has_any_rate(TOKEN_KINDS)
+        """Whether any kind of token has a rate; else the model is sold by the piece alone, or by the time."""
+        self.has_request_fee = self._has_any_rate(("requests",))
 
     def _numerator(self, kind: str, rates: Mapping[str, Rate]) -> int:
         for name in _rate_names(kind, rates):
@@ -110,26 +123,20 @@ class Price:
 
     def cost_nanos(self, usage: Usage) -> int:
         """Nano-USD of `usage`, summed exactly and rounded up once."""
-        numerators = self._vector(usage.input_tokens)
-        return divide_up(sum(map(mul, _units(usage), numerators)), self._denominator)
+        return divide_up(sum(map(mul, usage, self._vector(usage.input_tokens))), self._denominator)
 
     def rate(self, kind: str, *, input_tokens: int = 0) -> Rate:
         """The rate of one kind at an input of `input_tokens`, over the price's common denominator."""
-        return Rate(self._vector(input_tokens)[KINDS.index(kind)], self._denominator)
+        return Rate(self._vector(input_tokens)[_INDEX[kind]], self._denominator)
 
     def dearest(self, kinds: Iterable[str], *, input_tokens: int) -> str:
         """Which of `kinds` costs most by the unit: what an upper bound has to assume. The first one of equals."""
         vector = self._vector(input_tokens)
-        return max(kinds, key=lambda kind: vector[KINDS.index(kind)])
+        return max(kinds, key=lambda kind: vector[_INDEX[kind]])
 
     def covers(self, kind: str) -> bool:
         """Whether `kind` has a rate, or is a part of a kind that has one."""
         return any(name in self.tiers[0].rates for name in _rate_names(kind, self.tiers[0].rates))
-
-    @property
-    def is_by_tokens(self) -> bool:
-        """Whether any kind of token has a rate; else the model is sold by the piece alone, or by the time."""
-        return any(kind in self.tiers[0].rates for kind in TOKEN_KINDS)
 
     def completed_by(self, other: Price) -> Price:
         """This price, and that of `other` for the kinds that it does not cover."""
@@ -139,10 +146,13 @@ class Price:
         return Price(provider=self.provider, model=self.model, tiers=replace_rates(self.tiers, missing))
 
     def _vector(self, input_tokens: int) -> tuple[int, ...]:
-        for threshold, vector in zip(reversed(self._thresholds), reversed(self._vectors), strict=True):
+        for threshold, vector in self._tiers_above:
             if input_tokens > threshold:
                 return vector
-        return self._vectors[0]
+        return self._vector_at_base
+
+    def _has_any_rate(self, kinds: Iterable[str]) -> bool:
+        return bool(self.tiers) and any(kind in self.tiers[0].rates for kind in kinds)
 
 
 def _rate_names(kind: str, rates: Mapping[str, Rate]) -> tuple[str, ...]:

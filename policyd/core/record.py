@@ -7,9 +7,10 @@ It holds counts, names and money, never a prompt, a reply or a credential.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
+from policyd.core.pricing import NO_TERMS
 from policyd.core.usage import Usage
 
 
@@ -41,9 +42,12 @@ class Outcome(StrEnum):
     """A hold was returned unused: of a reservation made over gRPC, or for a session's response that never came."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One exchange, or one reservation made over gRPC. Times in milliseconds since the epoch."""
+class Record(NamedTuple):
+    """One exchange, or one reservation made over gRPC. Times in milliseconds since the epoch.
+
+    A tuple: each request makes three of them, one out of the other, and a tuple of this length is copied five times as
+    fast as a dataclass is.
+    """
 
     request_id: str
     at_ms: int
@@ -56,7 +60,7 @@ class Record:
     model: str
     attributes: Mapping[str, str]
     denied_by: tuple[str, ...] = ()
-    """What refused it: the rule (`rule:NAME`) or the block, and the limits, the binding one first."""
+    """What refused it: the rule (`rule:NAME`), the anomaly or the block, and the limits, the binding one first."""
     shadow_denied_by: tuple[str, ...] = ()
     """The shadow limits that would have refused."""
     warned_by: tuple[str, ...] = ()
@@ -68,7 +72,7 @@ class Record:
     requested_model: str | None = None
     """The model that the client asked for, where limits or a rule switched to another."""
     rules: tuple[str, ...] = ()
-    """The rules that fired, in the policy's order."""
+    """The anomalies (`anomaly:NAME`) and the rules that fired, in the policy's order."""
     shadow_rules: tuple[str, ...] = ()
     """The shadow rules that would have fired."""
     status: int | None = None
@@ -77,7 +81,7 @@ class Record:
     streamed: bool = False
     usage: Usage | None = None
     usage_source: UsageSource = UsageSource.NONE
-    terms: Mapping[str, str] = field(default_factory=dict)
+    terms: Mapping[str, str] = NO_TERMS
     """The terms of the request that change its price (`service_tier`)."""
     expected: Usage | None = None
     """The usage that was expected; `None` where nothing was estimated."""
@@ -95,6 +99,6 @@ class Record:
 
     def expired(self, *, charged_nanos: int) -> Record:
         """The record of a reservation whose exchange never came back."""
-        return replace(
-            self, outcome=Outcome.EXPIRED, actual_cost_nanos=charged_nanos, error="the reservation expired unsettled"
+        return self._replace(
+            outcome=Outcome.EXPIRED, actual_cost_nanos=charged_nanos, error="the reservation expired unsettled"
         )

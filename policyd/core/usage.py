@@ -7,12 +7,15 @@ sent them. "Not reported" is `None` in place of a whole `Usage`, never zero.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from itertools import compress
+from operator import add
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens by kind, disjoint, and what is charged by the piece. All counts are non-negative integers.
+
+    A tuple of the counts in the order of `KINDS`: several are made for each request, and summed with its price's rates.
 
     The pieces are counted beside the tokens, never among them. A price charges what it has a rate for: an image may be
     reported as tokens and as one image, and its model is sold by either.
@@ -81,8 +84,8 @@ class Usage:
     text_messages: int = 0
     """Text messages that were given to a model which is otherwise sold by the time it is spoken with."""
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(**{kind: getattr(self, kind) + getattr(other, kind) for kind in KINDS})
+    def __add__(self, other: Usage) -> Usage:  # type: ignore[override]  # not the longer tuple
+        return self if other == NO_USAGE else Usage(*map(add, self, other))
 
     @property
     def input_tokens(self) -> int:
@@ -111,7 +114,7 @@ class Usage:
 
     def by_kind(self) -> dict[str, int]:
         """The kinds that are not zero, by name."""
-        return {kind: units for kind in KINDS if (units := getattr(self, kind))}
+        return dict(compress(zip(KINDS, self, strict=True), self))
 
     @property
     def pieces(self) -> Usage:
@@ -120,12 +123,14 @@ class Usage:
 
     def with_pieces_of(self, other: Usage) -> Usage:
         """The same with as many pieces of every kind as `other` has, where that is more."""
-        return replace(self, **{kind: max(getattr(self, kind), getattr(other, kind)) for kind in PIECE_KINDS})
+        if other == NO_USAGE:
+            return self
+        return self._replace(**{kind: max(getattr(self, kind), getattr(other, kind)) for kind in PIECE_KINDS})
 
 
 NO_USAGE = Usage()
 
-KINDS: tuple[str, ...] = tuple(field.name for field in fields(Usage))
+KINDS: tuple[str, ...] = Usage._fields
 """The names of all kinds, in the order in which they are shown."""
 
 INPUT_TOKEN_KINDS = (

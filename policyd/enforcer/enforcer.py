@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 from policyd.clock import Clock
@@ -111,9 +110,12 @@ class Enforcer:
         """What the request is expected to cost and the most that it can. Raises `RequestError`s."""
         return await self._estimator.estimate(ask, now_ms=self.now_ms())
 
-    async def check(self, ask: Ask) -> Decision:
-        """Whether the request would fit now, changed if need be. Holds nothing. Raises `Blocked` if it is."""
-        return await self._deciding.check(ask)
+    async def check(self, ask: Ask, *, heed_blocks: bool = True) -> Decision:
+        """Whether the request would fit now, changed if need be. Holds nothing. Raises `Blocked` if it is.
+
+        `heed_blocks=False` tells what would be decided if nothing was blocked or frozen.
+        """
+        return await self._deciding.check(ask, heed_blocks=heed_blocks)
 
     async def reserve(self, ask: Ask, *, fingerprint: str = "", ttl_seconds: int | None = None) -> Verdict:
         """Holds the request's estimate on every limit that applies, or says which refused.
@@ -174,7 +176,7 @@ class Enforcer:
 
     async def end_unheld(self, record: Record) -> None:
         """Stores and reports an exchange that holds nothing: refused, rejected, unmetered, failed."""
-        final = replace(record, actual_cost_nanos=0, duration_ms=max(0, self.now_ms() - record.at_ms))
+        final = record._replace(actual_cost_nanos=0, duration_ms=max(0, self.now_ms() - record.at_ms))
         self._observer.ended(final, None)
         await self._timed("append", self._store.append(final))
 

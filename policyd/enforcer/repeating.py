@@ -45,8 +45,7 @@ def with_passed(record: Record, policy: Policy, reservation: Reservation) -> Rec
     The pending record was written in the same step that found them.
     """
     reports = tuple(_reports(policy, reservation))
-    return replace(
-        record,
+    return record._replace(
         shadow_denied_by=tuple(report.limit.name for report in _passed(reports, Action.SHADOW)),
         warned_by=tuple(report.limit.name for report in _passed(reports, Action.WARN)),
     )

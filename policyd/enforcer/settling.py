@@ -34,8 +34,7 @@ class Settling:
             served = price_served(record, price, tariff, response_model=ending.response_model, terms=ending.terms)
             usage = with_request_fee(usage, served)
             cost = cost_nanos(served, usage)
-        final = replace(
-            record,
+        final = record._replace(
             outcome=ending.outcome,
             status=ending.status,
             response_model=ending.response_model,

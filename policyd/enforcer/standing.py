@@ -8,14 +8,18 @@ from policyd.core.anomalies import counted_for
 from policyd.core.decision import LimitReport
 from policyd.core.errors import StoreError
 from policyd.core.ledger import Balance
-from policyd.core.limits import AppliedLimit, applied_limits, first_use_windows, limits_by_name
+from policyd.core.limit_index import LimitIndex
+from policyd.core.limits import NONE_BEGUN, AppliedLimit
 from policyd.core.policy import FailureMode, Policy
 from policyd.core.rules import Fill
 from policyd.core.runtime import RuntimeState
 from policyd.enforcer.first_use import FirstUseWindows
 from policyd.enforcer.observer import Observer, timed
-from policyd.estimator import Ask
+from policyd.estimator import ALL_METRICS, Ask
 from policyd.stores.base import Store
+
+POLICIES_KEPT_MAX = 4
+"""For how many policies their limits are kept prepared: an exchange keeps the policy that it began with."""
 
 
 class Standing:
@@ -23,18 +27,23 @@ class Standing:
         self._store = store
         self._observer = observer
         self._first_use = FirstUseWindows(self._begin_window)
+        self._indices: list[tuple[Policy, LimitIndex]] = []
 
     async def applied(
         self, policy: Policy, attributes: Mapping[str, str], *, state: RuntimeState, now_ms: int, begin: bool
     ) -> tuple[AppliedLimit, ...]:
         """The limits that apply now. `begin`: whether this is a use, which windows of first use begin with."""
-        wanted = first_use_windows(policy, attributes)
-        begun = await self._first_use.begun(wanted, now_ms=now_ms, begin=begin)
-        return applied_limits(policy, attributes, now_ms=now_ms, begun=begun, state=state)
+        index = self._index(policy)
+        begun = NONE_BEGUN
+        if wanted := index.first_use_windows(attributes):
+            begun = await self._first_use.begun(wanted, now_ms=now_ms, begin=begin)
+        return index.applied(attributes, now_ms=now_ms, begun=begun, state=state)
 
     async def held_on(self, ask: Ask, *, state: RuntimeState, now_ms: int, begin: bool) -> tuple[AppliedLimit, ...]:
         """The limits that what is asked for is held on."""
         applied = await self.applied(ask.policy, ask.attributes, state=state, now_ms=now_ms, begin=begin)
+        if ask.metrics is ALL_METRICS:
+            return applied
         return tuple(item for item in applied if item.limit.metric in ask.metrics)
 
     def watched_on(self, ask: Ask, *, now_ms: int) -> tuple[AppliedLimit, ...]:
@@ -84,14 +93,23 @@ class Standing:
             return {}
 
     async def _fills(self, ask: Ask, names: Collection[str], *, state: RuntimeState, now_ms: int) -> Mapping[str, Fill]:
-        wanted = first_use_windows(ask.policy, ask.attributes)
-        begun = await self._first_use.begun(wanted, now_ms=now_ms, begin=False)
-        applied = limits_by_name(ask.policy, names, ask.attributes, now_ms=now_ms, begun=begun, state=state)
+        index, attributes = self._index(ask.policy), ask.attributes
+        begun = await self._first_use.begun(index.first_use_windows(attributes), now_ms=now_ms, begin=False)
+        applied = index.named(names, attributes, now_ms=now_ms, begun=begun, state=state)
         balances = await self.balances(applied)
         return {
             item.limit.name: Fill(used=balance.used, amount=item.limit.amount)
             for item, balance in zip(applied, balances, strict=True)
         }
+
+    def _index(self, policy: Policy) -> LimitIndex:
+        for known, index in self._indices:
+            if known is policy:
+                return index
+        index = LimitIndex(policy)
+        # The latest first: what began under an earlier policy ends under it.
+        self._indices = [(policy, index), *self._indices[: POLICIES_KEPT_MAX - 1]]
+        return index
 
     async def _begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool) -> int | None:
         call = self._store.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from policyd.core.decision import Decision, LimitReport
 from policyd.core.policy import Unbounded
@@ -45,15 +45,14 @@ def verdict_on(tried: Tried, *, policy_us: int) -> Verdict:
     plan, decision = tried.plan, tried.decision
     facts = plan.ask.facts
     denying_rule = decision.ruling.denied_by
-    record = replace(
-        pending_record(plan, now_ms=tried.at_ms),
+    record = pending_record(plan, now_ms=tried.at_ms)._replace(
         denied_by=((denying_rule.label,) if denying_rule is not None else ()) + _names(decision.denials),
         shadow_denied_by=_names(decision.shadow_denials),
         warned_by=_names(decision.warnings),
         policy_us=policy_us,
     )
     if not decision.allowed:
-        record = replace(record, decision="deny", outcome=Outcome.DENIED)
+        record = record._replace(decision="deny", outcome=Outcome.DENIED)
     maximum = decision.changes.max_output_tokens
     if facts.max_output_tokens is None and plan.ask.policy.unbounded is Unbounded.SET_MAXIMUM:
         maximum = plan.estimate.maximum.output_tokens // facts.choices

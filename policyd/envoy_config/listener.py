@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from policyd.core.api_keys import KEY_HEADERS
+from policyd.core.api_keys import KEY_HEADERS, PROTOCOL_HEADER
 from policyd.core.attributes import Place
-from policyd.core.policy import ApiKeys, Policy
+from policyd.core.policy import Policy
 from policyd.envoy_config.addresses import socket_address
 from policyd.envoy_config.clusters import POLICYD_CLUSTER
 from policyd.envoy_config.routes import routes
@@ -91,8 +91,8 @@ def _http_connection_manager(settings: EnvoySettings) -> Json:
 def _ext_proc(policy: Policy) -> Json:
     identity = policy.identity
     shown = {"cookie"} if identity.reads(Place.COOKIE) else set()
-    if policy.api_keys is not ApiKeys.OFF:
-        shown.update(KEY_HEADERS)
+    if policy.reads_credentials:
+        shown.update((*KEY_HEADERS, PROTOCOL_HEADER))
     hidden = [header for header in CREDENTIAL_HEADERS if header not in shown]
     claims = {"metadata_options": {"forwarding_namespaces": {"untyped": [JWT_AUTHN]}}}
     return typed(

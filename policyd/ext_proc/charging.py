@@ -74,7 +74,7 @@ def charged_at_least(least: Usage, ending: Ending, meter: ReplyMeter | None) -> 
         return replace(ending, usage=seen)
     if meter is not None and meter.reader.usage is not None and meter.reader.usage.input_tokens:
         # What the input was, the provider has told: only the rest is in question.
-        least = replace(seen, output=least.output, reasoning=least.reasoning)
+        least = seen._replace(output=least.output, reasoning=least.reasoning)
     return replace(ending, usage=least, source=UsageSource.NONE)
 
 
@@ -88,4 +88,4 @@ def _seen(head: ReplyHead, meter: ReplyMeter | None, estimate: Estimate) -> tupl
         return estimate.maximum, UsageSource.NONE
     if meter is not None:
         return meter.observed()
-    return replace(estimate.expected.pieces, input=estimate.expected.input), UsageSource.COUNTED
+    return estimate.expected.pieces._replace(input=estimate.expected.input), UsageSource.COUNTED

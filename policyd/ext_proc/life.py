@@ -7,11 +7,11 @@ not depend on which of them it is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Generic
 
 from policyd.core.errors import RequestError
-from policyd.core.policy import ApiKeys, FailureMode, Policy
+from policyd.core.policy import FailureMode, Policy
 from policyd.core.record import Outcome, Record
 from policyd.enforcer import Verdict
 from policyd.ext_proc import messages as m
@@ -49,17 +49,12 @@ class Life(ABC, Generic[S]):
         self._count_text = count_text
         self._error_wire = error_wire
         """Who words a refusal."""
-        self._unheld = Record(
-            request_id=request_id,
-            at_ms=began_ms,
-            outcome=Outcome.UNMETERED,
-            decision="allow",
-            provider="",
-            endpoint="",
-            model="",
-            attributes={},
-        )
-        """The record of a request that nothing is held for, as far as the request is known by now."""
+        self._began_ms = began_ms
+        # What is recorded of a request that nothing is held for, as far as it is known by now.
+        self._provider = ""
+        self._endpoint_name = ""
+        self._model = ""
+        self._attributes: Mapping[str, str] = {}
 
     @abstractmethod
     def receive(self, event: m.Event) -> list[m.Effect]:
@@ -81,11 +76,18 @@ class Life(ABC, Generic[S]):
         except RequestError as error:
             return self._refuse(error)
         if digest is None:
-            return self._enter()
-        return self.AUTHENTICATING, [m.Authenticate(digest, self._unheld.endpoint, metered=metered)]
+            return self._go_in()
+        return self.AUTHENTICATING, [m.Authenticate(digest, self._endpoint_name, metered=metered)]
 
     def _identified(self, event: m.Identified) -> tuple[S, list[m.Effect]]:
         self._request.identify(event.key)
+        return self._go_in()
+
+    def _go_in(self) -> tuple[S, list[m.Effect]]:
+        try:
+            self._request.use_provider_key(self._provider, self._settings.provider_secrets(), self._policy)
+        except RequestError as error:
+            return self._refuse(error)
         return self._enter()
 
     @abstractmethod
@@ -104,7 +106,7 @@ class Life(ABC, Generic[S]):
     def _may_pass(self, event: m.Failed) -> bool:
         """Whether the policy lets a request pass that it could not decide on."""
         # Nobody passes because it could not be found out who they are.
-        unknown = self._policy.api_keys is not ApiKeys.OFF and self.state in {self.IDLE, self.AUTHENTICATING}
+        unknown = self._policy.reads_credentials and self.state in {self.IDLE, self.AUTHENTICATING}
         return self._policy.failure_mode is FailureMode.OPEN and not unknown and not event.closes
 
     def _answer(
@@ -117,8 +119,31 @@ class Life(ABC, Generic[S]):
             retry_after_seconds=retry_after_seconds,
             retry=retry_after_seconds is not None,
         )
-        record = replace(self._unheld, outcome=outcome, decision="deny", status=info.status, error=error)
+        record = self._unheld(outcome, status=info.status, error=error)
         return self.ENDED, [reply, *self._conclude(record)]
+
+    def _unheld(
+        self,
+        outcome: Outcome,
+        *,
+        status: int | None = None,
+        error: str | None = None,
+        denied_by: tuple[str, ...] = (),
+    ) -> Record:
+        """The record of a request that nothing is held for."""
+        return Record(
+            request_id=self.request_id,
+            at_ms=self._began_ms,
+            outcome=outcome,
+            decision="allow" if outcome is Outcome.UNMETERED else "deny",
+            provider=self._provider,
+            endpoint=self._endpoint_name,
+            model=self._model,
+            attributes=self._attributes,
+            status=status,
+            error=error,
+            denied_by=denied_by,
+        )
 
     def _denial(self, verdict: Verdict) -> m.ImmediateReply:
         """The answer to a request that a limit or a rule has refused."""

@@ -13,12 +13,22 @@ A request that its client signed (AWS SigV4) goes on as it was signed, or not at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from policyd.core.attributes import Strip, check_value, parse_cookies, parse_query, strip_cookies, strip_query
-from policyd.core.errors import BodyTooLarge, BodyUnreadable, RequestError
-from policyd.core.policy import Policy
+from policyd.core.api_keys import CREDENTIAL_HEADERS, PROTOCOL_HEADER
+from policyd.core.attributes import (
+    Identity,
+    Place,
+    check_value,
+    parse_cookies,
+    parse_query,
+    strip_cookies,
+    strip_query,
+)
+from policyd.core.errors import BodyTooLarge, BodyUnreadable, ProviderKeyMissing, RequestError
+from policyd.core.policy import Policy, ProviderKeys
+from policyd.core.provider_secrets import ProviderSecrets
 from policyd.core.runtime import ApiKey
 from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
@@ -27,6 +37,10 @@ from policyd.ext_proc.signing import is_signed, refuse_edits, refuse_new_query
 from policyd.providers.base import RawRequest, RequestEdits, WireFormat
 from policyd.providers.editing import edited, reread
 from policyd.providers.endpoint import Endpoint
+from policyd.providers.vendors import vendor_named
+
+PROJECT = "project"
+"""The attribute that a provider's key can be of."""
 
 NO_UPGRADE = "this endpoint does not take a connection upgrade"
 
@@ -60,14 +74,19 @@ class RequestSide:
         self._whole = False
         self.path, _, self._query = event.headers.get(":path", "").partition("?")
         self._signed = is_signed(event.headers, self._query)
-        set_cookies, remove_cookies = self._stripped_cookies(strip)
-        self._credentials = Credentials.of(event.headers, self._query, policy.api_keys)
-        strip = replace(strip, headers=(*strip.headers, *self._credentials.headers))
-        strip = replace(strip, query=(*strip.query, *self._credentials.parameters))
+        self._credentials = credentials = Credentials.of(event.headers, self._query, policy)
+        lists = {"cookie": self._cookies_left(strip.cookies), PROTOCOL_HEADER: credentials.protocols}
+        stripped = (*strip.headers, *credentials.headers)
         self._headers_reply = m.HeadersReply(
             response=False,
-            set_headers={**self._stripped_path(strip), **set_cookies},
-            remove_headers=(*(name for name in strip.headers if name in event.headers), *remove_cookies),
+            set_headers={
+                **self._stripped_path((*strip.query, *credentials.parameters)),
+                **{name: left for name, left in lists.items() if left},
+            },
+            remove_headers=(
+                *[name for name in stripped if name in event.headers],
+                *[name for name, left in lists.items() if left == ""],
+            ),
         )
 
     @property
@@ -92,6 +111,32 @@ class RequestSide:
         """Of the API key that was found to hold."""
         return self._key.digest if self._key is not None else None
 
+    def use_provider_key(self, provider: str, secrets: ProviderSecrets | None, policy: Policy) -> None:
+        """Puts the provider's key in the place of policyd's, where that is policyd's to do.
+
+        Raises `ProviderKeyMissing`, and `AttributeInvalid` for a project that cannot be one.
+        """
+        keyed = self._key is not None and secrets is not None
+        if not provider or not (keyed or policy.provider_keys is ProviderKeys.ALL):
+            return
+        secret = secrets.of(provider, project=self._project(policy)) if secrets is not None else None
+        if secret is None:
+            raise ProviderKeyMissing(f"policyd has no key for the provider {provider}: its operator has to set one")
+        added = self._credentials.replaced_by(secret, vendor_named(provider))
+        reply = self._headers_reply
+        # Also those that Envoy does not show: only one credential is to arrive.
+        removed = (name for name in (*reply.remove_headers, *CREDENTIAL_HEADERS) if name not in added)
+        self._headers_reply = replace(
+            reply, set_headers={**reply.set_headers, **added}, remove_headers=tuple(dict.fromkeys(removed))
+        )
+
+    def _project(self, policy: Policy) -> str | None:
+        """Whose key it may be. The body is not read yet: where it may name the project, the key is the provider's."""
+        sources = policy.identity.sources.get(PROJECT, ())
+        if any(source.place is Place.BODY for source in sources):
+            return None
+        return self._attributes(Identity({PROJECT: sources}), body={}).get(PROJECT)
+
     def check_signature(self) -> None:
         """Refuses a signed request whose query has to be changed. Raises `RequestSigned`."""
         if self._signed and ":path" in self._headers_reply.set_headers:
@@ -115,7 +160,8 @@ class RequestSide:
         reply = self._headers_reply
         if not (self._signed and "accept-encoding" in self._headers):
             # A compressed reply would have to be decoded before it can be read.
-            reply = replace(reply, set_headers={**reply.set_headers, "accept-encoding": "identity"})
+            set_headers = {**reply.set_headers, "accept-encoding": "identity"}
+            reply = m.HeadersReply(response=False, set_headers=set_headers, remove_headers=reply.remove_headers)
             self._headers_reply = reply
         if self._mode is m.BodyMode.STREAMED:
             # The body may have another length when it goes on.
@@ -161,7 +207,10 @@ class RequestSide:
 
     def identity(self, policy: Policy, *, body: Mapping[str, str]) -> dict[str, str]:
         """The attributes of the request; `body` by dotted path. Raises `RequestError`s."""
-        return policy.identity.attributes(
+        return self._attributes(policy.identity, body=body)
+
+    def _attributes(self, identity: Identity, *, body: Mapping[str, str]) -> dict[str, str]:
+        return identity.attributes(
             headers=self._headers,
             query=parse_query(self._query),
             body=body,
@@ -225,19 +274,21 @@ class RequestSide:
             return [m.BodyReply(response=False)]
         return [m.BodyReply(response=False, body=body, set_headers={"content-length": str(len(body))})]
 
-    def _stripped_path(self, strip: Strip) -> dict[str, str]:
-        kept = strip_query(self._query, strip.query)
+    def _stripped_path(self, names: Sequence[str]) -> dict[str, str]:
+        if not self._query:
+            return {}
+        kept = strip_query(self._query, names)
         if kept == self._query:
             return {}
         return {":path": f"{self.path}?{kept}" if kept else self.path}
 
-    def _stripped_cookies(self, strip: Strip) -> tuple[dict[str, str], tuple[str, ...]]:
-        """What to set and what to remove."""
+    def _cookies_left(self, names: Sequence[str]) -> str | None:
+        """`None` where they stay as they are."""
         header = self._headers.get("cookie", "")
-        kept = strip_cookies(header, strip.cookies)
-        if kept == header:
-            return {}, ()
-        return ({"cookie": kept}, ()) if kept else ({}, ("cookie",))
+        if not header or not names:
+            return None
+        kept = strip_cookies(header, names)
+        return None if kept == header else kept
 
 
 UNMETERED = m.ModeOverride(

@@ -29,8 +29,6 @@ What it holds, and how it is charged and cut, stands in `session_holds`.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from policyd.core.attributes import check_value
 from policyd.core.errors import BodyUnreadable, RequestError
 from policyd.core.record import Outcome, UsageSource
@@ -88,7 +86,7 @@ class Session(HoldingSession):
             return self._refuse(error)
         vendor = self._endpoint.vendor
         self._meter = SessionMeter(reader, count_text=lambda text: self._count_text(text, vendor.id, reader.model))
-        self._unheld = replace(self._unheld, model=reader.model, attributes=self._identity)
+        self._model, self._attributes = reader.model, self._identity
         return self._admit() if reader.model else self._connect()
 
     def _admit(self) -> Step:
@@ -218,7 +216,7 @@ class Session(HoldingSession):
             return self._cut(self._unavailable(), code=INTERNAL, outcome=Outcome.FAILED)
         if self.state is State.IDLE or not self._may_pass(event):
             return self._fail_closed(event)
-        concluded = self._conclude(replace(self._unheld, error=event.error))
+        concluded = self._conclude(self._unheld(Outcome.UNMETERED, error=event.error))
         return State.PASSING, [self._request.pass_headers(), *concluded]
 
     def _used_up(self) -> ErrorInfo:

@@ -76,7 +76,7 @@ class HoldingSession(Life[State]):
         )
         self._endpoint = endpoint
         self._format = realtime
-        self._unheld = replace(self._unheld, provider=endpoint.vendor.id, endpoint=endpoint.name)
+        self._provider, self._endpoint_name = endpoint.vendor.id, endpoint.name
         self._traffic = Traffic()
         self._place: Verdict | None = None
         """The reservation of the session itself."""
@@ -192,7 +192,7 @@ class HoldingSession(Life[State]):
     def _turn_away(self, verdict: Verdict) -> Step:
         """A limit has no room: for the session, or for its next response."""
         info = self._denial_info(verdict)
-        report = m.Report(replace(verdict.record, status=info.status))
+        report = m.Report(verdict.record._replace(status=info.status))
         if self._connected:
             state, effects = self._cut(info, code=POLICY, outcome=Outcome.CUT)
             return state, [*effects, report]

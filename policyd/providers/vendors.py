@@ -66,6 +66,7 @@ _OTHERS = (
         host_patterns=(r"[a-z0-9-]+\.(?:openai|services\.ai|cognitiveservices)\.azure\.(?:com|us)",),
         bases=("/openai", "/models", "/anthropic", "/anthropic/v1"),
         apis=BOTH,
+        key_header="api-key",
         output_maximum="max_completion_tokens",
         completion_maximum=16,
         exact_prompts=True,

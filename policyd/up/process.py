@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -104,6 +105,8 @@ class EnvoyProcess:
             ),
             stdin=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            # policyd's own settings are no business of Envoy's, and some are secrets.
+            env={name: value for name, value in os.environ.items() if not name.startswith("POLICYD_")},
             # Ctrl-C on a terminal signals every process of the group, and Envoy would end before its requests do.
             start_new_session=True,
         )

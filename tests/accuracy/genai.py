@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import localcontext
 
@@ -49,4 +48,4 @@ def _priced_by_genai(usage: Usage, prices: ModelPrice) -> Usage:
     left_out = {*PIECE_KINDS} - priced
     if prices.audio_hours is not None:
         left_out |= {*AUDIO_TOKENS}
-    return replace(usage, **dict.fromkeys(left_out, 0))
+    return usage._replace(**dict.fromkeys(left_out, 0))

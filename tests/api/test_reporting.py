@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from policyd.core.policy import Action, Match, Metric
@@ -145,7 +143,7 @@ class TestListUsage:
 
     async def test_has_a_hundred_on_a_page_and_a_thousand_at_most(self, api: Api) -> None:
         for number in range(1_001):
-            await api.enforcer.end_unheld(replace(await _some_record(api), request_id=f"r{number}"))
+            await api.enforcer.end_unheld((await _some_record(api))._replace(request_id=f"r{number}"))
         assert len((await api.stub.ListUsage(service.ListUsageRequest())).usage_records) == 100
         assert len((await api.stub.ListUsage(service.ListUsageRequest(page_size=5_000))).usage_records) == 1_000
 

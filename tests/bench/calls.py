@@ -23,6 +23,18 @@ _CHECK_BUDGET = CheckBudgetRequest(model_request=_MODEL_REQUEST).SerializeToStri
 _USAGE = Usage(input=INPUT_TOKENS, output=OUTPUT_TOKENS)
 
 
+def check_budget_request() -> bytes:
+    return _CHECK_BUDGET
+
+
+def reserve_request(reservation_id: str) -> bytes:
+    return ReserveRequest(request_id=reservation_id, model_request=_MODEL_REQUEST).SerializeToString()
+
+
+def settle_request(reservation_id: str) -> bytes:
+    return SettleRequest(reservation_id=reservation_id, usage=_USAGE).SerializeToString()
+
+
 async def check_budget(connection: GrpcConnection) -> int:
     """One call that changes nothing."""
     await connection.call(f"{_SERVICE}/CheckBudget", _CHECK_BUDGET)
@@ -32,10 +44,8 @@ async def check_budget(connection: GrpcConnection) -> int:
 async def reserve_and_settle(connection: GrpcConnection) -> int:
     """A hold, and the charge that ends it."""
     reservation_id = uuid.uuid4().hex
-    reserve = ReserveRequest(request_id=reservation_id, model_request=_MODEL_REQUEST)
-    answer = await connection.call(f"{_SERVICE}/Reserve", reserve.SerializeToString())
+    answer = await connection.call(f"{_SERVICE}/Reserve", reserve_request(reservation_id))
     if ReserveResponse.FromString(answer).reservation_id != reservation_id:
         raise UnexpectedReply("a reservation was refused: the policy of the benchmark should have room for all")
-    settle = SettleRequest(reservation_id=reservation_id, usage=_USAGE)
-    await connection.call(f"{_SERVICE}/Settle", settle.SerializeToString())
+    await connection.call(f"{_SERVICE}/Settle", settle_request(reservation_id))
     return 2

@@ -29,7 +29,7 @@ def test_defaults() -> None:
 EVERY_VARIABLE = {
     "POLICYD_CONFIG": "/etc/policyd/policyd.yaml",
     "POLICYD_PRICES": "/etc/policyd/prices.json",
-    "POLICYD_STORE": "redis://:secret@redis:6379/0",
+    "POLICYD_STORE": "redis://:swordfish@redis:6379/0",
     "POLICYD_GRPC": "0.0.0.0:1",
     "POLICYD_EXT_PROC": "unix:/run/policyd.sock",
     "POLICYD_TRANSPORT": "h2rpc",
@@ -47,7 +47,7 @@ EVERY_VARIABLE = {
 SETTINGS = Settings(
     policy_path=Path("/etc/policyd/policyd.yaml"),
     prices_path=Path("/etc/policyd/prices.json"),
-    store_url="redis://:secret@redis:6379/0",
+    store_url="redis://:swordfish@redis:6379/0",
     grpc_address=HostPort("0.0.0.0", 1),
     ext_proc_address=UnixSocket(Path("/run/policyd.sock")),
     transport=Transport.H2RPC,
@@ -179,9 +179,9 @@ def test_all_mistakes_are_told_at_once_each_with_its_flag_or_variable() -> None:
 
 def test_the_stores_password_is_never_shown() -> None:
     with pytest.raises(ConfigError) as caught:
-        Settings.from_environment({"POLICYD_STORE": "redis:secret@host"})
+        Settings.from_environment({"POLICYD_STORE": "redis:swordfish@host"})
     assert str(caught.value) == "POLICYD_STORE: expected a URL such as sqlite:///policyd.db or redis://host:6379/0"
-    assert "secret" not in repr(SETTINGS)
+    assert "swordfish" not in repr(SETTINGS)
 
 
 @pytest.mark.parametrize(

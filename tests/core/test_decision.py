@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from policyd.core.decision import Decision, charges, decide, entries, highest_output_tokens
 from policyd.core.estimate import Confidence, Estimate
 from policyd.core.ledger import ZERO_BALANCE, Account, Balance, Carry, Entry, carried
-from policyd.core.limits import AppliedLimit, applied_limits
+from policyd.core.limit_index import LimitIndex
+from policyd.core.limits import AppliedLimit
 from policyd.core.own_prices import Tariff
 from policyd.core.policy import Action, Hold, Limit, Metric, OnExpiry, default_policy
 from policyd.core.price_book import PriceBook
@@ -50,7 +51,7 @@ def limit(
 
 
 def apply(limits: Sequence[Limit], *, now_ms: int = NOW_MS) -> tuple[AppliedLimit, ...]:
-    return applied_limits(replace(default_policy(), limits=tuple(limits)), {}, now_ms=now_ms)
+    return LimitIndex(replace(default_policy(), limits=tuple(limits))).applied({}, now_ms=now_ms)
 
 
 def decided(*found: tuple[Limit, Balance], estimate: Estimate = ESTIMATE, now_ms: int = NOW_MS) -> Decision:

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 from policyd.core.errors import AttributeMissing
 from policyd.core.ledger import Account, Carry
+from policyd.core.limit_index import LimitIndex
 from policyd.core.limits import (
     ACCOUNT_KEPT_MS,
     SHORT_ACCOUNT_KEPT_MS,
     AppliedLimit,
-    applied_limits,
-    first_use_windows,
 )
 from policyd.core.policy import Limit, Match, Metric, Policy, default_policy
 from policyd.core.scopes import scope_name
@@ -41,7 +40,7 @@ def policy(*limits: Limit, strict: bool = False) -> Policy:
 
 
 def apply(only: Limit, **attributes: str) -> AppliedLimit:
-    (applied,) = applied_limits(policy(only), attributes, now_ms=NOW_MS)
+    (applied,) = LimitIndex(policy(only)).applied(attributes, now_ms=NOW_MS)
     return applied
 
 
@@ -52,7 +51,7 @@ def test_those_whose_match_fits_apply_in_the_policys_order() -> None:
         limit("all-models", match=Match({"model": ("gpt*",)})),
     )
     attributes = {"tier": "free", "model": "gpt-4o"}
-    applied = applied_limits(policy(all_models, paid, free), attributes, now_ms=NOW_MS)
+    applied = LimitIndex(policy(all_models, paid, free)).applied(attributes, now_ms=NOW_MS)
     assert [item.limit for item in applied] == [all_models, free]
 
 
@@ -76,13 +75,13 @@ def test_a_limit_counts_apart_for_each_combination(
 def test_a_strict_policy_refuses_a_request_that_lacks_an_attribute() -> None:
     strict = policy(limit("user-rate", per=("project", "user")), strict=True)
     with pytest.raises(AttributeMissing) as caught:
-        applied_limits(strict, {"project": "acme"}, now_ms=NOW_MS)
+        LimitIndex(strict).applied({"project": "acme"}, now_ms=NOW_MS)
     assert str(caught.value) == "the request has no user, and the limit 'user-rate' counts per user"
 
 
 def test_a_strict_policy_asks_nothing_for_limits_that_do_not_apply() -> None:
     strict = policy(limit(per=("user",), match=Match({"tier": ("free",)})), strict=True)
-    assert applied_limits(strict, {"tier": "paid"}, now_ms=NOW_MS) == ()
+    assert LimitIndex(strict).applied({"tier": "paid"}, now_ms=NOW_MS) == ()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def test_the_account_of_a_window(window: Window, starts_at_ms: int, ends_at_ms: 
 def test_a_day_of_23_hours_is_kept_like_any_other() -> None:
     now_ms = int(datetime(2026, 3, 29, 12, tzinfo=UTC).timestamp()) * 1000
     only = limit(window=CalendarWindow(CalendarUnit.DAY, "Europe/Berlin"))
-    account = applied_limits(policy(only), {}, now_ms=now_ms)[0].account
+    account = LimitIndex(policy(only)).applied({}, now_ms=now_ms)[0].account
     assert account.ends_at_ms is not None
     assert account.ends_at_ms - account.starts_at_ms == 23 * HOUR_MS
     assert account.keep_until_ms == account.ends_at_ms + ACCOUNT_KEPT_MS
@@ -113,9 +112,9 @@ TRIAL = limit("trial", FirstUseWindow(30), ("user",), Match({"user": ("a*",)}))
 
 
 def test_a_window_of_first_use_begins_where_the_store_says() -> None:
-    (window,) = first_use_windows(policy(TRIAL), {"user": "ann"})
+    (window,) = LimitIndex(policy(TRIAL)).first_use_windows({"user": "ann"})
     began_ms = NOW_MS - 7 * DAY_MS
-    (applied,) = applied_limits(policy(TRIAL), {"user": "ann"}, now_ms=NOW_MS, begun={window.key: began_ms})
+    (applied,) = LimitIndex(policy(TRIAL)).applied({"user": "ann"}, now_ms=NOW_MS, begun={window.key: began_ms})
     ends_ms = began_ms + 30 * DAY_MS
     assert window.length_ms == 30 * DAY_MS
     assert applied.account == Account("trial", "user=ann", began_ms, ends_ms, ends_ms + ACCOUNT_KEPT_MS)
@@ -128,14 +127,14 @@ def test_a_window_of_first_use_that_has_not_begun_begins_now() -> None:
 
 def test_windows_of_first_use_are_asked_for_where_they_apply() -> None:
     others = policy(TRIAL, limit("daily", CalendarWindow(CalendarUnit.DAY)))
-    assert first_use_windows(others, {"user": "bob"}) == ()
-    assert len(first_use_windows(others, {"user": "ann"})) == 1
+    assert LimitIndex(others).first_use_windows({"user": "bob"}) == ()
+    assert len(LimitIndex(others).first_use_windows({"user": "ann"})) == 1
 
 
 def test_every_scope_and_length_has_a_window_of_first_use_of_its_own() -> None:
     longer = replace(TRIAL, window=FirstUseWindow(60))
     asked = [(TRIAL, "ann"), (TRIAL, "amy"), (longer, "ann")]
-    assert len({first_use_windows(policy(only), {"user": user})[0].key for only, user in asked}) == 3
+    assert len({LimitIndex(policy(only)).first_use_windows({"user": user})[0].key for only, user in asked}) == 3
 
 
 def test_limits_of_a_pool_share_an_account_under_the_least_amount() -> None:
@@ -145,7 +144,7 @@ def test_limits_of_a_pool_share_an_account_under_the_least_amount() -> None:
         limit("alone", per=("user",)),
     )
     for limits in ((high, low, alone), (alone, low, high)):
-        applied = applied_limits(policy(*limits), {"user": "ann"}, now_ms=NOW_MS)
+        applied = LimitIndex(policy(*limits)).applied({"user": "ann"}, now_ms=NOW_MS)
         assert {item.limit.name: item.account.limit for item in applied} == {"low": "shared", "alone": "alone"}
 
 
@@ -176,7 +175,7 @@ def test_a_sliding_window_carries_the_bucket_before() -> None:
 def test_what_is_carried_is_the_account_of_the_bucket_before() -> None:
     sliding = policy(limit(window=SlidingWindow(60), per=("user",)))
     before, now = (
-        applied_limits(sliding, {"user": "ann"}, now_ms=now_ms)[0] for now_ms in (NOW_MS - MINUTE_MS, NOW_MS)
+        LimitIndex(sliding).applied({"user": "ann"}, now_ms=now_ms)[0] for now_ms in (NOW_MS - MINUTE_MS, NOW_MS)
     )
     assert now.carry is not None
     assert now.carry.account_key == before.account.key

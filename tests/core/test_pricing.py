@@ -125,7 +125,7 @@ def test_costs_add_up_to_within_their_rounding(rates: dict[str, Rate], one: Usag
 @given(rising_tiers(), usages, st.sampled_from(KINDS), st.integers(1, 10**7))
 def test_more_of_any_kind_never_costs_less(tiers: list[RateTier], usage: Usage, kind: str, more: int) -> None:
     price = Price(provider="acme", model="m", tiers=tiers)
-    assert price.cost_nanos(replace(usage, **{kind: getattr(usage, kind) + more})) >= price.cost_nanos(usage)
+    assert price.cost_nanos(usage._replace(**{kind: getattr(usage, kind) + more})) >= price.cost_nanos(usage)
 
 
 def test_the_smallest_fraction_of_a_nano_is_charged() -> None:
@@ -522,7 +522,7 @@ def test_audio_that_is_sold_by_the_time_is_not_sold_by_tokens_too() -> None:
     rates = {"input": per_million(1), "output": per_million(2), "audio_ms": Rate(3, 1)}
     heard = Usage(audio_input=1_000, cached_audio_input=500, audio_output=1_000)
     assert flat(rates).cost_nanos(heard) == 0
-    assert flat(rates).cost_nanos(replace(heard, input=1_000, audio_input_ms=5)) == 1_000_000 + 15
+    assert flat(rates).cost_nanos(heard._replace(input=1_000, audio_input_ms=5)) == 1_000_000 + 15
     assert flat(rates | {"audio_input": per_million(4)}).cost_nanos(heard) == 4_000_000
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from policyd.core.limits import AppliedLimit, applied_limits
+from policyd.core.limit_index import LimitIndex
+from policyd.core.limits import AppliedLimit
 from policyd.core.policy import Limit, Metric, Policy, default_policy
 from policyd.core.runtime import NOTHING_SET, Block, Blocked, Kind, Override, Piece, Reset, RuntimeState
 from policyd.core.windows import CalendarUnit, CalendarWindow, FirstUseWindow, Lifetime, SlidingWindow, Window
@@ -40,7 +41,7 @@ DAY = CalendarWindow(CalendarUnit.DAY)
 
 
 def applied(state: RuntimeState, window: Window | None = DAY, *, now_ms: int = NOW_MS) -> AppliedLimit:
-    (only,) = applied_limits(policy_of(window), {"user": "ann"}, now_ms=now_ms, state=state)
+    (only,) = LimitIndex(policy_of(window)).applied({"user": "ann"}, now_ms=now_ms, state=state)
     return only
 
 
@@ -94,8 +95,7 @@ class TestResets:
     def test_of_a_window_from_first_use(self) -> None:
         account = applied(self.reset(NOW_MS - 5), FirstUseWindow(30)).account
         assert account.starts_at_ms == NOW_MS  # where nothing began, a window begins now
-        (item,) = applied_limits(
-            policy_of(FirstUseWindow(30)),
+        (item,) = LimitIndex(policy_of(FirstUseWindow(30))).applied(
             {"user": "ann"},
             now_ms=NOW_MS,
             begun={"a|user=ann|30 days from first use": NOW_MS - DAY_MS},

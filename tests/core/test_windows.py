@@ -40,6 +40,8 @@ ZONES = (
     "Pacific/Apia",  # had no 30 December 2011
     "Pacific/Chatham",
 )
+LEAP_YEARS = st.sampled_from([2012, 2016, 2020, 2024, 2028, 2032, 2036])
+MONTHS = st.just(3) | st.integers(1, 12)
 DATED_UNITS = (CalendarUnit.DAY, CalendarUnit.WEEK, CalendarUnit.MONTH)
 HOUR_MS = 3_600_000
 FIRST_S = int(datetime(2011, 12, 1, tzinfo=UTC).timestamp())
@@ -81,10 +83,15 @@ CHANGES = [(zone, second) for zone in ZONES for second in clock_changes(zone)]
 
 @st.composite
 def moments(draw: st.DrawFn) -> tuple[str, int]:
-    """A zone and an instant in milliseconds, often near a change of the zone's clocks."""
+    """A zone and an instant in milliseconds, often near a change of the zone's clocks, or the end of a month."""
     if draw(st.booleans()):
         zone, change = draw(st.sampled_from(CHANGES))
         return zone, change * 1000 + draw(st.integers(-36 * HOUR_MS, 36 * HOUR_MS))
+    if draw(st.booleans()):
+        zone, year, month = draw(st.sampled_from(ZONES)), draw(LEAP_YEARS | st.integers(2012, 2036)), draw(MONTHS)
+        first_ms = int(datetime(year, month, 1, tzinfo=ZoneInfo(zone)).timestamp()) * 1000
+        # Around midnight of the first, which 29 February is before as the 28th is in other years, or of the day before.
+        return zone, first_ms - draw(st.sampled_from([0, 24])) * HOUR_MS + draw(st.integers(-1_500, 1_500))
     return draw(st.sampled_from(ZONES)), draw(st.integers(FIRST_S, LAST_S)) * 1000 + draw(st.integers(0, 999))
 
 

@@ -120,4 +120,4 @@ LONG_PIECE = m.ResponseBody(wire.chat_chunk({"content": "more than one token of 
 def denied(verdict: Verdict) -> Verdict:
     """The same, had the first limit lacked room."""
     decision = replace(verdict.decision, denials=verdict.decision.reports[:1])
-    return replace(verdict, decision=decision, record=replace(verdict.record, decision="deny"))
+    return replace(verdict, decision=decision, record=verdict.record._replace(decision="deny"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -15,7 +14,6 @@ from policyd.core.own_prices import Tariff
 from policyd.core.policy import Action, Hold, Metric, Policy, Unbounded
 from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
-from policyd.estimator import output_token_amounts
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.meter import TOP_UP_TOKENS_MIN, Framing, ReplyMeter
 from policyd.ext_proc.states import State
@@ -295,7 +293,7 @@ class TestBounded:
         body = messages("Hi", stream=True, max_tokens=amount)
         free = World()
         prompt = await reserve(free, body)
-        world = World(policy(limit(amount=price.cost_nanos(replace(prompt, output=amount)))))
+        world = World(policy(limit(amount=price.cost_nanos(prompt._replace(output=amount)))))
         texts = [WORD] * amount
         assert COUNTER.count_text(WORD * amount, provider="anthropic", model="claude-sonnet-4-5") > amount
         envoy = await streamed(world, [*map(wire.text_delta, texts)], body=body, path=wire.MESSAGES_PATH)
@@ -373,7 +371,6 @@ def test_a_bounded_reply_lacks_no_more_than_it_can_come_to() -> None:
         decoder=None,
         estimate=estimate,
         held=estimate.expected,
-        token_amounts=output_token_amounts(estimate),
         count_text=len,
     )
     meter.grant(98)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from policyd.core.record import Outcome, Record
@@ -59,7 +57,7 @@ def test_the_audit_passes_what_each_outcome_promises(booked: Record) -> None:
     ("records", "found"),
     [
         ([], "has nothing"),
-        ([GOOD[0], replace(GOOD[1], request_id="another")], "2 records"),
+        ([GOOD[0], GOOD[1]._replace(request_id="another")], "2 records"),
         ([record(Outcome.SERVED, BILLED_NANOS - 1)], "served, charged"),
         ([record(Outcome.EXPIRED, BILLED_NANOS)], "expired, charged"),
         ([record(Outcome.DISCONNECTED, BILLED_NANOS - 1)], "disconnected, charged"),

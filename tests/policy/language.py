@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,13 @@ import yaml
 
 from policyd.api import reading
 from policyd.config import parse_policy
+from policyd.control import budgets
+from policyd.control.desk import Desk
+from policyd.control.reading import ends_at_ms as ends_at_ms_of
 from policyd.core.decision import Decision, LimitReport
 from policyd.core.errors import RequestError
-from policyd.core.money import parse_usd
+from policyd.core.ledger import Balance
+from policyd.core.money import format_usd, parse_usd
 from policyd.core.policy import Metric
 from policyd.core.scopes import shown
 from policyd.core.times import parse_instant
@@ -31,6 +35,8 @@ FIRST_MS = int(datetime(2026, 5, 15, 12, tzinfo=UTC).timestamp()) * 1000
 """When a scenario begins that does not say so."""
 
 EXAMPLES = Path(__file__).parents[2] / "envoy" / "policies"
+
+ROWS_MAX = 1000
 
 _MS_BY_UNIT = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _LATER = re.compile(r"\+(\d+)([smhd])")
@@ -77,8 +83,22 @@ class Step(msgspec.Struct, forbid_unknown_fields=True):
     release: list[str] = []
     whose: dict[str, str] | None = None
     state: dict[str, Expected] = {}
+    set_budget: Budget | None = None
+    delete_budget: Budget | None = None
+    reset_budget: Budget | None = None
+    accounts: list[str] | None = None
+    sessions: list[str] | None = None
     events: list[str] | None = None
     acknowledge: bool = False
+
+
+class Budget(msgspec.Struct, forbid_unknown_fields=True):
+    """Whose limit an operator changes; `amount` and how long it applies go with `set_budget` alone."""
+
+    scope: str
+    limit: str
+    amount: str = ""
+    lasting: str | None = None
 
 
 class Scenario(msgspec.Struct, forbid_unknown_fields=True):
@@ -115,6 +135,7 @@ class Player:
 
     async def play(self, step: Step) -> None:
         self._set_clock(step.at)
+        await self._operate(step)
         if step.request is not None:
             await self._request(step)
         for name, tokens in step.settle.items():
@@ -132,6 +153,32 @@ class Player:
             self._world.clock.ms += int(later[1]) * _MS_BY_UNIT[later[2]]
         else:
             self._world.clock.ms = parse_instant(at)
+
+    async def _operate(self, step: Step) -> None:
+        """What an operator does, and sees, before the request of the step."""
+        desk = Desk(self._world.store, self._world.policy, self._world.clock.ms)
+        if (new := step.set_budget) is not None:
+            ends_at_ms = ends_at_ms_of(until=None, lasting=new.lasting, now_ms=desk.now_ms)
+            await budgets.set_amount(desk, new.scope, new.amount, limit=new.limit, ends_at_ms=ends_at_ms)
+        if (gone := step.delete_budget) is not None:
+            await budgets.delete_amount(desk, gone.scope, limit=gone.limit)
+        if (fresh := step.reset_budget) is not None:
+            await budgets.reset(desk, fresh.scope, limit=fresh.limit)
+        if step.accounts is not None:
+            page = await desk.store.accounts(page=ROWS_MAX)
+            self._compare_rows("accounts", step.accounts, [(row.limit, row.scope, kept) for row, kept in page.rows])
+        if step.sessions is not None:
+            listed = (await budgets.standing(desk, limit=None, per="session")).budgets
+            rows = [(budget.limit.name, budget.scope, budget.balance) for budget in listed]
+            self._compare_rows("sessions", step.sessions, rows)
+
+    def _compare_rows(self, what: str, expected: list[str], rows: Sequence[tuple[str, str, Balance]]) -> None:
+        metrics = {limit.name: limit.metric for limit in self._world.policy.limits}
+        found = sorted(
+            f"{name} {scope}: {format_usd(balance.spent) if metrics[name] is Metric.COST else balance.spent}"
+            for name, scope, balance in rows
+        )
+        assert found == expected, f"{what} are {found}, expected {expected}"
 
     async def _request(self, step: Step) -> None:
         name = step.id or f"request {len(self._open) + 1}"

@@ -407,8 +407,7 @@ class TestSettle:
         assert await store.balances([(january, None), (february, None)]) == (Balance(40, 0), ZERO_BALANCE)
 
     async def test_stores_the_record_with_everything_in_it(self, store: Store) -> None:
-        full = replace(
-            record("r1", actual_cost_nanos=2**53 - 1),
+        full = record("r1", actual_cost_nanos=2**53 - 1)._replace(
             denied_by=("a", "b"),
             shadow_denied_by=("c",),
             status=200,
@@ -831,7 +830,7 @@ class TestUsage:
     ) -> None:
         await reserve(store, "r1", entry(5))
         await settle(store, "r1", 3)
-        await store.append(replace(record("r1", outcome=Outcome.DENIED), decision="deny"))
+        await store.append(record("r1", outcome=Outcome.DENIED)._replace(decision="deny"))
         assert (await store.usage(UsageFilter(), limit=2)).records == (record("r1", actual_cost_nanos=3),)
 
     async def test_open_reservations_are_not_listed(self, store: Store) -> None:
@@ -839,7 +838,7 @@ class TestUsage:
         assert await usage_ids(store) == []
 
     async def test_refusals_are_listed_with_the_rest(self, store: Store) -> None:
-        denied = replace(record("r1", outcome=Outcome.DENIED), decision="deny", denied_by=("budget",))
+        denied = record("r1", outcome=Outcome.DENIED)._replace(decision="deny", denied_by=("budget",))
         await store.append(denied)
         assert (await store.usage(UsageFilter(), limit=1)).records == (denied,)
 

@@ -171,7 +171,7 @@ class TestExpiry:
         await reserve(store, "r1", amount=100)
         await store.extend("r1", unit_amounts={Metric.COST: 1}, wanted_units=50, at_least_units=1, now_ms=NOW_MS)
         (shard,) = store._shards.all
-        stale = ("r1", EXPIRED_MS, "0", 0, codec.encode(record()), "r1", NOW_MS)
+        stale = ("r1", EXPIRED_MS, "0", 0, codec.encode_record(record()), "r1", NOW_MS)
         assert await store._runner.run("expire", shard, *stale) == 0
         assert (await store.get("r1")).state is State.RESERVED
         assert [each.actual_cost_nanos for each in (await sweep(store)).expired] == [150]

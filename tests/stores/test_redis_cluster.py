@@ -184,7 +184,7 @@ class TestSeveralNodes:
         await store._runner.run("hold", shard, name, home.number, EXPIRED_MS, encode_entries(entries))
         await sweep(store)
         known, parts = encode_known([ZERO_BALANCE]), encode_parts([shard])
-        arguments = (b"[]", codec.encode(entries), known, parts, codec.encode(record(name)), "")
+        arguments = (b"[]", codec.encode(entries), known, parts, codec.encode_record(record(name)), "")
         await store._runner.run("reserve", home, name, "", EXPIRED_MS + TTL_MS, *arguments)
         await settle(store, name, 30)
         assert await balance(store, on) == Balance(30, 0)

@@ -8,7 +8,6 @@ tokens: `usage.seconds` (OpenAI), or `duration` (others, and OpenAI's verbose fo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from policyd.core.usage import NO_USAGE, Usage
@@ -73,8 +72,8 @@ class OpenAIMediaReply(ReplyReading):
         if usage is None and heard_ms is None:
             return
         self._are_complete = self._are_complete and (usage is None or is_complete(reported))
-        usage = replace(usage or NO_USAGE, audio_input_ms=heard_ms or 0)
+        usage = (usage or NO_USAGE)._replace(audio_input_ms=heard_ms or 0)
         if usage.output == usage.output_tokens:
-            usage = replace(usage, **{"output": 0, self._output_kind: usage.output})
+            usage = usage._replace(**{"output": 0, self._output_kind: usage.output})
         self._usage = (self._usage or NO_USAGE) + usage
         self._usage = self._usage.with_pieces_of(self._pieces_min)

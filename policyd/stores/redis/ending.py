@@ -81,7 +81,7 @@ async def _all_done(steps: Iterable[Awaitable[object]]) -> None:
 
 
 def _usage(record: Record) -> tuple[Argument, ...]:
-    return codec.encode(record), record.request_id, record.at_ms
+    return codec.encode_record(record), record.request_id, record.at_ms
 
 
 class Sweep:

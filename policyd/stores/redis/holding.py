@@ -141,7 +141,7 @@ class Reserving:
             codec.encode(self._entries),
             encode_known(self._balances),
             encode_parts([part.shard for part in self._others]),
-            codec.encode(self._record),
+            codec.encode_record(self._record),
             "" if self._state_revision is None else self._state_revision,
         )
         return outcome, reply

@@ -137,7 +137,7 @@ class RedisStore:
     async def append(self, record: Record) -> None:
         with self._gate:
             home = self._shards.home(record.request_id)
-            await self._runner.run("append", home, codec.encode(record), record.request_id, record.at_ms)
+            await self._runner.run("append", home, codec.encode_record(record), record.request_id, record.at_ms)
 
     async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:
         with self._gate:

@@ -74,7 +74,7 @@ def reserve(
         fingerprint,
         codec.encode(entries),
         codec.encode(balances),
-        codec.encode(record),
+        codec.encode_record(record),
         expires_at_ms,
     )
     db.execute(_INSERT_RESERVATION, row)
@@ -107,7 +107,7 @@ def end(
     if is_repetition(state, event):
         return state
     _post(db, postings.ending(entries, state=state, event=event, amounts=amounts))
-    encoded = codec.encode(record)
+    encoded = codec.encode_record(record)
     db.execute(_END_RESERVATION, (following, encoded, now_ms, reservation_id))
     usage_records.save(db, record, encoded)
     return state

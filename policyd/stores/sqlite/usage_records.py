@@ -25,7 +25,7 @@ def save(db: sqlite3.Connection, record: Record, encoded: str) -> None:
 
 def save_if_new(db: sqlite3.Connection, record: Record) -> None:
     """Stores a record unless there is one with its request id."""
-    db.execute(_SAVE_IF_NEW, _row(record, codec.encode(record)))
+    db.execute(_SAVE_IF_NEW, _row(record, codec.encode_record(record)))
 
 
 def _row(record: Record, encoded: str) -> tuple[str, int, str, str]:
