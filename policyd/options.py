@@ -19,6 +19,7 @@ _SETTINGS: Mapping[str, tuple[str, str]] = {
     "secrets": ("FILE", "Secret file with the providers' keys."),
     "secrets_key_file": ("FILE", "Its master key, if not in POLICYD_SECRETS_KEY."),
     "store": ("URL", "sqlite:///FILE, redis://HOST:PORT/DB or memory://."),
+    "journal": ("DIR", "Where charges wait while the store is away."),
     "grpc": ("ADDRESS", "PolicyService, HOST:PORT or unix:PATH."),
     "ext_proc": ("ADDRESS", "Where Envoy asks, HOST:PORT or unix:PATH."),
     "transport": ("NAME", "What serves Envoy: grpcio or h2rpc."),

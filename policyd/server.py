@@ -34,8 +34,8 @@ from policyd.config import (
     Transport,
     UnixSocket,
 )
-from policyd.core.errors import ConfigError, StoreError
-from policyd.core.policy import Policy
+from policyd.core.errors import ConfigError, StoreError, StoreUnavailable
+from policyd.core.policy import FailureMode, Policy
 from policyd.core.price_book import PriceBook
 from policyd.core.provider_secrets import ProviderSecrets
 from policyd.enforcer import Enforcer
@@ -48,7 +48,10 @@ from policyd.http import create_app, listen, serving
 from policyd.price_finding import check_models
 from policyd.prices.table_file import open_price_book
 from policyd.signals import handled
-from policyd.stores.url import open_store
+from policyd.stores.base import Store
+from policyd.stores.outage.journal import Journal
+from policyd.stores.outage.store import JournalledStore
+from policyd.stores.url import is_in_process, open_store, store_name
 from policyd.telemetry import LineWriter, Telemetry
 from policyd.tokens import TokenCounter
 
@@ -56,6 +59,8 @@ FILE_POLL_SECONDS = 1.0
 STATE_REFRESH_SECONDS = 2.0
 """A reservation finds out by itself that the state has changed; this keeps short what it has to catch up on."""
 SWEEP_SECONDS = 5.0
+MEND_SECONDS = 0.5
+"""How often the journal is flushed, and a store that is away is asked whether it is back."""
 LEARN_SECONDS = 30.0
 """How often replicas share what exchanges have taught."""
 RENEWALS_PER_TTL = 4
@@ -200,8 +205,7 @@ class Server:
         gc.collect()
         gc.freeze()
 
-        store = open_store(settings.store_url)
-        stack.push_async_callback(store.close)
+        store = self._open_store()
         self._enforcer = enforcer = Enforcer(
             store=store,
             prices=prices,
@@ -210,7 +214,8 @@ class Server:
             policy=lambda: self.policy,
             observer=telemetry,
         )
-        await store.ping()
+        if (problem := await self._store_problem()) is not None:
+            raise StoreUnavailable(problem)
 
         exchange_settings = ExchangeSettings(
             header_prefix=settings.header_prefix,
@@ -237,6 +242,39 @@ class Server:
             self._start_chore(chore)
         # Last: whoever gets through is answered at once, and holds are renewed until the last exchange has ended.
         await self._start_serving(processor)
+
+    def _open_store(self) -> Store:
+        settings = self._settings
+        store = open_store(settings.store_url)
+        if is_in_process(settings.store_url):
+            self._stack.push_async_callback(store.close)
+            return store
+        journal = Journal(
+            settings.journal_path, store=store_name(settings.store_url), bytes_max=settings.journal_bytes_max
+        )
+        if self.policy.failure_mode is not FailureMode.CLOSED:
+            journal.check()
+        journalled = JournalledStore(
+            store,
+            journal,
+            policy=lambda: self.policy,
+            now_ms=self._clock.now_ms,
+            timeout_seconds=settings.store_timeout_seconds,
+        )
+        self._stack.push_async_callback(journalled.close)
+        self._telemetry.watch_outages(lambda: journalled.status, now_ms=self._clock.now_ms)
+        self._start_chore(self._repeat(journalled.mend, lambda: MEND_SECONDS))
+        return journalled
+
+    async def _store_problem(self) -> str | None:
+        """Why the store keeps this process from deciding. Where the policy is open then, nothing does."""
+        try:
+            await self._enforcer.store.ping()
+        except StoreError as error:
+            if self.policy.failure_mode is FailureMode.CLOSED:
+                return f"store: {error}"
+            log.warning("the store is away: %s", error)
+        return None
 
     async def _start_serving(self, processor: ExternalProcessor) -> None:
         """Envoy at one address, other services at another: they can be served by different transports."""
@@ -316,11 +354,7 @@ class Server:
     async def _readiness(self) -> str | None:
         if self._stopping.is_set():
             return "stopping"
-        try:
-            await self._enforcer.store.ping()
-        except StoreError as error:
-            return f"store: {error}"
-        return None
+        return await self._store_problem()
 
     def _reload(self) -> None:
         # Prices first: a policy may count on a model that only the new table has.

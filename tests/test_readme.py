@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 from policyd.cli import app
 from policyd.config import Settings, parse_policy
+from policyd.config.anomalies_section import ANOMALY_KEYS
 from policyd.config.conditions import CONDITION_KEYS
 from policyd.config.limits_section import LIMIT_KEYS
 from policyd.config.policy_file import POLICY_KEYS
@@ -43,7 +44,8 @@ from tests.e2e.mesh import ANSWER_SECONDS_MAX, ANY_PORT, Policyd, policyd_serve
 ROOT = Path(__file__).parents[1]
 POLICY_PAGE = "policyd/config/README.md"
 CONTROL_PAGE = "policyd/control/README.md"
-PAGES = ("README.md", "CHANGELOG.md", "envoy/README.md", POLICY_PAGE, CONTROL_PAGE)
+SECRETS_PAGE = "policyd/secrets/README.md"
+PAGES = ("README.md", "CHANGELOG.md", "envoy/README.md", POLICY_PAGE, CONTROL_PAGE, SECRETS_PAGE)
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`([^`]+)`")
@@ -68,7 +70,7 @@ def inline(page: str) -> list[str]:
 
 def shell_commands() -> Iterator[list[str]]:
     """Every command in the pages' shell blocks, as the shell would split it."""
-    for block in (*blocks("sh"), *blocks("sh", CONTROL_PAGE)):
+    for block in (*blocks("sh"), *blocks("sh", CONTROL_PAGE), *blocks("sh", SECRETS_PAGE)):
         # A quoted argument may span lines: a line ends where its quotes are closed.
         pending = ""
         for line in block.replace("\\\n", " ").splitlines():
@@ -192,7 +194,7 @@ def test_parts_of_policies_are_good(part: str) -> None:
     check_models(policy, published_prices(), now_ms=NOW_MS)
 
 
-WORDS = (*POLICY_KEYS, *LIMIT_KEYS, *RULE_KEYS, *CONDITION_KEYS)
+WORDS = (*POLICY_KEYS, *LIMIT_KEYS, *RULE_KEYS, *CONDITION_KEYS, *ANOMALY_KEYS)
 
 
 @pytest.mark.parametrize("key", sorted({*WORDS, *Metric, *CalendarUnit, *Action, *RuleAction, "lifetime"}))

@@ -21,6 +21,7 @@ from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.usage import Usage
 from policyd.learning import Corrections, Learned, Subject
 from policyd.stores.base import Swept
+from policyd.stores.outage.store import OutageStatus
 from policyd.telemetry import (
     LABEL_LENGTH_MAX,
     LABEL_VALUES_MAX,
@@ -230,6 +231,22 @@ class TestMetrics:
         observer.learned(Corrections(many))
         assert sum(name == "policyd_learned_input_ratio" for name, _ in samples(observer)) == LABEL_VALUES_MAX
 
+    def test_what_waits_for_the_store(self) -> None:
+        observer, _ = telemetry()
+        assert value(observer, "policyd_store_away") == 0
+        status = OutageStatus(is_away=True, journalled=5, drained=3, unapplied=1, waiting_bytes=200, oldest_ms=1_000)
+        observer.watch_outages(lambda: status, now_ms=lambda: 3_500)
+        assert {
+            name: found for (name, _), found in samples(observer).items() if "journal" in name or "away" in name
+        } == {
+            "policyd_store_away": 1,
+            "policyd_journal_bytes": 200,
+            "policyd_journal_oldest_seconds": 2.5,
+            "policyd_journal_written_total": 5,
+            "policyd_journal_drained_total": 3,
+            "policyd_journal_unapplied_total": 1,
+        }
+
     def test_every_name(self) -> None:
         """Dashboards and alerts are built on these."""
         observer, _ = telemetry()
@@ -248,6 +265,12 @@ class TestMetrics:
         }
         assert names == {
             "policyd_exchanges_total",
+            "policyd_store_away",
+            "policyd_journal_bytes",
+            "policyd_journal_drained_total",
+            "policyd_journal_oldest_seconds",
+            "policyd_journal_unapplied_total",
+            "policyd_journal_written_total",
             "policyd_learned_input_ratio",
             "policyd_learned_output_tokens",
             "policyd_denials_total",

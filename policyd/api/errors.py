@@ -25,6 +25,7 @@ from policyd.core.errors import (
     StoreError,
     StoreUnavailable,
     TierUnknown,
+    Unjournalled,
 )
 from policyd.core.reservation import State
 from policyd.v1 import error_reason_pb2 as reasons
@@ -70,6 +71,7 @@ _STATUSES: Mapping[type[PolicydError], tuple[int, ErrorReason.ValueType]] = {
     ModelUnpriced: (code_pb2.FAILED_PRECONDITION, reasons.ERROR_REASON_MODEL_UNPRICED),
     ReservationNotFound: (code_pb2.NOT_FOUND, reasons.ERROR_REASON_RESERVATION_NOT_FOUND),
     ReservationMismatch: (code_pb2.ALREADY_EXISTS, reasons.ERROR_REASON_REQUEST_ID_REUSED),
+    Unjournalled: (code_pb2.UNAVAILABLE, reasons.ERROR_REASON_STORE_UNAVAILABLE),
     StoreUnavailable: (code_pb2.UNAVAILABLE, reasons.ERROR_REASON_STORE_UNAVAILABLE),
     StoreError: (code_pb2.UNAVAILABLE, reasons.ERROR_REASON_STORE_FAILED),
 }

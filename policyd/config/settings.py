@@ -67,6 +67,7 @@ _HOST_PORT = re.compile(r"(\[(?P<bracketed>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:/\s
 _SIZE = re.compile(r"(\d{1,12}) ?(KiB|MiB|GiB)?", re.ASCII)
 _BYTES_BY_UNIT = {None: 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _URL = re.compile(r"[a-z+]+://.*")
+_BRIEF_DURATION = re.compile(r"(\d{1,6})(ms|s)", re.ASCII)
 _HEADER_PREFIX = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-")
 _ATTRIBUTE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -120,6 +121,13 @@ def _size_bytes(text: str) -> int:
     return size
 
 
+def _brief_seconds(text: str) -> float:
+    matched = _BRIEF_DURATION.fullmatch(text)
+    if matched is None or not int(matched[1]):
+        raise ValueError(text)
+    return int(matched[1]) / (1000 if matched[2] == "ms" else 1)
+
+
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if len(set(names)) < len(names) or not all(_ATTRIBUTE_NAME.fullmatch(name) for name in names):
@@ -167,6 +175,12 @@ class Settings:
     """The largest JSON reply that is held back until its usage is known; a larger one is metered as it passes."""
     metric_attributes: tuple[str, ...] = ()
     """Attributes that become metric labels. None by default: each value of each one is a time series of its own."""
+    store_timeout_seconds: float = 1.0
+    """How long a decision or a settlement waits for the store. Envoy waits 2 s for policyd."""
+    journal_path: Path = Path("policyd-journal")
+    """The folder of what could not be charged yet; made when it is needed. It has to outlive the process."""
+    journal_bytes_max: int = 256 * 2**20
+    """How large a process's journal may become; then nothing passes that cannot be held."""
     tls_cert_path: Path | None = None
     """policyd's certificate; without one everything is served in clear. A Unix socket always is: whoever may open it is
     up to the permissions of its folder."""
@@ -274,6 +288,9 @@ _READERS: Mapping[str, _Reader] = {
     "request_body_max": _Reader("request_body_bytes_max", _size_bytes, _SIZE_EXPECTED),
     "response_buffer_max": _Reader("response_buffer_bytes_max", _size_bytes, _SIZE_EXPECTED),
     "metric_attributes": _Reader("metric_attributes", _names, "names of attributes with commas between, each once"),
+    "store_timeout": _Reader("store_timeout_seconds", _brief_seconds, "a duration such as 500ms or 2s"),
+    "journal": _Reader("journal_path", _path, "the path of a folder"),
+    "journal_max": _Reader("journal_bytes_max", _size_bytes, _SIZE_EXPECTED),
     "shutdown_grace": _Reader("shutdown_grace_seconds", parse_duration, "a duration such as 30s, 5m or whole seconds"),
 }
 """By the flag's name with underscores; the variable's name is made of it."""

@@ -100,11 +100,23 @@ class Identity:
     """The identity sources of a policy, by attribute."""
 
     sources: Mapping[str, tuple[Source, ...]]
+    body_fields: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """The body fields that any source reads, as dotted paths."""
+    strip: Strip = field(init=False, repr=False, compare=False)
+    """What is stripped from every request.
 
-    @property
-    def body_fields(self) -> tuple[str, ...]:
-        """The body fields that any source reads, as dotted paths."""
-        return self._names(Place.BODY, stripped_only=False)
+    All places that any source names are stripped, taken or not: a second, unused header is still identity.
+    """
+
+    def __post_init__(self) -> None:
+        strip = Strip(
+            headers=self._names(Place.HEADER, stripped_only=True),
+            query=self._names(Place.QUERY, stripped_only=True),
+            cookies=self._names(Place.COOKIE, stripped_only=True),
+            body=self._names(Place.BODY, stripped_only=True),
+        )
+        object.__setattr__(self, "body_fields", self._names(Place.BODY, stripped_only=False))
+        object.__setattr__(self, "strip", strip)
 
     @property
     def envoy_attributes(self) -> tuple[str, ...]:
@@ -114,19 +126,6 @@ class Identity:
 
     def reads(self, place: Place) -> bool:
         return any(source.place is place for sources in self.sources.values() for source in sources)
-
-    @property
-    def strip(self) -> Strip:
-        """What is stripped from every request.
-
-        All places that any source names are stripped, taken or not: a second, unused header is still identity.
-        """
-        return Strip(
-            headers=self._names(Place.HEADER, stripped_only=True),
-            query=self._names(Place.QUERY, stripped_only=True),
-            cookies=self._names(Place.COOKIE, stripped_only=True),
-            body=self._names(Place.BODY, stripped_only=True),
-        )
 
     def attributes(
         self,

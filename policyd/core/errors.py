@@ -23,6 +23,7 @@
     │   └── ReservationMismatch  the same id was used for another content
     ├── StoreError               the store failed; nothing is known of the call's outcome
     │   └── StoreUnavailable     the store cannot be reached or is shutting down; the call had no effect
+    │       └── Unjournalled     nor can the journal take what it should have got: nothing passes, whatever the policy
     ├── StaleState               the run-time state changed since it was read; nothing was changed
     ├── ProtocolError            Envoy sent a message that its place in the exchange does not allow
     └── EnvoyFailed              Envoy, where policyd runs it, did not start or ended by itself (defined in policyd.up)
@@ -149,6 +150,13 @@ class StoreError(PolicydError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached or is shutting down; the call had no effect."""
+
+
+class Unjournalled(StoreUnavailable):
+    """The store is away, and the journal cannot take what the store should have got.
+
+    Nothing passes then, whatever `failure_mode` says: it would never be charged.
+    """
 
 
 class StaleState(PolicydError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -93,12 +94,14 @@ class FollowedState:
             await self._refresh()
 
     async def unblocked(self, attributes: Mapping[str, str]) -> RuntimeState:
-        """The snapshot to decide a request by. Raises `Blocked`, and `StoreError`s.
+        """The snapshot to decide a request by. Raises `Blocked`.
 
-        A block is looked up in the store before it refuses anybody: it may just have been lifted.
+        A block is looked up in the store before it refuses anybody: it may just have been lifted. Where the store is
+        away, the block that was known last stands.
         """
         if self.current.block(attributes, now_ms=self._now_ms()) is not None:
-            await self.refresh()
+            with suppress(StoreError):
+                await self.refresh()
             block = self.current.block(attributes, now_ms=self._now_ms())
             if block is not None:
                 raise Blocked(block)

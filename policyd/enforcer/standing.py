@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from policyd.core.anomalies import counted_for
 from policyd.core.decision import LimitReport
+from policyd.core.errors import StoreError
 from policyd.core.ledger import Balance
 from policyd.core.limit_index import LimitIndex
 from policyd.core.limits import NONE_BEGUN, AppliedLimit
-from policyd.core.policy import Policy
+from policyd.core.policy import FailureMode, Policy
 from policyd.core.rules import Fill
 from policyd.core.runtime import RuntimeState
 from policyd.enforcer.first_use import FirstUseWindows
@@ -77,10 +78,21 @@ class Standing:
         )
 
     async def fills(self, ask: Ask, *, state: RuntimeState, now_ms: int) -> Mapping[str, Fill]:
-        """How full the limits are that rules look at and that apply to the request."""
+        """How full the limits are that rules look at and that apply to the request.
+
+        Without the store, and where the policy is open then, nothing is known of any: rules on them do not fire.
+        """
         names = ask.policy.limits_read
         if not names:
             return {}
+        try:
+            return await self._fills(ask, names, state=state, now_ms=now_ms)
+        except StoreError:
+            if ask.policy.failure_mode is FailureMode.CLOSED:
+                raise
+            return {}
+
+    async def _fills(self, ask: Ask, names: Collection[str], *, state: RuntimeState, now_ms: int) -> Mapping[str, Fill]:
         index, attributes = self._index(ask.policy), ask.attributes
         begun = await self._first_use.begun(index.first_use_windows(attributes), now_ms=now_ms, begin=False)
         applied = index.named(names, attributes, now_ms=now_ms, begun=begun, state=state)

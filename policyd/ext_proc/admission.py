@@ -10,7 +10,6 @@ from policyd.core.policy import UnknownEndpoint as UnknownEndpointAction
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.runtime import Blocked
 from policyd.enforcer import Ending, Verdict
-from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.headers import block_headers
 from policyd.ext_proc.life import Life
@@ -34,7 +33,6 @@ class Admission(Life[State]):
     _destination: Endpoint | UnknownEndpoint | None
     _endpoint: Endpoint
     _wire: WireFormat
-    _ask: Ask
     _verdict: Verdict
 
     _holding = False
@@ -52,9 +50,11 @@ class Admission(Life[State]):
         )
         if endpoint is not None:
             self._error_wire = endpoint.error_wire
-            name = endpoint.name if isinstance(endpoint, Endpoint) else ""
-            self._unheld = self._unheld._replace(provider=endpoint.vendor.id, endpoint=name)
-        metered = isinstance(endpoint, Endpoint) and endpoint.wire is not None
+            self._provider = endpoint.vendor.id
+        metered = False
+        if isinstance(endpoint, Endpoint):
+            self._endpoint_name = endpoint.name
+            metered = endpoint.wire is not None
         return self._authenticate(event, metered=metered)
 
     def _enter(self) -> Step:
@@ -93,13 +93,13 @@ class Admission(Life[State]):
         try:
             if not self._request.take(event, body_bytes_max=self._settings.request_body_bytes_max):
                 return State.READING_REQUEST, self._request.await_more()
-            self._ask = self._request.ask(
+            ask = self._request.ask(
                 request_id=self.request_id, endpoint=self._endpoint, wire=self._wire, policy=self._policy
             )
         except RequestError as error:
             return self._refuse(error)
-        self._unheld = self._unheld._replace(model=self._ask.facts.model, attributes=self._ask.identity)
-        return State.DECIDING, [m.Decide(self._ask)]
+        self._model, self._attributes = ask.facts.model, ask.identity
+        return State.DECIDING, [m.Decide(ask)]
 
     def _refuse_slowness(self, _: m.RequestTimedOut) -> Step:
         return self._refuse(BodyTooSlow(f"the body did not come within {self._settings.request_body_seconds_max} s"))
@@ -134,15 +134,10 @@ class Admission(Life[State]):
             self._error_wire,
             block_refusal(error, request_id=self.request_id),
             headers=block_headers(self.request_id, self._settings.header_prefix),
-            retry_after_seconds=error.block.seconds_left(self._unheld.at_ms),
+            retry_after_seconds=error.block.seconds_left(self._began_ms),
             retry=False,
         )
-        record = self._unheld._replace(
-            outcome=Outcome.DENIED,
-            decision="deny",
-            status=error.status,
-            denied_by=(error.block.name,),
-        )
+        record = self._unheld(Outcome.DENIED, status=error.status, denied_by=(error.block.name,))
         return State.ENDED, [reply, m.Report(record)]
 
     def _abandon(self, _: m.Closed) -> Step:
@@ -160,12 +155,12 @@ class Admission(Life[State]):
 
     def _fail_before(self, event: m.Failed) -> Step:
         """policyd failed before the request went upstream: the policy's `failure_mode` decides."""
-        if not self._may_fail_open:
+        if not self._may_pass(event):
             return self._fail_closed(event)
         passing: list[m.Effect] = [m.HeadersReply(response=False, mode=UNMETERED)]
         if self.state is not State.IDLE:
             passing = self._request.forward_unread()
-        return State.PASSING, [*passing, *self._conclude(self._unheld._replace(error=event.error))]
+        return State.PASSING, [*passing, *self._conclude(self._unheld(Outcome.UNMETERED, error=event.error))]
 
     def _conclude(self, record: Record) -> list[m.Effect]:
         if not self._holding:
@@ -177,4 +172,4 @@ class Admission(Life[State]):
     def _pass_unmetered(self) -> Step:
         if self._request.upgrades:
             return self._refuse(BodyUnreadable(NO_UPGRADE))
-        return State.PASSING, [self._request.pass_headers(), m.Report(self._unheld)]
+        return State.PASSING, [self._request.pass_headers(), m.Report(self._unheld(Outcome.UNMETERED))]

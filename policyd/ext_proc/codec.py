@@ -1,11 +1,11 @@
-"""Envoy's protobuf messages to and from the plain types of `messages`. No transport: streams are the servicer's.
+"""Envoy's protobuf messages as the events of `messages`. No transport: streams are the servicer's.
 
-Header values come and go as `raw_value`: Envoy fills only that field, and reads the other one only with old settings.
+Header values come as `raw_value`: Envoy fills only that field, and reads the other one only with old settings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Reversible
 
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
@@ -19,15 +19,11 @@ from policyd.ext_proc import messages as m
 _BODY_MODES: Mapping[int, m.BodyMode] = {
     getattr(processing_mode_pb2.ProcessingMode, mode.value): mode for mode in m.BodyMode
 }
-_BODY_MODE_NUMBERS: Mapping[m.BodyMode, int] = {mode: number for number, mode in _BODY_MODES.items()}
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
 _ENVOY_MINOR = "xds.node.user_agent_build_version.version.minor_number"
 """The attribute by which Envoy's configuration may tell its version (`request_attributes`)."""
 _JWT_AUTHN = "envoy.filters.http.jwt_authn"
 """Where Envoy's filter of that name puts the claims that it has verified (`payload_in_metadata`)."""
-_SEND = processing_mode_pb2.ProcessingMode.SEND
-_SKIP = processing_mode_pb2.ProcessingMode.SKIP
-_OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
 
 class Decoder:
@@ -55,14 +51,15 @@ class Decoder:
             )
         match message.WhichOneof("request"):
             case "request_headers":
+                envoy_minor, envoy_attributes = _attributes(message)
                 return m.RequestHeaders(
                     headers=_headers(message.request_headers.headers.headers),
                     end_of_stream=message.request_headers.end_of_stream,
                     request_body_mode=self._request_mode,
                     response_body_mode=self._response_mode,
                     provider=self._provider,
-                    envoy_minor=_envoy_minor(message),
-                    envoy_attributes=_envoy_attributes(message),
+                    envoy_minor=envoy_minor,
+                    envoy_attributes=envoy_attributes,
                     claims=_claims(message),
                 )
             case "request_body":
@@ -84,19 +81,18 @@ class Decoder:
                 raise ProtocolError(f"Envoy sent a message of an unknown kind ({other})")
 
 
-def _envoy_minor(message: pb.ProcessingRequest) -> int | None:
+def _attributes(message: pb.ProcessingRequest) -> tuple[int | None, Mapping[str, str]]:
+    """Envoy's version, and those attributes that are text. Envoy leaves out what a request does not have."""
     if _ATTRIBUTES not in message.attributes:
-        return None
-    fields = message.attributes[_ATTRIBUTES].fields
-    return int(fields[_ENVOY_MINOR].number_value) if _ENVOY_MINOR in fields else None
-
-
-def _envoy_attributes(message: pb.ProcessingRequest) -> Mapping[str, str]:
-    """Those that are text. Envoy leaves out what a request does not have."""
-    if _ATTRIBUTES not in message.attributes:
-        return {}
-    fields = message.attributes[_ATTRIBUTES].fields
-    return {name: value.string_value for name, value in fields.items() if value.string_value}
+        return None, {}
+    minor: int | None = None
+    texts: dict[str, str] = {}
+    for name, value in message.attributes[_ATTRIBUTES].fields.items():
+        if name == _ENVOY_MINOR:
+            minor = int(value.number_value)
+        elif text := value.string_value:
+            texts[name] = text
+    return minor, texts
 
 
 def _claims(message: pb.ProcessingRequest) -> Mapping[str, str]:
@@ -129,70 +125,6 @@ def _texts(fields: Struct, *, prefix: str) -> Iterator[tuple[str, str]]:
                 pass
 
 
-def encode(reply: m.Reply) -> bytes:
-    """The protobuf message of a reply, serialised."""
-    serialised: bytes = _message(reply).SerializeToString()
-    return serialised
-
-
-def _message(reply: m.Reply) -> pb.ProcessingResponse:
-    # Filled from the outside in: what is handed to a message's constructor is copied, level by level.
-    message = pb.ProcessingResponse()
-    match reply:
-        case m.HeadersReply(response, set_headers, remove_headers, mode):
-            common = _common(message.response_headers if response else message.request_headers)
-            if set_headers or remove_headers:
-                _mutate(common.header_mutation, set_headers, remove_headers)
-            if mode is not None:
-                _override(message.mode_override, mode)
-        case m.BodyReply(response, body, set_headers):
-            common = _common(message.response_body if response else message.request_body)
-            if set_headers:
-                _mutate(common.header_mutation, set_headers)
-            if body:
-                common.body_mutation.body = body
-            elif body is not None:
-                # An empty replacement has to be said as such: an empty `body` means none was given.
-                common.body_mutation.clear_body = True
-        case m.StreamedBody(response, body, end_of_stream):
-            common = _common(message.response_body if response else message.request_body)
-            piece = common.body_mutation.streamed_response
-            piece.body = body
-            piece.end_of_stream = end_of_stream
-        case m.TrailersReply(response):
-            (message.response_trailers if response else message.request_trailers).SetInParent()
-        case m.ImmediateReply(status, headers, body):
-            immediate = message.immediate_response
-            immediate.status.code = status
-            immediate.body = body
-            immediate.details = "policyd"
-            _mutate(immediate.headers, headers)
-    return message
-
-
-def _common(part: pb.HeadersResponse | pb.BodyResponse) -> pb.CommonResponse:
-    """What replies to headers and to bodies have in common; it is there even if nothing in it is set."""
-    part.response.SetInParent()
-    return part.response
-
-
-def _mutate(mutation: pb.HeaderMutation, set_headers: Mapping[str, str], remove_headers: tuple[str, ...] = ()) -> None:
-    for name, value in set_headers.items():
-        option = mutation.set_headers.add(append_action=_OVERWRITE)
-        option.header.key = name
-        option.header.raw_value = value.encode("utf-8", "surrogateescape")
-    mutation.remove_headers.extend(remove_headers)
-
-
-def _override(modes: processing_mode_pb2.ProcessingMode, mode: m.ModeOverride) -> None:
-    modes.request_header_mode = _SEND
-    modes.request_body_mode = _BODY_MODE_NUMBERS[mode.request_body]
-    modes.request_trailer_mode = _SEND if mode.request_trailers else _SKIP
-    modes.response_header_mode = _SEND if mode.response_headers else _SKIP
-    modes.response_body_mode = _BODY_MODE_NUMBERS[mode.response_body]
-    modes.response_trailer_mode = _SEND if mode.response_trailers else _SKIP
-
-
 def _body_mode(number: int) -> m.BodyMode:
     mode = _BODY_MODES.get(number)
     if mode is None:
@@ -200,10 +132,9 @@ def _body_mode(number: int) -> m.BodyMode:
     return mode
 
 
-def _headers(headers: Iterable[base_pb2.HeaderValue]) -> dict[str, str]:
+def _headers(headers: Reversible[base_pb2.HeaderValue]) -> dict[str, str]:
     """By lower-case name; of a repeated one the first, so that a client cannot override what a proxy set before."""
-    found: dict[str, str] = {}
-    for header in headers:
-        value = header.raw_value.decode("utf-8", "surrogateescape") if header.raw_value else header.value
-        found.setdefault(header.key.lower(), value)
-    return found
+    return {
+        header.key.lower(): raw.decode("utf-8", "surrogateescape") if (raw := header.raw_value) else header.value
+        for header in reversed(headers)
+    }

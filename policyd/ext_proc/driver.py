@@ -13,14 +13,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from policyd.core.errors import PolicydError, RequestError
+from policyd.core.errors import PolicydError, RequestError, Unjournalled
 from policyd.enforcer import Enforcer
 from policyd.ext_proc import messages as m
+from policyd.ext_proc.eager import run_eagerly
 from policyd.ext_proc.life import Life
 
 log = logging.getLogger(__name__)
 
 Send = Callable[[m.Reply], Awaitable[None]]
+
+_REQUESTS = (m.Authenticate, m.Decide, m.TopUp, m.Finish, m.Charge, m.Report)
 
 NOT_FAILURES = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 """What ends a task or the process. Any other exception is a failure: a panic in a library of Rust is no `Exception`."""
@@ -29,53 +32,67 @@ NOT_FAILURES = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 class Driver:
     """Carries out an exchange's effects, one after the other, and feeds the answers back.
 
-    `handle` can be cancelled at any await: what is left to do stays here, and the next call goes on with it.
+    What is left to do stays here: a transport may stop after any step, and another go on, with nowhere to send to.
     """
 
     def __init__(self, exchange: Life[Any], enforcer: Enforcer) -> None:
         self._exchange = exchange
         self._enforcer = enforcer
         self._effects: deque[m.Effect] = deque()
-        self._asked: asyncio.Task[m.Event | None] | None = None
+        self._asked: asyncio.Task[None] | None = None
+        self._answered: m.Event | None = None
+        """The enforcer's answer, once it is there."""
         self.aborted: str | None = None
         """Why the gRPC stream has to end with an error."""
 
-    async def handle(self, event: m.Event, send: Send) -> None:
-        """Feeds `event` and everything that follows from it.
+    def receive(self, event: m.Event) -> None:
+        """Feeds `event`; `advance` then carries out what follows from it.
 
-        An answer that a cancelled call was waiting for is fed after `event`: the exchange knows then that it is closed.
+        An answer that is still waited for is fed after `event`: the exchange knows then that it is closed.
         """
         self._effects.extend(self._receive(event))
-        await self._take_answer()
-        while self._effects:
+
+    def advance(self) -> m.Reply | asyncio.Task[None] | None:
+        """The next reply to send, or what has to be done before there can be one; `None` when nothing is left to do."""
+        while True:
+            if self._asked is not None:
+                if not self._asked.done():
+                    return self._asked
+                # Raises what the task ended with, which is nothing that `_ask` could make an answer of.
+                self._asked.result()
+                self._asked = None
+            if self._answered is not None:
+                answer, self._answered = self._answered, None
+                self._effects.extendleft(reversed(self._receive(answer)))
+            if not self._effects:
+                return None
             effect = self._effects.popleft()
             if isinstance(effect, m.Abort):
                 self.aborted = effect.message
-            elif isinstance(effect, m.Authenticate | m.Decide | m.TopUp | m.Finish | m.Charge | m.Report):
-                self._asked = asyncio.ensure_future(self._ask(effect))
-                await self._take_answer()
+            elif isinstance(effect, _REQUESTS):
+                self._asked = run_eagerly(self._ask(effect))
             else:
-                await send(effect)
+                return effect
 
-    async def _take_answer(self) -> None:
-        if self._asked is None:
-            return
-        await _done(self._asked)
-        answer = self._asked.result()
-        self._asked = None
-        if answer is not None:
-            self._effects.extendleft(reversed(self._receive(answer)))
+    async def handle(self, event: m.Event, send: Send) -> None:
+        """Feeds `event` and everything that follows from it. Can be cancelled at any await."""
+        self.receive(event)
+        while (due := self.advance()) is not None:
+            if isinstance(due, asyncio.Task):
+                await _done(due)
+            else:
+                await send(due)
 
-    async def _ask(self, request: m.Request) -> m.Event | None:
+    async def _ask(self, request: m.Request) -> None:
         try:
-            return await self._answer(request)
+            self._answered = await self._answer(request)
         except RequestError as error:
-            return m.Rejected(error)
+            self._answered = m.Rejected(error)
         except NOT_FAILURES:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, the exchange's failure row decides what follows
             log_failure(f"{type(request).__name__} failed", error)
-            return m.Failed(name_of(error))
+            self._answered = m.Failed(name_of(error), closes=isinstance(error, Unjournalled))
 
     async def _answer(self, request: m.Request) -> m.Event | None:
         enforcer = self._enforcer
@@ -127,7 +144,7 @@ class Driver:
             return [m.Abort(name)]
 
 
-async def _done(task: asyncio.Task[m.Event | None]) -> None:
+async def _done(task: asyncio.Task[None]) -> None:
     """Waits for a task, which goes on if the waiting is cancelled: what `asyncio.shield` does, in half of its time."""
     if not task.done():
         waiter: asyncio.Future[None] = task.get_loop().create_future()

@@ -45,7 +45,7 @@ from policyd.ext_proc.request import UNMETERED
 from policyd.ext_proc.settings import CountText, ExchangeSettings
 from policyd.ext_proc.states import State
 from policyd.ext_proc.table import Table, row, step
-from policyd.providers.base import ErrorInfo, HeaderReader, RequestEdits
+from policyd.providers.base import ErrorInfo, RequestEdits, reads_headers
 from policyd.providers.registry import OPENAI_CHAT
 
 
@@ -78,8 +78,6 @@ class Exchange(Admission):
         return effects
 
     def _forward(self, verdict: Verdict) -> Step:
-        # What it takes to change the request is not kept while the reply passes.
-        self._ask = replace(self._ask, facts=verdict.facts, reread=None)
         self._usage_added = not verdict.facts.usage_requested
         edits = RequestEdits(
             request_usage=self._usage_added,
@@ -95,10 +93,10 @@ class Exchange(Admission):
     # --- the reply ---
 
     def _begin_reply(self, event: m.ResponseHeaders) -> Step:
-        facts, vendor = self._ask.facts, self._endpoint.vendor
+        facts, vendor = self._verdict.facts, self._endpoint.vendor
         head = ReplyHead.of(event)
         reader = self._wire.reply_reader(facts, usage_added=self._usage_added)
-        if isinstance(reader, HeaderReader):
+        if reads_headers(reader):
             reader.read_headers(event.headers)
         self._reply = ReplySide(
             head,
@@ -190,13 +188,13 @@ class Exchange(Admission):
     def _ending(self) -> Ending:
         estimate, meter = self._verdict.decision.estimate, self._running_meter
         ending = ended(self._head, meter, estimate)
-        if self._ask.facts.outlives_client:
+        if self._verdict.facts.outlives_client:
             return charged_at_least(estimate.maximum, ending, meter)
         return ending
 
     def _disconnected(self) -> Ending:
         estimate, on_disconnect = self._verdict.decision.estimate, self._policy.on_disconnect
-        if self._ask.facts.outlives_client:
+        if self._verdict.facts.outlives_client:
             on_disconnect = OnDisconnect.MAXIMUM
         return disconnected(self._head, self._running_meter, estimate, on_disconnect=on_disconnect)
 
@@ -217,9 +215,7 @@ class Exchange(Admission):
     def _pass_early_reply(self, event: m.ResponseHeaders) -> Step:
         """A reply before the request was decided: Envoy's own (a body over its buffer, a filter that refused)."""
         status = ReplyHead.of(event).status
-        record = self._unheld._replace(
-            outcome=Outcome.REJECTED, decision="deny", status=status, error="answered_before_decision"
-        )
+        record = self._unheld(Outcome.REJECTED, status=status, error="answered_before_decision")
         following, passing = self._pass_response_headers(event)
         return following, [*passing, m.Report(record)]
 

@@ -7,6 +7,7 @@ not depend on which of them it is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Generic
 
 from policyd.core.errors import RequestError
@@ -48,17 +49,12 @@ class Life(ABC, Generic[S]):
         self._count_text = count_text
         self._error_wire = error_wire
         """Who words a refusal."""
-        self._unheld = Record(
-            request_id=request_id,
-            at_ms=began_ms,
-            outcome=Outcome.UNMETERED,
-            decision="allow",
-            provider="",
-            endpoint="",
-            model="",
-            attributes={},
-        )
-        """The record of a request that nothing is held for, as far as the request is known by now."""
+        self._began_ms = began_ms
+        # What is recorded of a request that nothing is held for, as far as it is known by now.
+        self._provider = ""
+        self._endpoint_name = ""
+        self._model = ""
+        self._attributes: Mapping[str, str] = {}
 
     @abstractmethod
     def receive(self, event: m.Event) -> list[m.Effect]:
@@ -81,7 +77,7 @@ class Life(ABC, Generic[S]):
             return self._refuse(error)
         if digest is None:
             return self._go_in()
-        return self.AUTHENTICATING, [m.Authenticate(digest, self._unheld.endpoint, metered=metered)]
+        return self.AUTHENTICATING, [m.Authenticate(digest, self._endpoint_name, metered=metered)]
 
     def _identified(self, event: m.Identified) -> tuple[S, list[m.Effect]]:
         self._request.identify(event.key)
@@ -89,7 +85,7 @@ class Life(ABC, Generic[S]):
 
     def _go_in(self) -> tuple[S, list[m.Effect]]:
         try:
-            self._request.use_provider_key(self._unheld.provider, self._settings.provider_secrets(), self._policy)
+            self._request.use_provider_key(self._provider, self._settings.provider_secrets(), self._policy)
         except RequestError as error:
             return self._refuse(error)
         return self._enter()
@@ -107,12 +103,11 @@ class Life(ABC, Generic[S]):
     def _fail_closed(self, event: m.Failed) -> tuple[S, list[m.Effect]]:
         return self._answer(self._unavailable(), Outcome.FAILED, error=event.error, retry_after_seconds=1)
 
-    @property
-    def _may_fail_open(self) -> bool:
+    def _may_pass(self, event: m.Failed) -> bool:
         """Whether the policy lets a request pass that it could not decide on."""
         # Nobody passes because it could not be found out who they are.
         unknown = self._policy.reads_credentials and self.state in {self.IDLE, self.AUTHENTICATING}
-        return self._policy.failure_mode is FailureMode.OPEN and not unknown
+        return self._policy.failure_mode is FailureMode.OPEN and not unknown and not event.closes
 
     def _answer(
         self, info: ErrorInfo, outcome: Outcome, *, error: str, retry_after_seconds: int | None = None
@@ -124,8 +119,31 @@ class Life(ABC, Generic[S]):
             retry_after_seconds=retry_after_seconds,
             retry=retry_after_seconds is not None,
         )
-        record = self._unheld._replace(outcome=outcome, decision="deny", status=info.status, error=error)
+        record = self._unheld(outcome, status=info.status, error=error)
         return self.ENDED, [reply, *self._conclude(record)]
+
+    def _unheld(
+        self,
+        outcome: Outcome,
+        *,
+        status: int | None = None,
+        error: str | None = None,
+        denied_by: tuple[str, ...] = (),
+    ) -> Record:
+        """The record of a request that nothing is held for."""
+        return Record(
+            request_id=self.request_id,
+            at_ms=self._began_ms,
+            outcome=outcome,
+            decision="allow" if outcome is Outcome.UNMETERED else "deny",
+            provider=self._provider,
+            endpoint=self._endpoint_name,
+            model=self._model,
+            attributes=self._attributes,
+            status=status,
+            error=error,
+            denied_by=denied_by,
+        )
 
     def _denial(self, verdict: Verdict) -> m.ImmediateReply:
         """The answer to a request that a limit or a rule has refused."""

@@ -117,6 +117,8 @@ class Failed:
     """policyd itself failed: its store, or a defect. `error` is a name for people, without content."""
 
     error: str
+    closes: bool = False
+    """Whether nothing may pass, whatever `failure_mode` says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,17 +16,19 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 
-from policyd.core.estimate import Estimate, cost_nanos
-from policyd.core.ledger import Amounts
-from policyd.core.policy import Metric
+from policyd.core.estimate import Estimate
 from policyd.core.record import UsageSource
-from policyd.core.usage import OUTPUT_TOKEN_KINDS, Usage
+from policyd.core.usage import Usage
 from policyd.ext_proc.document import ReplyDocument
 from policyd.ext_proc.encoding import Decoder
+from policyd.ext_proc.room import Room
 from policyd.providers.base import ErrorInfo, ReplyReader, WireFormat
 from policyd.providers.framing.frame import Frame, Framer
 from policyd.providers.framing.json_array import JsonArrayFramer
 from policyd.providers.framing.sse import SseFramer
+
+UNDECODED_BYTES_MAX = 65_536
+"""How many bytes of events are kept at most before they are read."""
 
 UNCOUNTED_BYTES_MAX = 65_536
 """How much output text is kept at most before it is counted."""
@@ -52,7 +54,6 @@ class ReplyMeter:
         decoder: Decoder | None,
         estimate: Estimate,
         held: Usage,
-        token_amounts: Amounts,
         count_text: Callable[[str], int],
     ) -> None:
         self.reader = reader
@@ -60,9 +61,7 @@ class ReplyMeter:
         self._passes_plain = framing is not Framing.DOCUMENT
         self._decoder = decoder
         self._estimate = estimate
-        self._held = held
-        self._held_cost_nanos = cost_nanos(estimate.price, held)
-        self._token_cost_nanos = token_amounts[Metric.COST]
+        self._room = Room(estimate, held)
         self._count_text = count_text
         self._events = framer or SseFramer()
         self._unread: deque[Frame] = deque()
@@ -71,14 +70,13 @@ class ReplyMeter:
         """The latest event that was read, until it is known to be covered."""
         self._document = ReplyDocument(reader)
         self._has_come = False
-        self._granted_tokens = 0
         self._counted_tokens = 0
         self._latest_tokens = 0
         self._uncounted: list[str] = []
         self._uncounted_bytes = 0
         self._latest_bytes = 0
-        self._room_for: Usage | None = None
-        self._room = self._room_beside(estimate.expected)
+        self._undecoded = bytearray()
+        """Events that passed without being read."""
 
     @property
     def is_stream(self) -> bool:
@@ -97,6 +95,8 @@ class ReplyMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """Reads a chunk; returns the bytes that the client may have now. Raises `UndecodableReply`."""
+        if self._passes_undecoded(chunk):
+            return chunk
         plain = self._decode(chunk)
         if self._framing is Framing.EVENTS:
             self._unread += self._events.feed(plain)
@@ -128,6 +128,8 @@ class ReplyMeter:
             rest = self._uncovered + b"".join(map(self._read, self._unread))
             self._uncovered = b""
             self._unread.clear()
+            if self.reader.usage_complete:
+                self._undecoded.clear()
             return rest
         self._document.finish()
         self._keep_text()
@@ -143,6 +145,43 @@ class ReplyMeter:
             self._keep_text()
         return plain if self._passes_plain else body
 
+    def _passes_undecoded(self, chunk: bytes) -> bool:
+        """Whether `chunk` is of whole events that only bring text, for which there is room at a token for every byte.
+
+        Such events are kept as they came, and read only if their text has to be counted: when the room gets tight, or
+        when the reply ends without the provider's own numbers.
+        """
+        reader, events = self.reader, self._events
+        if (
+            reader.telling is None
+            # The first event tells more than the others.
+            or reader.model is None
+            or self._decoder is not None
+            or self._framing is not Framing.EVENTS
+            or self._unread
+            or self._uncovered
+            or not isinstance(events, SseFramer)
+            or not events.is_whole(chunk)
+            or reader.telling.search(chunk) is not None
+        ):
+            return False
+        if len(self._undecoded) + len(chunk) > UNDECODED_BYTES_MAX:
+            self._decode_kept()
+        latest_bytes, self._latest_bytes = self._latest_bytes, len(chunk)
+        self._undecoded += chunk
+        if self._output_bound() <= self._room.tokens_beside(reader.usage):
+            return True
+        self._latest_bytes = latest_bytes
+        del self._undecoded[-len(chunk) :]
+        return False
+
+    def _decode_kept(self) -> None:
+        """Reads the events that passed without being read."""
+        if self._undecoded:
+            kept, self._undecoded = bytes(self._undecoded), bytearray()
+            for frame in SseFramer().feed(kept):
+                self._read(frame)
+
     @property
     def is_unread(self) -> bool:
         """Whether a document has come that said nothing of what it costs: not whole, not JSON, or without usage."""
@@ -155,6 +194,7 @@ class ReplyMeter:
         reported = self.reader.usage
         if reported is not None and self.reader.usage_complete:
             return reported, UsageSource.REPORTED
+        self._decode_kept()
         self._count()
         if reported is None or not reported.input_tokens:
             reported = (reported or Usage())._replace(input=self._estimate.expected.input)
@@ -168,50 +208,38 @@ class ReplyMeter:
         That is for what was read and for as much again as was read last: the next event should fit before it is read.
         A reply whose usage is complete has nothing more to come.
         """
-        room = self._room_tokens()
+        room = self._room.tokens_beside(self.reader.usage)
         if self.reader.usage_complete or self._output_bound() <= room:
             return 0
+        if self._undecoded:
+            self._decode_kept()
+            if self._output_bound() <= room:
+                return 0
         usage, _ = self.observed()
         coming = self._within_bound(usage.output_tokens + max(1, self._latest_tokens))
         return max(0, max(usage.output_tokens, coming) - room)
 
     def top_up_tokens(self, shortfall_tokens: int) -> int:
         """How many to ask for: as many again as are held, but no more than a bounded reply can come to."""
-        wanted = max(shortfall_tokens, TOP_UP_TOKENS_MIN, self._held.output_tokens + self._granted_tokens)
+        wanted = max(shortfall_tokens, TOP_UP_TOKENS_MIN, self._room.all_tokens)
         if self._estimate.bounded:
-            rest = self._estimate.maximum.output_tokens - self._room_tokens()
+            rest = self._estimate.maximum.output_tokens - self._room.tokens_beside(self.reader.usage)
             wanted = min(wanted, max(shortfall_tokens, rest))
         return wanted
 
     def grant(self, tokens: int) -> None:
         """`tokens` more output tokens are held."""
-        self._granted_tokens += tokens
+        self._room.grant(tokens)
 
     def _covers_observed(self) -> bool:
         """Whether what is held covers all that was read so far."""
         usage, _ = self.observed()
-        return usage.output_tokens <= self._room_tokens()
-
-    def _room_tokens(self) -> int:
-        """How many output tokens fit into what is held, beside the input as it is known by now."""
-        reported = self.reader.usage
-        if reported is not self._room_for:
-            self._room_for = reported
-            self._room = self._room_beside(reported or self._estimate.expected)
-        return self._room + self._granted_tokens
-
-    def _room_beside(self, usage: Usage) -> int:
-        unanswered = usage._replace(**dict.fromkeys(OUTPUT_TOKEN_KINDS, 0))
-        room = min(self._held.output_tokens, self._held.tokens - unanswered.tokens)
-        if self._token_cost_nanos:
-            left_nanos = self._held_cost_nanos - cost_nanos(self._estimate.price, unanswered)
-            room = min(room, left_nanos // self._token_cost_nanos)
-        return room
+        return usage.output_tokens <= self._room.tokens_beside(self.reader.usage)
 
     def _output_bound(self) -> int:
         """No more output tokens than this have come or come with an event as long as the latest one."""
         reported = self.reader.usage.output_tokens if self.reader.usage is not None else 0
-        observed = max(reported, self._counted_tokens + self._uncounted_bytes)
+        observed = max(reported, self._counted_tokens + self._uncounted_bytes + len(self._undecoded))
         return max(reported, self._within_bound(observed + self._latest_bytes + 1))
 
     def _within_bound(self, output_tokens: int) -> int:

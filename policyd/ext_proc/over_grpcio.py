@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.codec import encode
+from policyd.ext_proc.reply_encoding import encode
 from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExchangeStream, ExternalProcessor, Tls
 
 Context = grpc.aio.ServicerContext[bytes, bytes]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.codec import encode
 from policyd.ext_proc.driver import log_failure
-from policyd.ext_proc.eager import run_eagerly
+from policyd.ext_proc.reply_encoding import encode
 from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExternalProcessor, Tls
-from policyd.h2rpc import Call, Limits, Server, Status
+from policyd.h2rpc import Call, Limits, Server, Service, Status
 
 
 class H2rpcServer:
@@ -18,8 +18,7 @@ class H2rpcServer:
 
     def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int, shares_port: bool = False) -> None:
         self._shares_port = shares_port
-        limits = Limits(message_bytes_max=message_bytes_max)
-        self._server = Server({METHOD: lambda call: _Stream(processor, call)}, limits=limits)
+        self._server = Server(services(processor), limits=Limits(message_bytes_max=message_bytes_max))
 
     async def listen(self, host: str, port: int, *, tls: Tls | None = None) -> int:
         context = tls.h2_context() if tls is not None else None
@@ -30,6 +29,11 @@ class H2rpcServer:
 
     async def stop(self, *, grace_seconds: float) -> None:
         await self._server.stop(grace_seconds=grace_seconds)
+
+
+def services(processor: ExternalProcessor) -> Mapping[str, Service]:
+    """What is served, by its path."""
+    return {METHOD: lambda call: _Stream(processor, call)}
 
 
 class _Stream:
@@ -64,35 +68,39 @@ class _Stream:
     # --- the exchange ---
 
     def _handle(self, event: m.Event) -> None:
-        self._work = run_eagerly(self._stream.handle(event, self._send))
-        if self._work is None:
-            self._go_on()
-        else:
-            self._call.pause_reading()
-            self._work.add_done_callback(self._worked)
+        self._stream.receive(event)
+        self._advance()
 
-    def _worked(self, work: asyncio.Task[None]) -> None:
-        if self._is_closed:
-            return
-        self._work = None
-        if (error := work.exception()) is None:
-            self._go_on()
-        else:
-            log_failure("an exchange's stream failed", error)
-            self._abort(type(error).__name__)
-
-    def _go_on(self) -> None:
+    def _advance(self) -> None:
+        """Does what is to be done, as far as nothing has to be waited for."""
+        while (due := self._stream.advance()) is not None:
+            if isinstance(due, asyncio.Task):
+                self._work = due
+                self._call.pause_reading()
+                due.add_done_callback(self._worked)
+                return
+            self._send(due)
         if (aborted := self._stream.aborted) is not None:
             self._abort(aborted)
             return
         self._watch_body()
         self._read_on()
 
+    def _worked(self, _: asyncio.Task[None]) -> None:
+        self._work = None
+        if self._is_closed:
+            return
+        try:
+            self._advance()
+        except Exception as error:  # noqa: BLE001 - a defect ends its own stream, and no other
+            log_failure("an exchange's stream failed", error)
+            self._abort(type(error).__name__)
+
     def _read_on(self) -> None:
         if self._work is None and self._all_sent:
             self._call.resume_reading()
 
-    async def _send(self, reply: m.Reply) -> None:
+    def _send(self, reply: m.Reply) -> None:
         if not self._call.send(encode(reply)):
             self._all_sent = False
             self._call.pause_reading()
@@ -124,4 +132,4 @@ class _Stream:
         if not self._is_closed:
             self._is_closed = True
             self._stop_watching()
-            self._processor.close(self._stream, work=self._work)
+            self._processor.close(self._stream)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from policyd.enforcer import Verdict
-from policyd.estimator import output_token_amounts
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.encoding import UndecodableReply, decoder
 from policyd.ext_proc.meter import Framing, ReplyMeter
@@ -104,7 +103,6 @@ class ReplySide:
                 decoder=encoding,
                 estimate=verdict.decision.estimate,
                 held=verdict.decision.held,
-                token_amounts=output_token_amounts(verdict.decision.estimate),
                 count_text=count_text,
             )
 

@@ -13,14 +13,13 @@ A request that its client signed (AWS SigV4) goes on as it was signed, or not at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from policyd.core.api_keys import CREDENTIAL_HEADERS, PROTOCOL_HEADER
 from policyd.core.attributes import (
     Identity,
     Place,
-    Strip,
     check_value,
     parse_cookies,
     parse_query,
@@ -75,16 +74,18 @@ class RequestSide:
         self._whole = False
         self.path, _, self._query = event.headers.get(":path", "").partition("?")
         self._signed = is_signed(event.headers, self._query)
-        self._credentials = Credentials.of(event.headers, self._query, policy)
-        strip = replace(strip, headers=(*strip.headers, *self._credentials.headers))
-        strip = replace(strip, query=(*strip.query, *self._credentials.parameters))
-        lists = {"cookie": self._cookies_left(strip), PROTOCOL_HEADER: self._credentials.protocols}
+        self._credentials = credentials = Credentials.of(event.headers, self._query, policy)
+        lists = {"cookie": self._cookies_left(strip.cookies), PROTOCOL_HEADER: credentials.protocols}
+        stripped = (*strip.headers, *credentials.headers)
         self._headers_reply = m.HeadersReply(
             response=False,
-            set_headers={**self._stripped_path(strip), **{name: left for name, left in lists.items() if left}},
+            set_headers={
+                **self._stripped_path((*strip.query, *credentials.parameters)),
+                **{name: left for name, left in lists.items() if left},
+            },
             remove_headers=(
-                *(name for name in strip.headers if name in event.headers),
-                *(name for name, left in lists.items() if left == ""),
+                *[name for name in stripped if name in event.headers],
+                *[name for name, left in lists.items() if left == ""],
             ),
         )
 
@@ -159,7 +160,8 @@ class RequestSide:
         reply = self._headers_reply
         if not (self._signed and "accept-encoding" in self._headers):
             # A compressed reply would have to be decoded before it can be read.
-            reply = replace(reply, set_headers={**reply.set_headers, "accept-encoding": "identity"})
+            set_headers = {**reply.set_headers, "accept-encoding": "identity"}
+            reply = m.HeadersReply(response=False, set_headers=set_headers, remove_headers=reply.remove_headers)
             self._headers_reply = reply
         if self._mode is m.BodyMode.STREAMED:
             # The body may have another length when it goes on.
@@ -272,16 +274,20 @@ class RequestSide:
             return [m.BodyReply(response=False)]
         return [m.BodyReply(response=False, body=body, set_headers={"content-length": str(len(body))})]
 
-    def _stripped_path(self, strip: Strip) -> dict[str, str]:
-        kept = strip_query(self._query, strip.query)
+    def _stripped_path(self, names: Sequence[str]) -> dict[str, str]:
+        if not self._query:
+            return {}
+        kept = strip_query(self._query, names)
         if kept == self._query:
             return {}
         return {":path": f"{self.path}?{kept}" if kept else self.path}
 
-    def _cookies_left(self, strip: Strip) -> str | None:
+    def _cookies_left(self, names: Sequence[str]) -> str | None:
         """`None` where they stay as they are."""
         header = self._headers.get("cookie", "")
-        kept = strip_cookies(header, strip.cookies)
+        if not header or not names:
+            return None
+        kept = strip_cookies(header, names)
         return None if kept == header else kept
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from ssl import SSLContext
@@ -20,7 +20,6 @@ from policyd.enforcer import Enforcer
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.codec import Decoder
 from policyd.ext_proc.driver import Driver, Send, log_failure, name_of
-from policyd.ext_proc.eager import run_eagerly
 from policyd.ext_proc.exchange import Exchange
 from policyd.ext_proc.life import Life
 from policyd.ext_proc.session import Session, session_wanted
@@ -92,12 +91,23 @@ class ExchangeStream:
             log_failure("a message of Envoy could not be read", error)
             return m.Failed(name_of(error))
 
-    def handle(self, event: m.Event, send: Send) -> Coroutine[Any, Any, None]:
-        """Feeds `event` and everything that follows from it."""
+    def receive(self, event: m.Event) -> None:
+        """Feeds `event`; `advance` then carries out what follows from it."""
+        self._driver_for(event).receive(event)
+
+    def advance(self) -> m.Reply | asyncio.Task[None] | None:
+        """As `Driver.advance`."""
+        return self._driver.advance() if self._driver is not None else None
+
+    async def handle(self, event: m.Event, send: Send) -> None:
+        """As `Driver.handle`."""
+        await self._driver_for(event).handle(event, send)
+
+    def _driver_for(self, event: m.Event) -> Driver:
         if self._driver is None:
             self._exchange = self._begin(event)
             self._driver = Driver(self._exchange, self._enforcer)
-        return self._driver.handle(event, send)
+        return self._driver
 
 
 class ExternalProcessor:
@@ -107,7 +117,6 @@ class ExternalProcessor:
         self._enforcer = enforcer
         self._settings = settings
         self._open: set[ExchangeStream] = set()
-        self._endings: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
         """Set by each exchange that has ended."""
 
@@ -125,12 +134,10 @@ class ExternalProcessor:
         self._open.add(stream)
         return stream
 
-    def close(self, stream: ExchangeStream, *, work: asyncio.Task[None] | None = None) -> None:
-        """For a gRPC stream that has ended in whichever way. `work`: what is to be called off before."""
-        ending = run_eagerly(self._end(stream, work))
-        if ending is not None:
-            self._endings.add(ending)
-            ending.add_done_callback(self._endings.discard)
+    def close(self, stream: ExchangeStream) -> None:
+        """For a gRPC stream that has ended in whichever way."""
+        stream.receive(m.Closed())
+        self._end(stream)
 
     async def finish_endings(self) -> None:
         """Waits until every exchange is settled. To be called once the server has stopped.
@@ -141,15 +148,18 @@ class ExternalProcessor:
             self._ended.clear()
             await self._ended.wait()
 
-    async def _end(self, stream: ExchangeStream, work: asyncio.Task[None] | None) -> None:
+    def _end(self, stream: ExchangeStream, _: object = None) -> None:
+        """Carries out what is left to do; replies to a stream that is closed go nowhere."""
+        due: m.Reply | asyncio.Task[None] | None = None
         try:
-            if work is not None:
-                work.cancel()
-                await asyncio.wait([work])
-            await stream.handle(m.Closed(), _nowhere)
+            while (due := stream.advance()) is not None:
+                if isinstance(due, asyncio.Task):
+                    due.add_done_callback(partial(self._end, stream))
+                    break
         finally:
-            self._open.discard(stream)
-            self._ended.set()
+            if not isinstance(due, asyncio.Task):
+                self._open.discard(stream)
+                self._ended.set()
 
     def _begin(self, first: m.Event) -> Life[Any]:
         """What a stream that begins with this event carries."""
@@ -168,7 +178,3 @@ class ExternalProcessor:
 
         wanted = session_wanted(first) if isinstance(first, m.RequestHeaders) else None
         return begun(Exchange) if wanted is None else begun(partial(Session, *wanted))
-
-
-async def _nowhere(_: m.Reply) -> None:
-    """Replies to a stream that is closed go nowhere."""

@@ -86,7 +86,7 @@ class Session(HoldingSession):
             return self._refuse(error)
         vendor = self._endpoint.vendor
         self._meter = SessionMeter(reader, count_text=lambda text: self._count_text(text, vendor.id, reader.model))
-        self._unheld = self._unheld._replace(model=reader.model, attributes=self._identity)
+        self._model, self._attributes = reader.model, self._identity
         return self._admit() if reader.model else self._connect()
 
     def _admit(self) -> Step:
@@ -214,9 +214,9 @@ class Session(HoldingSession):
         """policyd failed: `failure_mode` decides of a handshake; a session that is under way is cut."""
         if self._connected:
             return self._cut(self._unavailable(), code=INTERNAL, outcome=Outcome.FAILED)
-        if self.state is State.IDLE or not self._may_fail_open:
+        if self.state is State.IDLE or not self._may_pass(event):
             return self._fail_closed(event)
-        concluded = self._conclude(self._unheld._replace(error=event.error))
+        concluded = self._conclude(self._unheld(Outcome.UNMETERED, error=event.error))
         return State.PASSING, [self._request.pass_headers(), *concluded]
 
     def _used_up(self) -> ErrorInfo:

@@ -76,7 +76,7 @@ class HoldingSession(Life[State]):
         )
         self._endpoint = endpoint
         self._format = realtime
-        self._unheld = self._unheld._replace(provider=endpoint.vendor.id, endpoint=endpoint.name)
+        self._provider, self._endpoint_name = endpoint.vendor.id, endpoint.name
         self._traffic = Traffic()
         self._place: Verdict | None = None
         """The reservation of the session itself."""

@@ -25,8 +25,8 @@ _SIGNATURE_PARAMETER = "x-amz-signature="
 
 def is_signed(headers: Mapping[str, str], query: str) -> bool:
     """Whether a request carries a signature, by its headers' names in lower case and its raw query."""
-    return _TIME_HEADER in headers or any(
-        parameter.lower().startswith(_SIGNATURE_PARAMETER) for parameter in query.split("&")
+    return _TIME_HEADER in headers or (
+        query != "" and any(parameter.lower().startswith(_SIGNATURE_PARAMETER) for parameter in query.split("&"))
     )
 
 

@@ -9,10 +9,12 @@ raises `BodyUnreadable`; a reply that cannot be read leaves its facts unset and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from functools import cache
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.framing.frame import Frame
@@ -136,6 +138,14 @@ class ReplyReader(Protocol):
         ...
 
     @property
+    def telling(self) -> re.Pattern[bytes] | None:
+        """What is in the bytes of every event of a stream that says more than output text, once the model is known.
+
+        An event without it may be read later, or never. `None`: each has to be read as it comes.
+        """
+        ...
+
+    @property
     def usage(self) -> Usage | None:
         """What the provider has reported so far; `None` until it reported anything. Explicit zeros stay zeros."""
         ...
@@ -182,11 +192,21 @@ class ReplyReader(Protocol):
 
 @runtime_checkable
 class HeaderReader(Protocol):
-    """What a `ReplyReader` is as well where a reply's headers say something that its body may not: ask `isinstance`."""
+    """What a `ReplyReader` is as well where a reply's headers say something that its body may not."""
 
     def read_headers(self, headers: Mapping[str, str]) -> None:
         """Takes the reply's headers, by their names in lower case, before anything else of the reply."""
         ...
+
+
+@cache
+def _is_header_reader(reader: type[ReplyReader]) -> bool:
+    return issubclass(reader, HeaderReader)
+
+
+def reads_headers(reader: ReplyReader) -> TypeGuard[HeaderReader]:
+    """What `isinstance` would say, in a fraction of its time."""
+    return _is_header_reader(type(reader))
 
 
 @dataclass(frozen=True, slots=True)

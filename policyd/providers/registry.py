@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from policyd.providers.anthropic.batches import AnthropicBatches
 from policyd.providers.anthropic.complete import AnthropicComplete
@@ -236,13 +236,23 @@ _BARE_PATHS = (
 """Paths that name no vendor, and whose they are; the first row that fits counts."""
 
 
-def resolve(*, provider: str | None, host: str, method: str, path: str) -> Endpoint | UnknownEndpoint | None:
+Destination = Endpoint | UnknownEndpoint | None
+
+
+def resolve(*, provider: str | None, host: str, method: str, path: str) -> Destination:
     """Where a request goes.
 
     `provider` is the route's word for it, a genai-prices id or the name of any vendor whose API is OpenAI's; `host` may
     have a port; `path` may have a query. `None`: nothing says that this is a request to a model provider.
     """
     path = path.partition("?")[0]
+    # Clients choose path and host: what is remembered of them has a bound.
+    if len(host) + len(path) > REMEMBERED_LENGTH_MAX:
+        return _resolve(provider, host, method, path)
+    return _remembered(provider, host, method, path)
+
+
+def _resolve(provider: str | None, host: str, method: str, path: str) -> Destination:
     found = _vendor(provider, host, path)
     if found is None:
         return None
@@ -257,6 +267,11 @@ def resolve(*, provider: str | None, host: str, method: str, path: str) -> Endpo
                 return Endpoint(vendor, route.name, path, route.wire, error_wire, route.realtime)
     return UnknownEndpoint(vendor, _nearest_error_wire(vendor, path))
 
+
+_remembered = lru_cache(maxsize=1024)(_resolve)
+
+REMEMBERED_LENGTH_MAX = 256
+"""The longest host and path, together, that are remembered: longer ones are not what clients usually ask for."""
 
 _USUAL_PATHS: Mapping[Api, str] = {
     Api.OPENAI: "/v1/chat/completions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from policyd.core.usage import Usage
@@ -9,6 +10,8 @@ from policyd.core.usage import Usage
 
 class ReplyReading:
     """Holds what was read so far. A reader sets the fields as it reads."""
+
+    telling: re.Pattern[bytes] | None = None
 
     __slots__ = ("_error", "_model", "_terms", "_texts", "_usage")
 

@@ -14,7 +14,7 @@ import msgspec
 
 from policyd.core.errors import BodyUnreadable
 from policyd.providers.base import CacheWrite
-from policyd.providers.framing.json_edit import may_hold, members
+from policyd.providers.framing.json_edit import may_hold_any, members
 
 Json = Mapping[str, Any]
 """A decoded JSON object."""
@@ -37,8 +37,9 @@ def decode_request(body: bytes, *, decisive: Sequence[str]) -> Json:
         raise BodyUnreadable(f"the body is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise BodyUnreadable("the body has to be a JSON object")
-    _refuse_other_case(document, decisive=tuple(decisive))
-    if any(may_hold(body, name, times=2) for name in decisive):
+    names = tuple(decisive)
+    _refuse_other_case(document, decisive=names)
+    if may_hold_any(body, names, times=2):
         _refuse_contradictions(body, frozenset(decisive))
     return document
 
@@ -177,7 +178,7 @@ def refuse_contradictions_inside(body: bytes, outer: Sequence[str], *, decisive:
 
     `body` is valid JSON. As with its outermost members, the provider could heed another one than we do.
     """
-    if not any(may_hold(body, name, times=2) for name in decisive):
+    if not may_hold_any(body, tuple(decisive), times=2):
         return
     for member in members(body):
         if member.name not in outer or not body.startswith(b"{", member.value_start):

@@ -50,9 +50,24 @@ def open_shared_store(url: str) -> Store:
     return open_store(url)
 
 
+def store_name(url: str) -> str:
+    """What tells a store from others, for whoever keeps something for it: its URL without a password."""
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        return f"sqlite:{Path(unquote(parts.path.removeprefix('/'))).absolute()}"
+    _, _, hosts = parts.netloc.rpartition("@")
+    prefix = dict(parse_qsl(parts.query)).get("prefix", "")
+    return f"{parts.scheme}://{hosts}{parts.path}#{prefix}"
+
+
+def is_in_process(url: str) -> bool:
+    """Whether the store is a part of the process, and so never away from it."""
+    return urlsplit(url).scheme == "memory"
+
+
 def check_shareable(url: str) -> None:
     """Raises `ConfigError` for a store that several processes of one host cannot have open at once."""
-    if urlsplit(url).scheme == "memory":
+    if is_in_process(url):
         raise ConfigError("--workers: memory:// is inside one process, and workers would each have their own ledger")
 
 

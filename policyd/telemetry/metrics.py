@@ -26,7 +26,9 @@ from policyd.core.record import Outcome, Record
 from policyd.core.usage import PIECE_KINDS
 from policyd.learning import Corrections
 from policyd.stores.base import Swept
+from policyd.stores.outage.store import OutageStatus
 from policyd.telemetry.log_line import log_line
+from policyd.telemetry.outages import Outages
 
 LABEL_VALUES_MAX = 500
 UNSERVED_MODELS_MAX = 50
@@ -82,7 +84,7 @@ class Telemetry:
         )
         self._rules = Counter(
             "policyd_rules",
-            "Requests that a rule fired for, or would have in shadow.",
+            "Requests that a rule or an anomaly fired for, or a rule would have in shadow.",
             ("rule", "mode", *who),
             registry=registry,
         )
@@ -170,6 +172,8 @@ class Telemetry:
             "policyd_prices_reloads", "Times the price table was read again.", ("result",), registry=registry
         )
         self._prices = Info("policyd_prices", "The price table in force.", registry=registry)
+        self._outages = Outages()
+        registry.register(self._outages)
         Info("policyd_build", "What runs here.", registry=registry).info({"version": version})
 
     # --- the enforcer's observer ---
@@ -223,6 +227,10 @@ class Telemetry:
     def count_open_exchanges(self, count: Callable[[], int]) -> None:
         """Reads the number of open exchanges from `count` at every scrape."""
         self._open_exchanges.set_function(count)
+
+    def watch_outages(self, status: Callable[[], OutageStatus], *, now_ms: Callable[[], int]) -> None:
+        """Reads at every scrape how things stand between this process and its store."""
+        self._outages.watch(status, now_ms=now_ms)
 
     def policy_in_force(self, revision: str) -> None:
         self._policy.info({"revision": revision})

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from policyd.tokens.count import Ratio
 from policyd.tokens.models import ClaudeVersion, bare_model_name, claude_version
@@ -208,6 +209,11 @@ _NEWER_CLAUDE_TOKENIZER = ClaudeVersion(4, 7)
 
 def family(*, provider: str, model: str) -> Family:
     """How `model` counts text. The model's name decides; the provider where the name says nothing."""
+    return _remembered(provider, model)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(provider: str, model: str) -> Family:
     models = _family(provider, bare_model_name(model))
     if provider not in _ADDED_TOKENS or "embed" in model:
         return models

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tiktoken import Encoding
 
-from policyd.tokens.segments import segments
+from policyd.tokens.segments import SEGMENT_CHARS_MAX, segments
 
 
 class Counted(NamedTuple):
@@ -58,6 +58,8 @@ class Vocabulary:
         A lone surrogate, which JSON can carry, counts as the replacement character.
         """
         encoding = self.load()
+        if len(text) <= SEGMENT_CHARS_MAX:
+            return Counted(len(encoding.encode_ordinary(text)), forced_cuts=0)
         tokens = forced_cuts = 0
         for segment in segments(text):
             tokens += len(encoding.encode_ordinary(segment.text))

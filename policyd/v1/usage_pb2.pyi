@@ -44,7 +44,7 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_REJECTED: _Outcome.ValueType  # 6
     """It could not be priced; the provider never saw it."""
     OUTCOME_UNMETERED: _Outcome.ValueType  # 7
-    """It passed without a charge: its endpoint is free, or policyd failed and the policy says `failure_mode: open`."""
+    """It passed without a charge: its endpoint is free, or policyd had a defect and the policy says `failure_mode: open`."""
     OUTCOME_EXPIRED: _Outcome.ValueType  # 8
     """Nobody said how it ended, and its hold expired."""
     OUTCOME_FAILED: _Outcome.ValueType  # 9
@@ -70,7 +70,7 @@ OUTCOME_PROVIDER_ERROR: Outcome.ValueType  # 5
 OUTCOME_REJECTED: Outcome.ValueType  # 6
 """It could not be priced; the provider never saw it."""
 OUTCOME_UNMETERED: Outcome.ValueType  # 7
-"""It passed without a charge: its endpoint is free, or policyd failed and the policy says `failure_mode: open`."""
+"""It passed without a charge: its endpoint is free, or policyd had a defect and the policy says `failure_mode: open`."""
 OUTCOME_EXPIRED: Outcome.ValueType  # 8
 """Nobody said how it ended, and its hold expired."""
 OUTCOME_FAILED: Outcome.ValueType  # 9
@@ -382,7 +382,7 @@ class UsageRecord(_message.Message):
 
     @_builtins.property
     def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the rules that fired, in the policy's order."""
+        """The names of the rules that fired, in the policy's order; before them the anomalies, as `anomaly:NAME`."""
 
     @_builtins.property
     def shadow_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -15,7 +15,7 @@ from policyd.core.price_book import PriceBook
 from policyd.core.pricing import Price
 from policyd.core.record import Outcome, Record
 from policyd.core.usage import NO_USAGE, Usage
-from policyd.estimator import Ask, Estimator, output_token_amounts, with_request_fee
+from policyd.estimator import Ask, Estimator, with_request_fee
 from policyd.ext_proc.charging import ended
 from policyd.ext_proc.meter import ReplyMeter
 from policyd.price_finding import price_served
@@ -191,7 +191,6 @@ class _Exchange:
             decoder=None,
             estimate=self._estimate,
             held=self._estimate.maximum,
-            token_amounts=output_token_amounts(self._estimate),
             count_text=lambda text: counter.count_text(text, provider=vendor, model=model),
         )
         for chunk in chunks:

@@ -216,6 +216,7 @@ MET_BY_NO_CALL = {
     errors.EndpointUnknown,
     errors.KeyForbidden,
     errors.KeyInvalid,
+    errors.ProviderKeyMissing,
     errors.RequestSigned,
     errors.ProtocolError,
     errors.ConfigError,

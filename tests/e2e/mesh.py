@@ -10,11 +10,14 @@ import http.client
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -243,11 +246,13 @@ def _running(
     stderr: IO[bytes] | None,
     launcher: Sequence[str] = (),
 ) -> Iterator[tuple[_Running, Mapping[str, str]]]:
+    # Made by policyd only if it needs it.
+    journal = Path(tempfile.gettempdir()) / f"policyd-journal-{uuid.uuid4().hex}"
     process = subprocess.Popen(
         [*launcher, sys.executable, "-m", "policyd", command, *flags],
         stdout=subprocess.PIPE,
         stderr=stderr,
-        env={**os.environ, **(environ or {})},
+        env={**os.environ, "POLICYD_JOURNAL": str(journal), **(environ or {})},
     )
     policyd = kind(process)
     reader = threading.Thread(target=policyd._read, daemon=True)
@@ -265,6 +270,7 @@ def _running(
         reader.join()
         if process.stdout is not None:
             process.stdout.close()
+        shutil.rmtree(journal, ignore_errors=True)
 
 
 def _ready(policyd: Policyd) -> Line:

@@ -24,9 +24,11 @@ from tests.e2e.conftest import written
 from tests.e2e.mesh import Balance, Policyd, policyd_serve
 from tests.e2e.sdks import OpenAI
 from tests.envoy.rig import loopback
+from tests.stores.redis_server import running, wait_until
 
 POLICY = """
 version: 1
+failure_mode: {failure_mode}
 reservations: {{ttl: {ttl_seconds}s, grace: 0s}}
 limits:
   - name: project-spend
@@ -55,12 +57,15 @@ class Place:
     def store(self) -> str:
         return f"sqlite:///{self.folder}/policyd.db"
 
-    def policyd(self, *, ttl_seconds: int = 120, grace: str = "30s") -> AbstractContextManager[Policyd]:
+    def policyd(
+        self, *, ttl_seconds: int = 120, grace: str = "30s", store: str | None = None, failure_mode: str = "closed"
+    ) -> AbstractContextManager[Policyd]:
+        policy = POLICY.format(ttl_seconds=ttl_seconds, failure_mode=failure_mode)
         return policyd_serve(
             ext_proc=f"unix:{self.folder}/policyd.sock",
-            store=self.store,
-            policy=written(POLICY.format(ttl_seconds=ttl_seconds), folder=self.folder),
-            environ={"POLICYD_SHUTDOWN_GRACE": grace},
+            store=store or self.store,
+            policy=written(policy, folder=self.folder),
+            environ={"POLICYD_SHUTDOWN_GRACE": grace, "POLICYD_JOURNAL": str(self.folder / "journal")},
         )
 
 
@@ -186,3 +191,30 @@ async def test_an_envoy_that_is_killed_is_a_client_that_hung_up(place: Place, pr
         (line,) = policyd.records_of(project)
         assert line["outcome"] == "disconnected"
         assert policyd.balance(BUDGET, project=project) == Balance(spent=nanos(line["actual_cost_usd"]), reserved=0)
+
+
+async def test_what_a_killed_policyd_had_journalled_is_charged_once_by_the_next(
+    place: Place, provider: SimulatedProvider, project: str
+) -> None:
+    """Redis is away, policyd is killed, and the next one is killed while it charges what the first has left."""
+    with running(place.folder / "redis", "--appendonly", "yes", "--appendfsync", "always") as redis:
+        store = f"redis://{redis.address}/0"
+        with place.policyd(store=store, failure_mode="open") as policyd:
+            ask(place, project)
+            redis.kill()
+            for _ in range(5):
+                assert ask(place, project).status == 200
+            policyd.kill()
+        with place.policyd(store=store, failure_mode="open") as policyd:  # starts without its store
+            assert ask(place, project).status == 200
+            redis.start()
+            policyd.kill()
+        with place.policyd(store=store, failure_mode="open") as policyd:
+            policyd.wait_for_metric("policyd_journal_bytes", 0)
+            served = provider.served
+            true_cost = cost(OpenAI, Usage(input=served.input_tokens, output=served.output_tokens))
+            wait_until(
+                lambda: policyd.balance(BUDGET, project=project) == Balance(spent=true_cost, reserved=0),
+                "all is charged, once",
+            )
+        assert not list((place.folder / "journal").glob("*.journal"))

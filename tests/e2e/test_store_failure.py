@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from policyd.core.usage import Usage
 from policyd.demo.provider import SimulatedProvider
 from tests.e2e import raw
-from tests.e2e.books import BUDGET, ENDED_SECONDS_MAX, assert_charged, calls, nanos, wait_until_idle
+from tests.e2e.books import BUDGET, ENDED_SECONDS_MAX, assert_charged, calls, cost, nanos, wait_until_idle
 from tests.e2e.conftest import Start
 from tests.e2e.mesh import Balance, Mesh
 from tests.e2e.sdks import OpenAI, Sdk, policyd_object
@@ -96,18 +97,15 @@ def test_closed_a_request_that_cannot_be_booked_is_refused(
     assert_charged(closed, project, reply.usage, sdk=sdk, request_id=reply.request_id)
 
 
-def test_open_a_request_that_cannot_be_booked_passes_and_is_reported(
+def test_open_a_request_that_cannot_be_journalled_either_is_refused(
     opened: Mesh, provider: SimulatedProvider, sdk: Sdk, project: str
 ) -> None:
-    with disk_full(opened):
-        reply = sdk.ask(opened, project=project)
-        streamed = sdk.stream(opened, project=project)
+    with disk_full(opened), pytest.raises(sdk.status_errors[503]) as raised:
+        sdk.ask(opened, project=project)
 
-    assert reply.text == streamed.text
-    assert calls(provider) == 2
-    lines = opened.records_of(project, count=2)
-    assert [(line["decision"], line["outcome"]) for line in lines] == [("allow", "unmetered")] * 2
-    assert all(line["error"] for line in lines)
+    assert policyd_object(raised.value)["reason"] == "policy_unavailable"
+    assert raised.value.response.headers["retry-after"] == "1"  # type: ignore[attr-defined]
+    assert calls(provider) == 0
     assert opened.balance(BUDGET, project=project) == Balance(spent=0, reserved=0)
 
 
@@ -127,14 +125,21 @@ def test_a_policyd_whose_store_does_not_answer_lives_and_is_not_ready(closed: Me
     assert closed.get("/readyz") == (200, "ok\n")
 
 
-def test_open_a_store_that_does_not_answer_in_time_is_passed_by(
-    opened: Mesh, provider: SimulatedProvider, folder: Path, project: str
+def test_open_a_store_that_does_not_answer_is_told_later(
+    opened: Mesh, provider: SimulatedProvider, folder: Path, sdk: Sdk, project: str
 ) -> None:
     with locked(folder / "open.db"):
-        OpenAI().ask(opened, project=project)
+        sdk.ask(opened, project=project)
+        sdk.stream(opened, project=project)
+        assert opened.get("/readyz") == (200, "ok\n")
 
-    assert calls(provider) == 1
-    assert opened.records_of(project)[0]["outcome"] == "unmetered"
+    lines = opened.records_of(project, count=2)
+    assert [line["outcome"] for line in lines] == ["served"] * 2
+    opened.wait_for_metric("policyd_journal_bytes", 0)
+    served = provider.served
+    true_cost = cost(sdk, Usage(input=served.input_tokens, output=served.output_tokens))
+    assert true_cost == sum(nanos(line["actual_cost_usd"]) for line in lines)
+    assert opened.balance(BUDGET, project=project) == Balance(spent=true_cost, reserved=0)
 
 
 def test_replies_that_cannot_be_booked_cost_their_holds(

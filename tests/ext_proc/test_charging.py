@@ -12,7 +12,6 @@ from policyd.core.policy import OnDisconnect
 from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
 from policyd.enforcer import Ending
-from policyd.estimator import output_token_amounts
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.charging import disconnected, ended
 from policyd.ext_proc.meter import Framing, ReplyMeter
@@ -49,7 +48,6 @@ def meter(framing: Framing, body: bytes, *, anthropic: bool = False) -> ReplyMet
         decoder=None,
         estimate=ESTIMATE,
         held=ESTIMATE.maximum,
-        token_amounts=output_token_amounts(ESTIMATE),
         count_text=len,
     )
     it.feed(body)

@@ -9,8 +9,9 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
 from policyd.core.errors import ProtocolError
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.codec import Decoder, encode
+from policyd.ext_proc.codec import Decoder
 from policyd.ext_proc.messages import BodyMode
+from policyd.ext_proc.reply_encoding import encode
 
 OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 

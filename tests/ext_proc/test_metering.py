@@ -14,7 +14,6 @@ from policyd.core.own_prices import Tariff
 from policyd.core.policy import Action, Hold, Metric, Policy, Unbounded
 from policyd.core.record import Outcome, UsageSource
 from policyd.core.usage import Usage
-from policyd.estimator import output_token_amounts
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.meter import TOP_UP_TOKENS_MIN, Framing, ReplyMeter
 from policyd.ext_proc.states import State
@@ -372,7 +371,6 @@ def test_a_bounded_reply_lacks_no_more_than_it_can_come_to() -> None:
         decoder=None,
         estimate=estimate,
         held=estimate.expected,
-        token_amounts=output_token_amounts(estimate),
         count_text=len,
     )
     meter.grant(98)

@@ -19,6 +19,7 @@ from policyd.ext_proc.over_grpcio import GrpcioServer
 from policyd.ext_proc.over_h2rpc import H2rpcServer
 from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExternalProcessor, ExtProcServer
 from policyd.ext_proc.settings import ExchangeSettings
+from policyd.ext_proc.states import State
 from tests.builders import World, limit, policy, price_of
 from tests.ext_proc import wire
 from tests.ext_proc.trying_stores import Turnstile, slow
@@ -184,7 +185,9 @@ async def test_a_client_that_hangs_up_while_it_is_decided(waits_before: bool, se
         await turnstile.arrival()
         stream.cancel()
         # gRPC tells the server in its own time.
-        while not service.processor._endings:  # noqa: ASYNC110 (it tells nobody else)
+        (exchange,) = (stream._exchange for stream in service.processor._open)
+        assert exchange is not None
+        while exchange.state is not State.ABANDONED:  # noqa: ASYNC110 (it tells nobody else)
             await asyncio.sleep(0.001)
         turnstile.open()
         # The release.

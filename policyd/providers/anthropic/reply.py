@@ -6,6 +6,7 @@ running totals that override what they name. The older completions report no usa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ class AnthropicReply:
     """
 
     document_members = ("type", "model", "usage", "error")
+    telling = re.compile(rb'message_|completion|"usage"|error')
 
     __slots__ = ("_error", "_final", "_model", "_reported", "_terms", "_texts", "_usage")
 

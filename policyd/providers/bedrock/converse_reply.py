@@ -25,6 +25,7 @@ class ConverseReply:
     """A `ReplyReader` for Converse. It names a model only where a prompt router chose one."""
 
     document_members = ("usage", "serviceTier", "trace", "message", "__type")
+    telling = None
 
     __slots__ = ("_error", "_model", "_reported", "_terms", "_texts", "_usage")
 

@@ -33,6 +33,7 @@ class InvokeReply:
     """A `ReplyReader` for whatever a model answers with. Its first part tells whose form it has."""
 
     document_members = ("type", "model", "usage", "error", "message", "__type", *MakerReply.document_members)
+    telling = None
 
     __slots__ = ("_error", "_facts", "_measured", "_reader", "_terms")
 

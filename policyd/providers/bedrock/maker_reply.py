@@ -23,6 +23,7 @@ class MakerReply:
     """What such replies say, whoever made the model. They name no model, and errors come in Bedrock's own form."""
 
     document_members = (*_INPUT_COUNTS, *_OUTPUT_COUNTS, "results")
+    telling = None
     model: str | None = None
     error: str | None = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import msgspec
@@ -48,7 +49,19 @@ def may_hold(body: bytes, name: str, *, times: int = 1) -> bool:
 
     `name` is in ASCII letters, digits and underscores; a client may have written some of them as escapes.
     """
-    return body.count(b'"%b"' % name.encode()) >= times or _ESCAPED_NAME_BYTE.search(body) is not None
+    return may_hold_any(body, (name,), times=times)
+
+
+def may_hold_any(body: bytes, names: tuple[str, ...], *, times: int = 1) -> bool:
+    """The same of any of several names."""
+    return any(body.count(name) >= times for name in _quoted(names)) or (
+        b"\\u00" in body and _ESCAPED_NAME_BYTE.search(body) is not None
+    )
+
+
+@cache
+def _quoted(names: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(b'"%b"' % name.encode() for name in names)
 
 
 def set_member(body: bytes, path: Sequence[str], value: bytes) -> bytes:

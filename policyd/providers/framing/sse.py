@@ -16,6 +16,7 @@ EVENT_BYTES_MAX = 16 * 1024 * 1024
 
 # An end of line is atomic: the CR of a CRLF must never pass for a line of its own.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_USUAL_ENDS = (b"\n\n", b"\r\n\r\n")
 _BLANK_LINE_BYTES_MAX = 4
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -42,6 +43,10 @@ class SseFramer:
         """The frames that `chunk` completes."""
         self._buffer += chunk
         return self._frames(ended=False)
+
+    def is_whole(self, chunk: bytes) -> bool:
+        """Whether `chunk`, were it fed next, is of whole events; as far as can be told at a glance."""
+        return not self._buffer and not self._at_start and not self._oversized and chunk.endswith(_USUAL_ENDS)
 
     def finish(self) -> list[Frame]:
         """The frames that the end of the stream completes: the last one may lack its blank line."""

@@ -6,6 +6,7 @@ chunk as a running total, or in `x_groq.usage`. It is taken wherever it is seen,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ class OpenAIChatReply:
     """
 
     document_members = ("model", "usage", "service_tier", "error")
+    telling = re.compile(rb'"usage"\s*:\s*\{|"error"|"x_groq"|"finish_reason"\s*:\s*"|\[DONE\]|event:')
 
     __slots__ = (
         "_ended",

@@ -6,6 +6,7 @@ The response object that a background request is answered with has no usage at a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ class OpenAIResponsesReply(ReplyReading):
     """A `ReplyReader` for responses and for compactions."""
 
     document_members = ("model", "usage", "service_tier", "status", "error", "tool_usage", "output")
+    telling = re.compile(rb'"response"\s*:|"usage"|error')
 
     __slots__ = ("_ended", "_reported")
 

@@ -17,8 +17,9 @@
 `appendfsync always` nothing on that server; with `everysec` the last second before its process or machine dies (up to
 two on a slow disk); without an append-only file all since the last snapshot. A failover loses what the new master had
 not received yet, for replication does not wait. What is lost are whole calls: a lost reserve is a hold that nobody
-counts, and settling it is `ReservationNotFound`; a lost settle is a hold that expires and is charged as such. Set
-`appendonly yes`, `maxmemory-policy noeviction` (a budget that is evicted starts again at nothing), and for failovers
+counts, and settling it is `ReservationNotFound`, upon which the process that made it charges its exchange all the same
+(`policyd.stores.outage`); a lost settle is a hold that expires and is charged as such. Set `appendonly yes`,
+`maxmemory-policy noeviction` (a budget that is evicted starts again at nothing), and for failovers
 `min-replicas-to-write 1`.
 
 **Errors.** `StoreUnavailable` if the call was never carried out: no connection, or Redis says so. `StoreError` if it

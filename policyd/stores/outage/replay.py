@@ -1,0 +1,106 @@
+"""Brings what the journal tells of into the store, each thing once.
+
+    event   the store knows the reservation                 it does not, and the usage records
+                                                            do          do not
+    held    nothing is done                                 nothing     it is held, past every cap
+    ended   it is settled or released; again: nothing       nothing     it is held and settled
+
+A reservation is not known where the hold never got there, where the store has lost it, and where it ended so long ago
+that it is forgotten: the usage records, which are kept for longer, tell the last from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from policyd.core.errors import ReservationNotFound
+from policyd.core.ledger import Account, Entry
+from policyd.core.record import Record
+from policyd.core.reservation import State
+from policyd.stores.base import Store, UsageFilter
+from policyd.stores.outage.events import Begun, Ended, Event, Held
+
+PAGE = 100
+
+
+class Replay:
+    """The events of one file have to come in order. `ended_kept_ms`: for how long the store surely remembers."""
+
+    def __init__(self, store: Store, *, ended_kept_ms: int) -> None:
+        self._store = store
+        self._ended_kept_ms = ended_kept_ms
+        self._begun: dict[tuple[str, int, int], int] = {}
+        """When windows of first use really began, by limit and scope, when they counted as begun, and length."""
+
+    async def apply(self, event: Event, *, now_ms: int) -> None:
+        """Raises `StoreError`s: the event has to come again; and `ReservationError`s: it cannot be charged."""
+        match event:
+            case Begun(key, began_ms, length_ms):
+                begun = await self._store.begin_window(key, now_ms=began_ms, length_ms=length_ms)
+                limit_and_scope, _, _ = key.rpartition("|")
+                self._begun[limit_and_scope, began_ms, length_ms] = began_ms if begun is None else begun
+            case Held(entries, record, held_ms, expires_at_ms):
+                # Its exchange may be open still, and renews it once it is held.
+                lives_until_ms = max(expires_at_ms, now_ms + expires_at_ms - held_ms)
+                if now_ms - record.at_ms < self._ended_kept_ms or not await self._is_recorded(record):
+                    await self._hold(record, entries, now_ms=now_ms, expires_at_ms=lives_until_ms)
+            case Ended():
+                await self.end(event, now_ms=now_ms)
+
+    async def end(self, event: Ended, *, now_ms: int) -> State:
+        """Settles or releases, also what the store has lost. Returns the state that it was found in."""
+        try:
+            return await self._end(event)
+        except ReservationNotFound:
+            if await self._is_recorded(event.record):
+                return State.SETTLED
+            if not event.entries:
+                raise
+        await self._hold(event.record, event.entries, now_ms=now_ms, expires_at_ms=now_ms)
+        return await self._end(event)
+
+    async def _end(self, event: Ended) -> State:
+        record = event.record
+        if event.amounts is None:
+            return await self._store.release(record.request_id, record=record, now_ms=event.now_ms)
+        return await self._store.settle(record.request_id, amounts=event.amounts, record=record, now_ms=event.now_ms)
+
+    async def _hold(self, record: Record, entries: Iterable[Entry], *, now_ms: int, expires_at_ms: int) -> None:
+        await self._store.reserve(
+            record.request_id,
+            entries=tuple(replace(entry, account=self._account(entry.account), enforce=False) for entry in entries),
+            record=record,
+            now_ms=now_ms,
+            expires_at_ms=expires_at_ms,
+        )
+
+    def _account(self, account: Account) -> Account:
+        """The account in the window of first use that it really is in, where that had to be guessed."""
+        if not self._begun or account.ends_at_ms is None:
+            return account
+        guessed_ms = account.starts_at_ms
+        length_ms = account.ends_at_ms - guessed_ms
+        begun_ms = self._begun.get((f"{account.limit}|{account.scope}", guessed_ms, length_ms), guessed_ms)
+        return _moved(account, begun_ms - guessed_ms)
+
+    async def _is_recorded(self, record: Record) -> bool:
+        wanted = UsageFilter(from_ms=record.at_ms, until_ms=record.at_ms + 1)
+        cursor = ""
+        while True:
+            page = await self._store.usage(wanted, limit=PAGE, cursor=cursor)
+            if any(found.request_id == record.request_id for found in page.records):
+                return True
+            cursor = page.next_cursor
+            if not cursor:
+                return False
+
+
+def _moved(account: Account, by_ms: int) -> Account:
+    ends_at_ms, keep_until_ms = account.ends_at_ms, account.keep_until_ms
+    return replace(
+        account,
+        starts_at_ms=account.starts_at_ms + by_ms,
+        ends_at_ms=ends_at_ms + by_ms if ends_at_ms is not None else None,
+        keep_until_ms=keep_until_ms + by_ms if keep_until_ms is not None else None,
+    )

@@ -1,0 +1,292 @@
+"""The store as the enforcer sees it, with the journal behind it for what the store does not get."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from policyd.core.errors import ReservationNotFound, StoreError
+from policyd.core.events import OperatorEvent
+from policyd.core.ledger import ZERO_BALANCE, Amounts, Entry
+from policyd.core.policy import FailureMode, Policy
+from policyd.core.record import Record
+from policyd.core.reservation import State
+from policyd.stores.base import Granted, Refused, ReserveResult, Store
+from policyd.stores.outage.events import Begun, Ended, Held, Opened
+from policyd.stores.outage.guard import Guard, GuardedStore
+from policyd.stores.outage.journal import Journal, JournalFile, Written
+from policyd.stores.outage.replay import Replay
+from policyd.stores.postings import all_fit
+
+HELD_KEPT_MAX = 100_000
+"""Of how many open reservations is remembered what they hold; exchanges end, and only a defect leaves one here."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OutageStatus:
+    """What operators watch."""
+
+    is_away: bool
+    """Whether the store is not asked."""
+    journalled: int
+    """Events that were written since the start."""
+    drained: int
+    """Events that were brought into the store since the start."""
+    unapplied: int
+    """Events that never can be, and damaged lines."""
+    waiting_bytes: int
+    oldest_ms: int | None
+    """When the oldest event that waits happened."""
+
+
+class JournalledStore(GuardedStore):
+    """`inner` as the package's text says. Belongs to one event loop; `mend` has to be called again and again."""
+
+    def __init__(
+        self,
+        inner: Store,
+        journal: Journal,
+        *,
+        policy: Callable[[], Policy],
+        now_ms: Callable[[], int],
+        timeout_seconds: float,
+    ) -> None:
+        guard = Guard(timeout_seconds=timeout_seconds)
+        super().__init__(inner, guard)
+        self._guarded = GuardedStore(inner, guard)
+        self._journal = journal
+        self._policy = policy
+        self._now_ms = now_ms
+        self._held: dict[str, tuple[Entry, ...]] = {}
+        """What open reservations of this process hold, by id."""
+        self._unheld: set[str] = set()
+        """The ids of those whose hold waits in the journal."""
+        self._replays: dict[JournalFile, Replay] = {}
+        self._drained = 0
+        self._unapplied = 0
+
+    @property
+    def status(self) -> OutageStatus:
+        return OutageStatus(
+            is_away=self._guard.is_open,
+            journalled=self._journal.journalled,
+            drained=self._drained,
+            unapplied=self._unapplied,
+            waiting_bytes=self._journal.waiting_bytes,
+            oldest_ms=self._journal.oldest_ms,
+        )
+
+    # --- calls ---
+
+    async def reserve(
+        self,
+        reservation_id: str,
+        *,
+        entries: Sequence[Entry],
+        record: Record,
+        now_ms: int,
+        expires_at_ms: int,
+        fingerprint: str = "",
+        state_revision: int | None = None,
+    ) -> ReserveResult:
+        try:
+            result = await super().reserve(
+                reservation_id,
+                entries=entries,
+                record=record,
+                now_ms=now_ms,
+                expires_at_ms=expires_at_ms,
+                fingerprint=fingerprint,
+                state_revision=state_revision,
+            )
+        except StoreError:
+            # A service that reserves for itself is told, and decides for itself.
+            if fingerprint or not self._is_open_mode:
+                raise
+            return self._let_through(Held(tuple(entries), record, now_ms, expires_at_ms))
+        if not fingerprint and isinstance(result, Granted):
+            self._remember(reservation_id, tuple(entries))
+        return result
+
+    async def extend(
+        self, reservation_id: str, *, unit_amounts: Amounts, wanted_units: int, at_least_units: int, now_ms: int
+    ) -> int:
+        if reservation_id in self._unheld:
+            return wanted_units
+        try:
+            return await super().extend(
+                reservation_id,
+                unit_amounts=unit_amounts,
+                wanted_units=wanted_units,
+                at_least_units=at_least_units,
+                now_ms=now_ms,
+            )
+        except StoreError:
+            if reservation_id not in self._held or not self._is_open_mode:
+                raise
+            return wanted_units
+
+    async def settle(self, reservation_id: str, *, amounts: Amounts, record: Record, now_ms: int) -> State:
+        if reservation_id in self._unheld:
+            return self._end_later(amounts, record, now_ms)
+        try:
+            found = await super().settle(reservation_id, amounts=amounts, record=record, now_ms=now_ms)
+        except StoreError:
+            return self._end_later(amounts, record, now_ms)
+        except ReservationNotFound:
+            if reservation_id not in self._held:
+                raise
+            found = await self._end_lost(amounts, record, now_ms)
+        self._held.pop(reservation_id, None)
+        return found
+
+    async def release(self, reservation_id: str, *, record: Record, now_ms: int) -> State:
+        if reservation_id in self._unheld:
+            return self._end_later(None, record, now_ms)
+        try:
+            found = await super().release(reservation_id, record=record, now_ms=now_ms)
+        except StoreError:
+            return self._end_later(None, record, now_ms)
+        self._held.pop(reservation_id, None)
+        return found
+
+    async def begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool = True) -> int | None:
+        """Without the store, and where the mode is open, `None` also with `begin`: it begins now, as far as is known
+        yet."""
+        try:
+            return await super().begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
+        except StoreError:
+            if not begin or not self._is_open_mode:
+                raise
+            self._journal.append(Begun(key, now_ms, length_ms))
+            return None
+
+    async def repeated(
+        self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
+    ) -> int:
+        """Without the store, and where the mode is open, every digest is a new one."""
+        try:
+            return await super().repeated(
+                scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms, counted=counted
+            )
+        except StoreError:
+            if not self._is_open_mode:
+                raise
+            return 1
+
+    async def emit(self, event: OperatorEvent) -> bool:
+        """Without the store, and where the mode is open, nothing comes of it: what still holds afterwards is emitted
+        then."""
+        try:
+            return await super().emit(event)
+        except StoreError:
+            if not self._is_open_mode:
+                raise
+            return False
+
+    async def close(self) -> None:
+        await self.mend()
+        self._journal.close()
+        await super().close()
+
+    # --- in the meantime ---
+
+    async def mend(self) -> None:
+        """Flushes the journal, finds out whether the store is back, and drains if it is."""
+        await self._journal.flush()
+        if self._guard.is_open:
+            try:
+                await self.ping()
+            except StoreError:
+                return
+        self._journal.adopt()
+        for file in tuple(self._journal.files):
+            await self._drain(file)
+
+    async def _drain(self, file: JournalFile) -> None:
+        settings = self._policy().reservations
+        ended_kept_ms = (settings.ended_kept_seconds - settings.grace_seconds) * 1000
+        replay = self._replays.setdefault(file, Replay(self._guarded, ended_kept_ms=ended_kept_ms))
+        while not file.is_drained:
+            before = file.drained
+            for written in file.waiting():
+                if not await self._apply(replay, written):
+                    return
+                file.drained_to(written)
+            if file.drained == before:
+                log.warning("%s ends in a line that was cut short; what it was for was never let through", file.path)
+                break
+        del self._replays[file]
+        self._journal.done(file)
+
+    async def _apply(self, replay: Replay, written: Written) -> bool:
+        """Whether it is dealt with. If not, the store has gone away again."""
+        event = written.line
+        if event is None:
+            log.error("a line of the journal is damaged")
+            return self._put_aside(written)
+        if isinstance(event, Opened):
+            return True
+        try:
+            await replay.apply(event, now_ms=self._now_ms())
+        except StoreError:
+            return False
+        except Exception:  # whatever it is, it must not hold up the charges behind it
+            log.exception("an event of the journal cannot be charged")
+            return self._put_aside(written)
+        self._drained += 1
+        if isinstance(event, Held) and event.record.request_id in self._unheld:
+            self._unheld.discard(event.record.request_id)
+            self._remember(event.record.request_id, event.entries)
+        return True
+
+    def _put_aside(self, written: Written) -> bool:
+        try:
+            self._journal.keep_unapplied(written.raw)
+        except OSError:
+            log.exception("it cannot be put aside")
+            return False
+        self._unapplied += 1
+        return True
+
+    # --- without the store ---
+
+    @property
+    def _is_open_mode(self) -> bool:
+        return self._policy().failure_mode is FailureMode.OPEN
+
+    def _let_through(self, held: Held) -> ReserveResult:
+        """What not even an empty account has room for is refused still."""
+        balances = (ZERO_BALANCE,) * len(held.entries)
+        if not all_fit(held.entries, balances):
+            return Refused(balances)
+        self._journal.append(held)
+        self._unheld.add(held.record.request_id)
+        return Granted(balances)
+
+    def _end_later(self, amounts: Amounts | None, record: Record, now_ms: int) -> State:
+        self._journal.append(self._ended(amounts, record, now_ms), past_maximum=True)
+        self._held.pop(record.request_id, None)
+        self._unheld.discard(record.request_id)
+        return State.RESERVED
+
+    async def _end_lost(self, amounts: Amounts, record: Record, now_ms: int) -> State:
+        """Charges what the store does not know any more."""
+        log.warning("the store has lost a reservation that it acknowledged; it is charged all the same")
+        settings = self._policy().reservations
+        replay = Replay(self._guarded, ended_kept_ms=settings.ended_kept_seconds * 1000)
+        try:
+            return await replay.end(self._ended(amounts, record, now_ms), now_ms=now_ms)
+        except StoreError:
+            return self._end_later(amounts, record, now_ms)
+
+    def _ended(self, amounts: Amounts | None, record: Record, now_ms: int) -> Ended:
+        return Ended(amounts, record, self._held.get(record.request_id, ()), now_ms)
+
+    def _remember(self, reservation_id: str, entries: tuple[Entry, ...]) -> None:
+        while len(self._held) >= HELD_KEPT_MAX:
+            del self._held[next(iter(self._held))]
+        self._held[reservation_id] = entries
