@@ -7,7 +7,8 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 # Two targets started at once must not install into one .venv at once.
 .NOTPARALLEL:
-.PHONY: help demo test simulate fuzz test-faults test-envoy-matrix check bench accuracy soak format proto prices schema constraints clean
+.PHONY: help demo test simulate fuzz test-faults test-envoy-matrix check bench bench-check bench-baseline accuracy soak \
+  format proto prices schema constraints clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -24,8 +25,14 @@ simulate: .venv/.dev ## Try to break the promises in 10,000 histories of many re
 check: .venv/.dev ## Check format, lint, types, layers, protos, generated files, pins and known vulnerabilities (STEPS='lint types' for some)
 	@.ci/check $(STEPS)
 
-bench: .venv/.dev ## Measure what policyd costs a request
-	@$(BIN)/python -m tests.bench $(ARGS)
+bench: .venv/.dev ## Measure what policyd costs, in ten minutes (PARTS='requests growth' for some, PEERS=1, ARGS=--help)
+	@$(BIN)/python -m tests.bench $(PARTS) $(if $(PEERS),--peers) $(ARGS)
+
+bench-check: .venv/.dev ## Compare ratios of a quick benchmark with tests/bench_baseline.json
+	@$(BIN)/python -m tests.bench $(PARTS) --check
+
+bench-baseline: .venv/.dev ## Write tests/bench_baseline.json, on a machine that does nothing else
+	@$(BIN)/python -m tests.bench --write-baseline
 
 soak: .venv/.dev ## Look whether the transport's memory stays flat under a million calls, good and bad
 	@$(BIN)/python -m tests.bench.soak $(ARGS)

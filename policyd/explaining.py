@@ -18,7 +18,7 @@ from policyd.core.policy import Limit, Match, Metric, Policy
 from policyd.core.price_book import PriceBook
 from policyd.core.record import Record
 from policyd.core.rules import Ruling
-from policyd.core.runtime import Blocked
+from policyd.core.runtime import Block, Blocked
 from policyd.core.scopes import shown
 from policyd.core.times import iso_time
 from policyd.enforcer import Enforcer
@@ -83,15 +83,18 @@ async def explain(request: HttpRequest, *, policy: Policy, store: Store, prices:
     )
     ask = await _ask(request, policy, enforcer)
     attributes = policy.grouping.complete(ask.attributes)
+    block: Block | None = None
     try:
-        decision = await enforcer.check(ask)
-    except Blocked as error:
-        return Explanation("deny", (f"{error.block.name}: {error.block.reason}",), attributes)
+        try:
+            decision = await enforcer.check(ask)
+        except Blocked as error:
+            block = error.block
+            decision = await enforcer.check(ask, heed_blocks=False)
     except RequestError as error:
-        return Explanation("deny", (f"{error.reason}: {error}",), attributes)
+        return Explanation("deny", (*_because_of(block), f"{error.reason}: {error}"), attributes)
     return Explanation(
-        decision="allow" if decision.allowed else "deny",
-        because=tuple(_because(decision)),
+        decision="allow" if decision.allowed and block is None else "deny",
+        because=(*_because_of(block), *_because(decision)),
         attributes=attributes,
         estimate=_estimate(decision.estimate),
         rules=_rules(policy, decision.ruling),
@@ -181,6 +184,13 @@ def _absent(limit: Limit, attributes: Mapping[str, str]) -> str:
             found = f"is {attributes[name]}" if name in attributes else "is missing"
             return f"does not apply: {name} {found}, and it is for {', '.join(patterns)}"
     return f"does not apply: another limit of the pool {limit.pool} leaves less"
+
+
+def _because_of(block: Block | None) -> Iterator[str]:
+    """What refuses the request before anything is judged."""
+    if block is not None:
+        ends = f" until {iso_time(block.expires_at_ms)}" if block.expires_at_ms is not None else ""
+        yield f"{block.name}{ends}: {block.reason}"
 
 
 def _because(decision: Decision) -> Iterator[str]:

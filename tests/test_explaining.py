@@ -142,6 +142,9 @@ def test_a_block_goes_before_all(folder: Path) -> None:
     block(folder)
     told = explained(folder, "--store", url(folder))
     assert (told["decision"], told["because"]) == ("deny", ["block:user=ann: left us"])
+    # What would be decided without it is told too.
+    assert told["rules"]["told"] == "fires: add_headers"
+    assert told["limits"]["daily"].startswith("fits (deny)")
 
 
 def test_nothing_is_held(folder: Path) -> None:

@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 from policyd.cli import app
 from policyd.config import Settings, parse_policy
+from policyd.config.anomalies_section import ANOMALY_KEYS
 from policyd.config.conditions import CONDITION_KEYS
 from policyd.config.limits_section import LIMIT_KEYS
 from policyd.config.policy_file import POLICY_KEYS
@@ -193,7 +194,7 @@ def test_parts_of_policies_are_good(part: str) -> None:
     check_models(policy, published_prices(), now_ms=NOW_MS)
 
 
-WORDS = (*POLICY_KEYS, *LIMIT_KEYS, *RULE_KEYS, *CONDITION_KEYS)
+WORDS = (*POLICY_KEYS, *LIMIT_KEYS, *RULE_KEYS, *CONDITION_KEYS, *ANOMALY_KEYS)
 
 
 @pytest.mark.parametrize("key", sorted({*WORDS, *Metric, *CalendarUnit, *Action, *RuleAction, "lifetime"}))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from policyd.config.problems import did_you_mean, one_of
@@ -89,7 +90,7 @@ def compile_expression(text: str, vocabulary: Vocabulary) -> Expression:
     if len(text) > LENGTH_MAX:
         raise ExpressionWrong(f"found {len(text)} characters, expected at most {LENGTH_MAX}")
     readers = {**_attributes(vocabulary.attributes), **_estimates()}
-    program, checked = _checked(text, vocabulary, tuple(readers))
+    program, checked = _checked(text, tuple(readers))
     used = _limits_used(text, checked, vocabulary)
     names = {reference.name for reference in checked.reference_map.values()}
     needed = {name: read for name, read in readers.items() if name in names}
@@ -137,27 +138,36 @@ def _usd(nanos: int) -> float:
     return nanos / NANOS_PER_USD  # of two integers: the nearest double
 
 
-def _checked(text: str, vocabulary: Vocabulary, names: Sequence[str]) -> tuple[Any, CheckedExpr]:
+def _checked(text: str, names: tuple[str, ...]) -> tuple[Any, CheckedExpr]:
     """The compiled expression, and its tree."""
     try:
-        from cel_expr_python import cel  # noqa: PLC0415 - see the module's text
+        environment = _environment(names)
     except ImportError:
         install = 'pip install "policyd[cel]"'
         raise ExpressionWrong(f"the library for expressions is not installed; expected {install}, or no cel") from None
-    from google.api.expr.v1alpha1.checked_pb2 import CheckedExpr  # noqa: PLC0415 - the same
+    from google.api.expr.v1alpha1.checked_pb2 import CheckedExpr  # noqa: PLC0415 - see the module's text
     from google.protobuf.any_pb2 import Any as AnyMessage  # noqa: PLC0415
+
+    try:
+        program = environment.compile(text)
+    except RuntimeError as error:
+        raise ExpressionWrong(*_mistakes(str(error), (*names, *_USAGES))) from None
+    found = program.return_type().name().lower()
+    if found != "bool":
+        raise ExpressionWrong(f"found an expression of the type {found}, expected bool")
+    return program, CheckedExpr.FromString(AnyMessage.FromString(program.serialize()).value)
+
+
+@lru_cache(maxsize=1)  # a policy's expressions are all about the same, and making one takes milliseconds
+def _environment(names: tuple[str, ...]) -> Any:
+    """What tells the library of the variables. Raises `ImportError`."""
+    from cel_expr_python import cel  # noqa: PLC0415 - see the module's text
 
     types = {"int": cel.Type.INT, "double": cel.Type.DOUBLE}
     variables = {name: cel.Type.STRING if name.startswith("attributes.") else cel.Type.INT for name in names}
     variables[_estimate_name(Metric.COST)] = cel.Type.DOUBLE
     variables |= {name: cel.Type.Map(cel.Type.STRING, types[usage.type]) for name, usage in _USAGES.items()}
-    try:
-        program = cel.NewEnv(variables=variables).compile(text)
-    except RuntimeError as error:
-        raise ExpressionWrong(*_mistakes(str(error), tuple(variables))) from None
-    if program.return_type() != cel.Type.BOOL:
-        raise ExpressionWrong(f"found an expression of the type {program.return_type().name().lower()}, expected bool")
-    return program, CheckedExpr.FromString(AnyMessage.FromString(program.serialize()).value)
+    return cel.NewEnv(variables=variables)
 
 
 def _mistakes(message: str, names: Sequence[str]) -> list[str]:

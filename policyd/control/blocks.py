@@ -27,7 +27,7 @@ async def block(desk: Desk, kind: Kind, scope: str, *, reason: str, ends_at_ms: 
 
 async def unblock(desk: Desk, kind: Kind, scope: str) -> Block:
     """Lifts a block. A scope has to be written with the same values and patterns, in any order."""
-    name = reading.pattern_scope(desk.policy, scope)
+    name = reading.blocked_scope(scope)
     lifted: list[Block] = []
 
     def deletions(state: RuntimeState) -> list[StateItem]:

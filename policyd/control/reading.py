@@ -90,6 +90,17 @@ def pattern_scope(policy: Policy, written: str) -> str:
     return pattern_name(values)
 
 
+def blocked_scope(written: str) -> str:
+    """The scope of a block that stands already.
+
+    A rule may have frozen requests without a value, and the policy may have come to know other attributes.
+    """
+    try:
+        return pattern_name(parse_scope(written))
+    except ValueError as error:
+        raise ConfigError(f"SCOPE: {error}") from error
+
+
 def ends_at_ms(*, until: str | None, lasting: str | None, now_ms: int) -> int | None:
     """When something ends: at an instant, or after a while; `None` if neither is given."""
     if until is not None and lasting is not None:

@@ -1,16 +1,18 @@
 """Anomalies: what looks wrong about a scope's requests, whatever its budgets.
 
-    detector          shows that something is wrong when, for one scope,
-    Repetition        the same request has come so many times in a row, this one included
-    SpendingVelocity  as much or more was spent, or is held, by the requests of the last minute, without this one
-    RequestRate       more requests have come in this minute, this one included, than its past lets expect
+Each detector reads one number for the request's scope, and shows if that is its threshold or more.
+
+    detector          reads, and compares
+    Repetition        how many times in a row the same request has come, this one included
+    SpendingVelocity  what the requests of the last minute have spent or hold, without this one
+    RequestRate       the requests of this minute, this one included, with what its past lets expect
 
 **The rate's own past.** Requests that come independently of each other are Poisson: their number in a minute has the
 mean of the past minutes and, as its variance, the same. So more than the mean and `sigmas` times its square root are
 not expected, which is the upper limit of a c chart (Shewhart; NIST/SEMATECH e-Handbook of Statistical Methods,
 6.3.3.1). With S requests in n past minutes, and r in this one, it shows if
 
-    r > S/n + sigmas * sqrt(S/n),    in integers:    n*r > S    and    (n*r - S)^2 > sigmas^2 * n * S
+    r > S/n + sigmas * sqrt(S/n),    in integers:    n*r >= S + isqrt(sigmas^2 * n * S) + 1
 
 and r is `requests_min` or more: a scope without a past would show with its first request. Minutes without requests
 count as such. Minutes are those of the clock.
@@ -23,13 +25,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isqrt
 from typing import ClassVar
 
 from policyd.core.ledger import Balance
 from policyd.core.limits import AppliedLimit, apply_limit, scope_of
-from policyd.core.money import ACCOUNT_NANOS_MAX
+from policyd.core.money import ACCOUNT_NANOS_MAX, divide_up
 from policyd.core.policy import Action, Limit, Match, Metric, Refusal
-from policyd.core.rules import Rule, RuleAction, Shows
+from policyd.core.rules import Fill, Rule, RuleAction, Shows
 from policyd.core.runtime import NOTHING_SET
 from policyd.core.windows import CalendarUnit, CalendarWindow, SlidingWindow, Window
 
@@ -42,6 +45,8 @@ class Repetition:
     within_seconds: int
     """After so long without the request its repetitions are counted from 1 again."""
 
+    metric: ClassVar[Metric] = Metric.REQUESTS
+
 
 @dataclass(frozen=True, slots=True)
 class SpendingVelocity:
@@ -51,9 +56,9 @@ class SpendingVelocity:
     window: ClassVar[Window] = SlidingWindow(60)
     past_minutes: ClassVar[int] = 0
 
-    def shows(self, balances: Sequence[Balance]) -> bool:
+    def reading(self, balances: Sequence[Balance]) -> Fill:
         """`balances`: of the account of now alone."""
-        return balances[0].used >= self.nanos_per_minute
+        return Fill(used=balances[0].used, amount=self.nanos_per_minute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +70,12 @@ class RequestRate:
     metric: ClassVar[Metric] = Metric.REQUESTS
     window: ClassVar[Window] = CalendarWindow(CalendarUnit.MINUTE)
 
-    def shows(self, balances: Sequence[Balance]) -> bool:
+    def reading(self, balances: Sequence[Balance]) -> Fill:
         """`balances`: of this minute's account, and of those of the past ones."""
         now, *past = (balance.used for balance in balances)
-        rate, total, minutes = now + 1, sum(past), self.past_minutes
-        above = minutes * rate - total
-        return rate >= self.requests_min and above > 0 and above**2 > self.sigmas**2 * minutes * total
+        total, minutes = sum(past), self.past_minutes
+        least = divide_up(total + isqrt(self.sigmas**2 * minutes * total) + 1, minutes)
+        return Fill(used=now + 1, amount=max(least, self.requests_min))
 
 
 Detector = Repetition | SpendingVelocity | RequestRate

@@ -19,7 +19,7 @@ KEPT_MS = 30 * DAY_MS
 
 @dataclass(frozen=True, slots=True)
 class LimitUse:
-    """How full a limit was. Amounts in nano-USD for cost, whole units for the rest."""
+    """How full a limit was, or what an anomaly went by. Amounts in nano-USD for cost, whole units for the rest."""
 
     name: str
     metric: Metric
@@ -43,7 +43,7 @@ class OperatorEvent:
     estimated_cost_nanos: int
     """The most that the request may come to."""
     limits: tuple[LimitUse, ...] = ()
-    """Those that the rule looks at and that apply to the request."""
+    """Those that the rule looks at and that apply to the request; of an anomaly itself."""
 
     @property
     def id(self) -> str:

@@ -60,7 +60,7 @@ class Record(NamedTuple):
     model: str
     attributes: Mapping[str, str]
     denied_by: tuple[str, ...] = ()
-    """What refused it: the rule (`rule:NAME`) or the block, and the limits, the binding one first."""
+    """What refused it: the rule (`rule:NAME`), the anomaly or the block, and the limits, the binding one first."""
     shadow_denied_by: tuple[str, ...] = ()
     """The shadow limits that would have refused."""
     warned_by: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class Record(NamedTuple):
     requested_model: str | None = None
     """The model that the client asked for, where limits or a rule switched to another."""
     rules: tuple[str, ...] = ()
-    """The rules that fired, in the policy's order."""
+    """The anomalies (`anomaly:NAME`) and the rules that fired, in the policy's order."""
     shadow_rules: tuple[str, ...] = ()
     """The shadow rules that would have fired."""
     status: int | None = None

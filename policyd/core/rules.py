@@ -23,11 +23,12 @@ from policyd.core.policy import Match, Metric, Refusal
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """How full a limit is, in nano-USD for cost, whole units for the rest."""
+    """How full a limit is, in nano-USD for cost, whole units for the rest; or what an anomaly goes by."""
 
     used: int
     """Spent and held."""
     amount: int
+    """Of the limit; of an anomaly what it shows from on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class Situation:
     """The most that the request may come to."""
     fills: Mapping[str, Fill]
     """By name, of the limits that apply to the request."""
-    shown: frozenset[str] = frozenset()
-    """The anomalies that show in its scopes, by their labels."""
+    shown: Mapping[str, Fill] = field(default_factory=dict)
+    """What the anomalies that show go by, by their labels."""
 
 
 class ConditionFailed(PolicydError):

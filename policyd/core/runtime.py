@@ -24,7 +24,7 @@ from itertools import chain
 from policyd.core.errors import KeyForbidden, KeyInvalid, RequestError
 from policyd.core.money import divide_up
 from policyd.core.policy import Match
-from policyd.core.scopes import is_pattern, parse_scope, shown
+from policyd.core.scopes import literal, parse_scope, shown
 
 
 class Kind(StrEnum):
@@ -204,12 +204,12 @@ class _Blocks:
         self._exact: dict[tuple[str, ...], dict[tuple[str, ...], list[Block]]] = {}
         self._patterns: list[tuple[Match, Block]] = []
         for block in blocks:
-            values = parse_scope(block.scope)
-            if any(map(is_pattern, values.values())):
-                self._patterns.append((Match({name: (value,) for name, value in values.items()}), block))
+            patterns = parse_scope(block.scope)
+            values = tuple(value for pattern in patterns.values() if (value := literal(pattern)) is not None)
+            if len(values) < len(patterns):
+                self._patterns.append((Match({name: (pattern,) for name, pattern in patterns.items()}), block))
             else:
-                by_values = self._exact.setdefault(tuple(values), {})
-                by_values.setdefault(tuple(values.values()), []).append(block)
+                self._exact.setdefault(tuple(patterns), {}).setdefault(values, []).append(block)
 
     def of(self, attributes: Mapping[str, str]) -> list[Block]:
         found = [block for match, block in self._patterns if match.fits(attributes)]

@@ -16,6 +16,7 @@ EVERYTHING = "all"
 _SAFE = "@.:/"
 _PATTERN_CHARACTERS = "*?[]!"
 _WILDCARD = re.compile(r"([*?\[])")
+_ESCAPED = re.compile(r"\[([*?\[])\]")
 
 
 def scope_name(values: Mapping[str, str]) -> str:
@@ -31,6 +32,11 @@ def pattern_name(patterns: Mapping[str, str]) -> str:
 def exact_name(values: Mapping[str, str]) -> str:
     """The scope of the requests that have exactly these attributes, whatever characters are in them."""
     return pattern_name({name: _WILDCARD.sub(r"[\1]", value) for name, value in values.items()})
+
+
+def literal(pattern: str) -> str | None:
+    """The one value that a pattern fits; `None` if it can fit several."""
+    return None if is_pattern(_ESCAPED.sub("", pattern)) else _ESCAPED.sub(r"\1", pattern)
 
 
 def is_pattern(text: str) -> bool:

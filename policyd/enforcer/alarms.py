@@ -72,7 +72,9 @@ class Alarms:
 def _event(ask: Ask, situation: Situation, rule: Rule, *, scope: str, now_ms: int) -> OperatorEvent:
     period_ms = (rule.event_every_seconds or 1) * 1000
     metrics = {limit.name: limit.metric for limit in ask.policy.limits}
-    fills = {name: situation.fills[name] for name in rule.when.limits_read if name in situation.fills}
+    metrics |= {anomaly.label: anomaly.detector.metric for anomaly in ask.policy.anomalies}
+    found = {**situation.fills, **situation.shown}
+    fills = {name: found[name] for name in (*rule.when.limits_read, rule.label) if name in found}
     return OperatorEvent(
         source=rule.label,
         action=rule.action,

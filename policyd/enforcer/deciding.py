@@ -48,12 +48,16 @@ class Deciding:
         self._alarms = Alarms(store, state=state, observer=observer)
         self._watching = Watching(store, state=state, standing=standing, observer=observer)
 
-    async def check(self, ask: Ask) -> Decision:
+    async def check(self, ask: Ask, *, heed_blocks: bool) -> Decision:
         now_ms = self._clock.now_ms()
         await self._state.refresh()
-        await self._unblocked(ask)
-        tried = await self._tried(ask, lambda plan: self._weigh(plan, now_ms=now_ms), now_ms=now_ms, telling=False)
-        return tried.decision
+        if heed_blocks:
+            await self._unblocked(ask)
+
+        def weigh(plan: Plan) -> Awaitable[Tried]:
+            return self._weigh(plan, now_ms=now_ms, heed_blocks=heed_blocks)
+
+        return (await self._tried(ask, weigh, now_ms=now_ms, telling=False)).decision
 
     async def reserve(self, ask: Ask, *, fingerprint: str, ttl_seconds: int | None) -> Verdict:
         began = perf_counter()
@@ -121,10 +125,9 @@ class Deciding:
 
     # --- one plan ---
 
-    async def _weigh(self, plan: Plan, *, now_ms: int) -> Tried:
+    async def _weigh(self, plan: Plan, *, now_ms: int, heed_blocks: bool) -> Tried:
         ask = plan.ask
-        # A request that has just had its scope frozen is refused by the rule that did it.
-        state = self._state.current if plan.ruling.denied_by is not None else await self._unblocked(ask)
+        state = await self._unblocked(ask) if heed_blocks else self._state.current
         applied = await self._standing.held_on(ask, state=state, now_ms=now_ms, begin=False)
         wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
         balances = await self._standing.balances(applied)
@@ -135,7 +138,8 @@ class Deciding:
         ask = plan.ask
         # What was granted before stays granted, whatever the rules have come to say.
         if plan.ruling.denied_by is not None and not (fingerprint and await self._is_known(ask.request_id)):
-            return await self._weigh(plan, now_ms=now_ms)
+            # It came past every block; if its scope is frozen by now, the rule that refuses it has done that.
+            return await self._weigh(plan, now_ms=now_ms, heed_blocks=False)
         state = await self._unblocked(ask, fingerprint)
         applied = await self._standing.held_on(ask, state=state, now_ms=now_ms, begin=True)
         counted = (*applied, *self._standing.watched_on(ask, now_ms=now_ms))

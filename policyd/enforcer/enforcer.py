@@ -110,9 +110,12 @@ class Enforcer:
         """What the request is expected to cost and the most that it can. Raises `RequestError`s."""
         return await self._estimator.estimate(ask, now_ms=self.now_ms())
 
-    async def check(self, ask: Ask) -> Decision:
-        """Whether the request would fit now, changed if need be. Holds nothing. Raises `Blocked` if it is."""
-        return await self._deciding.check(ask)
+    async def check(self, ask: Ask, *, heed_blocks: bool = True) -> Decision:
+        """Whether the request would fit now, changed if need be. Holds nothing. Raises `Blocked` if it is.
+
+        `heed_blocks=False` tells what would be decided if nothing was blocked or frozen.
+        """
+        return await self._deciding.check(ask, heed_blocks=heed_blocks)
 
     async def reserve(self, ask: Ask, *, fingerprint: str = "", ttl_seconds: int | None = None) -> Verdict:
         """Holds the request's estimate on every limit that applies, or says which refused.

@@ -14,6 +14,7 @@ from secrets import token_bytes
 
 from policyd.core.anomalies import Anomaly, Repetition, looked_at
 from policyd.core.errors import StaleState, StoreUnavailable
+from policyd.core.rules import Fill
 from policyd.core.runtime import DigestKey
 from policyd.enforcer.observer import Observer, timed
 from policyd.enforcer.runtime_state import ATTEMPTS_MAX, FollowedState, item_of
@@ -31,32 +32,34 @@ class Watching:
         self._standing = standing
         self._observer = observer
 
-    async def shown(self, ask: Ask, attributes: Mapping[str, str], *, now_ms: int, counting: bool) -> frozenset[str]:
-        """The anomalies that the request shows, by their labels. Raises `StoreError`s.
+    async def shown(
+        self, ask: Ask, attributes: Mapping[str, str], *, now_ms: int, counting: bool
+    ) -> Mapping[str, Fill]:
+        """What the anomalies that the request shows go by, by their labels. Raises `StoreError`s.
 
         `counting`: whether it counts as a repetition; else it is told what it would be.
         """
-        watched = [anomaly for anomaly in ask.policy.anomalies if anomaly.match.fits(attributes)]
-        return frozenset(
-            [
-                anomaly.label
-                for anomaly in watched
-                if await self._shows(anomaly, ask, attributes, now_ms=now_ms, counting=counting)
-            ]
-        )
+        shown: dict[str, Fill] = {}
+        for anomaly in ask.policy.anomalies:
+            if anomaly.match.fits(attributes):
+                found = await self._reading(anomaly, ask, attributes, now_ms=now_ms, counting=counting)
+                if found is not None and found.used >= found.amount:
+                    shown[anomaly.label] = found
+        return shown
 
-    async def _shows(
+    async def _reading(
         self, anomaly: Anomaly, ask: Ask, attributes: Mapping[str, str], *, now_ms: int, counting: bool
-    ) -> bool:
+    ) -> Fill | None:
+        """What the anomaly's detector reads; `None` where the request is none that it is about."""
         detector = anomaly.detector
         if isinstance(detector, Repetition):
-            return await self._is_repeated(anomaly, detector, ask, attributes, now_ms=now_ms, counting=counting)
+            return await self._repetitions(anomaly, detector, ask, attributes, now_ms=now_ms, counting=counting)
         if anomaly.counted is None or detector.metric not in ask.metrics:
-            return False
+            return None
         accounts = looked_at(anomaly.counted, attributes, past_minutes=detector.past_minutes, now_ms=now_ms)
-        return detector.shows(await self._standing.balances(accounts))
+        return detector.reading(await self._standing.balances(accounts))
 
-    async def _is_repeated(
+    async def _repetitions(
         self,
         anomaly: Anomaly,
         detector: Repetition,
@@ -65,9 +68,11 @@ class Watching:
         *,
         now_ms: int,
         counting: bool,
-    ) -> bool:
+    ) -> Fill | None:
         if not ask.content:
-            return False
+            return None
+        if not counting and self._state.current.digest_key is None:
+            return Fill(used=1, amount=detector.times)  # nothing was ever counted, and asking sets nothing
         call = self._store.repeated(
             f"{anomaly.label}|{anomaly.scope(attributes)}",
             await self._digest(ask, now_ms=now_ms),
@@ -75,7 +80,7 @@ class Watching:
             forget_after_ms=detector.within_seconds * 1000,
             counted=counting,
         )
-        return await timed(self._observer, "repeated", call) >= detector.times
+        return Fill(used=await timed(self._observer, "repeated", call), amount=detector.times)
 
     async def _digest(self, ask: Ask, *, now_ms: int) -> str:
         key = await self._key(now_ms=now_ms)

@@ -31,7 +31,11 @@ CA_PATHS: Final = (
 
 
 def policyd_cluster(addresses: Sequence[Address], tls: PolicydTls | None) -> Json:
-    """`addresses`: of policyd's workers, one each."""
+    """`addresses`: of policyd's workers, one each.
+
+    Envoy checks no worker's health and casts none out: one that is gone refuses at once, and the next is asked; one
+    that hangs is replaced by its supervisor, and is given little meanwhile, for what it was given stays open.
+    """
     return {
         "name": POLICYD_CLUSTER,
         **_reaching(POLICYD_CLUSTER, *map(on_this_machine, addresses), dns="STRICT_DNS"),

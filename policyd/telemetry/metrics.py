@@ -84,7 +84,7 @@ class Telemetry:
         )
         self._rules = Counter(
             "policyd_rules",
-            "Requests that a rule fired for, or would have in shadow.",
+            "Requests that a rule or an anomaly fired for, or a rule would have in shadow.",
             ("rule", "mode", *who),
             registry=registry,
         )

@@ -382,7 +382,7 @@ class UsageRecord(_message.Message):
 
     @_builtins.property
     def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the rules that fired, in the policy's order."""
+        """The names of the rules that fired, in the policy's order; before them the anomalies, as `anomaly:NAME`."""
 
     @_builtins.property
     def shadow_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

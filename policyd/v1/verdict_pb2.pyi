@@ -248,7 +248,7 @@ class Verdict(_message.Message):
 
     @_builtins.property
     def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the rules that fired, in the policy's order."""
+        """The names of the rules that fired, in the policy's order; before them the anomalies, as `anomaly:NAME`."""
 
     @_builtins.property
     def shadow_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -256,7 +256,7 @@ class Verdict(_message.Message):
 
     @_builtins.property
     def rule_denial(self) -> Global___RuleDenial:
-        """The rule that refuses the request, whatever its budgets. Unset where none does."""
+        """The rule, or the anomaly, that refuses the request, whatever its budgets. Unset where none does."""
 
     def __init__(
         self,
@@ -305,7 +305,10 @@ Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
 class RuleDenial(_message.Message):
-    """Tells that a rule of the policy refuses a request, or that it changes what this request cannot have changed."""
+    """Tells that a rule of the policy, or an anomaly, refuses a request, that it freezes the request's scope, that it changes
+    what this request cannot have changed, or that it cannot be judged for it. The verdict's `retry_after` is how long a
+    freeze lasts.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -334,7 +337,7 @@ class RuleDenial(_message.Message):
     REFUSAL_MESSAGE_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELDS_FIELD_NUMBER: _builtins.int
     rule: _builtins.str
-    """The rule's name."""
+    """The rule's name, or the anomaly's as `anomaly:NAME`."""
     http_status: _builtins.int
     """The HTTP status that its refusal has, from 400 to 499."""
     refusal_message: _builtins.str

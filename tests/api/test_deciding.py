@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import grpc
 import pytest
 
+from policyd.core.anomalies import Anomaly, Repetition
 from policyd.core.policy import Action, Match, Metric, Refusal, Unbounded, UnknownModel, UnknownModelAction
 from policyd.core.record import Outcome
 from policyd.core.rules import ALWAYS, Rule, RuleAction, UsageAbsolute
@@ -288,6 +289,17 @@ class TestReserve:
         refused, served = (await api.stub.ListUsage(service.ListUsageRequest())).usage_records
         assert (list(refused.denied_by), list(refused.shadow_rules)) == (["rule:full"], ["tried"])
         assert (list(served.rules), list(served.clamped_by)) == (["short"], ["rule:short"])
+
+    async def test_anomalies_are_named(self, api: Api) -> None:
+        loop = Anomaly("loop", Repetition(2, 600), RuleAction.FREEZE, event_every_seconds=3600, freeze_seconds=60)
+        api.policy = replace(api.policy, anomalies=(loop,))
+        assert (await api.stub.Reserve(reserve(request=chat()))).verdict.decision == DECISION_ALLOW
+        verdict = (await api.stub.Reserve(reserve("r2", request=chat()))).verdict
+        assert (verdict.decision, list(verdict.rules)) == (DECISION_DENY, ["anomaly:loop"])
+        assert (verdict.rule_denial.rule, verdict.rule_denial.http_status) == ("anomaly:loop", 403)
+        assert verdict.retry_after.seconds == 60
+        blocked = (await api.stub.Reserve(reserve("r3", request=chat("Else")))).verdict
+        assert blocked.block.reason == "anomaly:loop has fired"
 
     @pytest.mark.parametrize("limits", [(limit(amount=HELD_NANOS),)])
     async def test_a_refused_request_may_come_again(self, api: Api) -> None:

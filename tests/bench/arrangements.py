@@ -1,15 +1,16 @@
 """What is compared, running: the same Envoy in front of the same provider, with and without a server that it asks.
 
-Each has an Envoy of its own, with one worker thread and the configuration of `policyd up`; all run at once, and those
-that are not being measured have nothing to do.
+Each has an Envoy of its own, with one worker thread and the configuration of `policyd up`. All that a run needs are
+kept running side by side, and those that are not being measured have nothing to do.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -18,112 +19,204 @@ from policyd.envoy_config import EnvoySettings, build_bootstrap, parse_upstreams
 from policyd.envoy_config.typed import EXT_PROC, Json
 from policyd.up import EnvoyProcess, find_envoy
 from tests.bench.processes import Child, child
+from tests.stores.redis_server import running as running_redis
 
 POLICY: Final = Path(__file__).with_name("policy.yaml")
+ANY_PORT: Final = HostPort("127.0.0.1", 0)
 
 ENVOY_ALONE: Final = "Envoy alone"
 FLOOR: Final = "no-op server (floor)"
 MEMORY: Final = "policyd, memory"
 SQLITE: Final = "policyd, SQLite"
+REDIS: Final = "policyd, Redis"
 FLOOR_ON_H2RPC: Final = "no-op on h2rpc"
 MEMORY_ON_H2RPC: Final = "policyd, memory, h2rpc"
 SQLITE_ON_H2RPC: Final = "policyd, SQLite, h2rpc"
+REDIS_ON_H2RPC: Final = "policyd, Redis, h2rpc"
+TWO_WORKERS: Final = "policyd, SQLite, h2rpc, two workers"
+
+T = TypeVar("T")
+
+_NOBODY = HostPort("127.0.0.1", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Noop:
+    """A server that decides nothing."""
+
+    module: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policyd:
+    """`policyd serve` with these settings."""
+
+    store: str
+    """Its kind: `memory`, `sqlite` or `redis`."""
+    transport: str = "h2rpc"
+    workers: int = 1
+
+
+Asked = Noop | Policyd
+"""What Envoy asks."""
+
+SERVERS: Final[Mapping[str, Asked]] = {
+    FLOOR: Noop("tests.bench.noop"),
+    MEMORY: Policyd(store="memory", transport="grpcio"),
+    SQLITE: Policyd(store="sqlite", transport="grpcio"),
+    REDIS: Policyd(store="redis", transport="grpcio"),
+    FLOOR_ON_H2RPC: Noop("tests.bench.noop_on_h2rpc"),
+    MEMORY_ON_H2RPC: Policyd(store="memory"),
+    SQLITE_ON_H2RPC: Policyd(store="sqlite"),
+    REDIS_ON_H2RPC: Policyd(store="redis"),
+    TWO_WORKERS: Policyd(store="sqlite", workers=2),
+}
+"""What Envoy asks in each arrangement; another one is one more line."""
 
 ON_GRPCIO: Final[Mapping[str, str]] = {
     FLOOR_ON_H2RPC: FLOOR,
     MEMORY_ON_H2RPC: MEMORY,
     SQLITE_ON_H2RPC: SQLITE,
+    REDIS_ON_H2RPC: REDIS,
 }
 """The same server on the other transport."""
-
-T = TypeVar("T")
-
-_ANY_PORT = HostPort("127.0.0.1", 0)
-_NOBODY = HostPort("127.0.0.1", 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrangement:
     name: str
     listen_address: HostPort
-    """Where Envoy takes requests."""
-    envoy_pid: int
+    """Where requests are taken, by Envoy if there is one."""
+    envoy_pid: int | None = None
     server_pid: int | None = None
     """Of what Envoy asks."""
-    grpc_address: HostPort | None = None
-    """Where PolicyService can be called without Envoy, if it can."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """Everything that is measured, running."""
+class Stage:
+    """Where servers and Envoys run; each is started when it is asked for first, and stays to the end."""
 
-    provider: HostPort
-    arrangements: tuple[Arrangement, ...]
-    """In the order in which they are shown."""
+    def __init__(self, stack: AsyncExitStack, folder: Path, provider: HostPort) -> None:
+        self.provider = provider
+        self.folder = folder
+        """For the files of whatever runs."""
+        self._stack = stack
+        self._servers: dict[str, Child] = {}
+        self._arrangements: dict[str, Arrangement] = {}
+        self._store_numbers = count()
+        self._redis_port: int | None = None
+
+    async def arrangements(self, *names: str) -> tuple[Arrangement, ...]:
+        """Those with these names, in that order."""
+        await self.servers({name: SERVERS[name] for name in names if name != ENVOY_ALONE})
+        missing = [name for name in names if name not in self._arrangements]
+        started = await all_at_once(
+            *(self._stack.enter_async_context(self._arrangement(name, self._servers.get(name))) for name in missing)
+        )
+        self._arrangements.update(zip(missing, started, strict=True))
+        return tuple(self._arrangements[name] for name in names)
+
+    async def servers(self, wanted: Mapping[str, Asked]) -> Mapping[str, Child]:
+        """The servers without an Envoy, by the same names."""
+        missing = {name: asked for name, asked in wanted.items() if name not in self._servers}
+        if any(isinstance(asked, Policyd) and asked.store == "redis" for asked in missing.values()):
+            await self.redis_port()
+        started = await all_at_once(
+            *(self._stack.enter_async_context(self._server(name, asked)) for name, asked in missing.items())
+        )
+        self._servers.update(zip(missing, started, strict=True))
+        return {name: self._servers[name] for name in wanted}
+
+    @asynccontextmanager
+    async def fresh(self, name: str) -> AsyncIterator[Arrangement]:
+        """An arrangement of its own for the length of the block: processes that have served nothing yet."""
+        async with (
+            self._server(f"fresh {name}", SERVERS[name]) as server,
+            self._arrangement(name, server) as arrangement,
+        ):
+            yield arrangement
+
+    async def redis_port(self) -> int:
+        """Of a Redis server that writes its log of commands to the disk once a second, as most do."""
+        if self._redis_port is None:
+            context = running_redis(self.folder / "redis", "--appendonly", "yes", "--databases", "64")
+            server = await asyncio.to_thread(context.__enter__)
+            self._stack.callback(context.__exit__, None, None, None)
+            self._redis_port = server.port
+        return self._redis_port
+
+    async def store_url(self, kind: str, name: str) -> str:
+        """A store of this kind with nothing in it; patient, for a machine that does much at once."""
+        match kind:
+            case "memory":
+                return "memory://"
+            case "sqlite":
+                return f"sqlite:///{self.folder / file_name(name)}-{next(self._store_numbers)}.db"
+            case "redis":
+                return f"redis://127.0.0.1:{await self.redis_port()}/{next(self._store_numbers)}?timeout=20s"
+            case _:
+                raise ValueError(kind)
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{file_name(name)}.log"
+
+    @asynccontextmanager
+    async def _server(self, name: str, asked: Asked) -> AsyncIterator[Child]:
+        log = self.log(name)
+        async with (
+            child(asked.module, log=log)
+            if isinstance(asked, Noop)
+            else child("policyd", "serve", *await self.flags(name, asked), log=log)
+        ) as started:
+            yield started
+
+    async def flags(self, name: str, asked: Policyd) -> list[str]:
+        """What `policyd serve` is told."""
+        return [
+            *(f"--{server}={ANY_PORT}" for server in ("grpc", "ext-proc", "http")),
+            f"--transport={asked.transport}",
+            f"--store={await self.store_url(asked.store, name)}",
+            f"--config={POLICY}",
+            f"--workers={asked.workers}",
+        ]
+
+    @asynccontextmanager
+    async def _arrangement(self, name: str, server: Child | None) -> AsyncIterator[Arrangement]:
+        upstreams = parse_upstreams([f"openai=http://{self.provider}"])
+        settings = EnvoySettings(listen_address=ANY_PORT, admin_address=ANY_PORT, upstreams=upstreams)
+        addresses = server.ready["ext_proc"].split(",") if server is not None else []
+        bootstrap = build_bootstrap(settings, policyd_addresses=list(map(host_port, addresses)) or [_NOBODY])
+        if server is None:
+            _take_out_ext_proc(bootstrap)
+        async with EnvoyProcess(bootstrap, binary=find_envoy()) as envoy:
+            yield Arrangement(
+                name=name,
+                listen_address=envoy.listen_address,
+                envoy_pid=envoy.pid,
+                server_pid=server.pid if server is not None else None,
+            )
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Running]:
-    """Starts everything, and stops it at the end of the block. The stores' and the logs' files go into `folder`."""
+async def staged(folder: Path) -> AsyncIterator[Stage]:
+    """A stage with nothing on it but the provider. The stores' and the logs' files go into `folder`."""
     async with AsyncExitStack() as stack:
-        provider, *started = await _all_at_once(
-            *(
-                stack.enter_async_context(each)
-                for each in (
-                    child("tests.bench.upstream", log=folder / "upstream.log"),
-                    child("tests.bench.noop", log=folder / "noop.log"),
-                    _policyd("memory://", "grpcio", folder=folder),
-                    _policyd("sqlite:///", "grpcio", folder=folder),
-                    child("tests.bench.noop_on_h2rpc", log=folder / "noop_on_h2rpc.log"),
-                    _policyd("memory://", "h2rpc", folder=folder),
-                    _policyd("sqlite:///", "h2rpc", folder=folder),
-                )
-            )
-        )
-        provider_address = _host_port(provider.ready["http"])
-        names = (FLOOR, MEMORY, SQLITE, FLOOR_ON_H2RPC, MEMORY_ON_H2RPC, SQLITE_ON_H2RPC)
-        servers = {ENVOY_ALONE: None, **dict(zip(names, started, strict=True))}
-        arrangements = await _all_at_once(
-            *(_arrangement(stack, name, provider_address, server) for name, server in servers.items())
-        )
-        yield Running(provider=provider_address, arrangements=arrangements)
+        provider = await stack.enter_async_context(child("tests.bench.upstream", log=folder / "upstream.log"))
+        yield Stage(stack, folder, host_port(provider.ready["http"]))
 
 
-async def _all_at_once(*starting: Coroutine[Any, Any, T]) -> tuple[T, ...]:
+async def all_at_once(*starting: Coroutine[Any, Any, T]) -> tuple[T, ...]:
     """What they return. If one fails, the others are called off."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(each) for each in starting]
     return tuple(task.result() for task in tasks)
 
 
-def _policyd(store: str, transport: str, *, folder: Path) -> AbstractAsyncContextManager[Child]:
-    name = f"{store.partition(':')[0]}_{transport}"
-    if store == "sqlite:///":
-        store += str(folder / f"{name}.db")
-    addresses = (f"--{server}={_ANY_PORT}" for server in ("grpc", "ext-proc", "http"))
-    flags = (*addresses, "--transport", transport, "--store", store, "--config", str(POLICY))
-    return child("policyd", "serve", *flags, log=folder / f"{name}.log")
+def host_port(address: str) -> HostPort:
+    return cast(HostPort, parse_address(address))
 
 
-async def _arrangement(stack: AsyncExitStack, name: str, provider: HostPort, server: Child | None) -> Arrangement:
-    settings = EnvoySettings(
-        listen_address=_ANY_PORT, admin_address=_ANY_PORT, upstreams=parse_upstreams([f"openai=http://{provider}"])
-    )
-    ready = server.ready if server is not None else {}
-    asked = _host_port(ready["ext_proc"]) if ready else None
-    bootstrap = build_bootstrap(settings, policyd_addresses=[asked or _NOBODY])
-    if asked is None:
-        _take_out_ext_proc(bootstrap)
-    envoy = await stack.enter_async_context(EnvoyProcess(bootstrap, binary=find_envoy()))
-    return Arrangement(
-        name=name,
-        listen_address=envoy.listen_address,
-        envoy_pid=envoy.pid,
-        server_pid=server.pid if server is not None else None,
-        # It is the same service on the same transport, whatever Envoy is served by.
-        grpc_address=_host_port(ready["grpc"]) if ready and name not in ON_GRPCIO else None,
-    )
+def file_name(name: str) -> str:
+    return "".join(character if character.isalnum() else "-" for character in name)
 
 
 def _take_out_ext_proc(bootstrap: Json) -> None:
@@ -133,7 +226,3 @@ def _take_out_ext_proc(bootstrap: Json) -> None:
     for host in connection_manager["route_config"]["virtual_hosts"]:
         for route in host["routes"]:
             route.get("typed_per_filter_config", {}).pop(EXT_PROC, None)
-
-
-def _host_port(address: str) -> HostPort:
-    return cast(HostPort, parse_address(address))

@@ -92,11 +92,11 @@ def rules_of(number: int) -> Iterator[Mapping[str, Any]]:
 
 
 def policy(*, limits: int, rules: int) -> Policy:
-    """A policy of so many limits (2 or more) and rules, as an operator would write it."""
+    """A policy of so many limits and rules, as an operator would write it."""
     document = {
         "version": 1,
         "identity": {name: [{"header": f"x-policyd-{name}"}] for name in ("project", "user", "team")},
-        "limits": [*ALWAYS_THERE, *further_limits(limits - len(ALWAYS_THERE))],
+        "limits": [*ALWAYS_THERE[:limits], *further_limits(limits - len(ALWAYS_THERE))],
         "rules": list(rules_of(rules)),
     }
     return parse_policy(yaml.safe_dump(document, sort_keys=False), source="the benchmark's policy")
@@ -235,7 +235,7 @@ async def measure(url: str, policy: Policy, *, at_once: int, rounds: int, calls:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.decisions", description=__doc__)
     parser.add_argument("--store", choices=("memory", "sqlite", "redis"), default="memory")
-    parser.add_argument("--limits", type=int, default=2, help="how many the policy has, 2 or more")
+    parser.add_argument("--limits", type=int, default=2, help="how many the policy has")
     parser.add_argument("--rules", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=16, help="how many calls are under way at a time")
     parser.add_argument("--rounds", type=int, default=ROUNDS)

@@ -64,10 +64,13 @@ async def grpc_load(address: HostPort, work: Work, *, at_once: int, seconds: flo
 
 
 async def _drive(connection: GrpcConnection, work: Work, *, until: float, latencies: list[float]) -> int:
-    calls = 0
-    while (began := perf_counter()) < until:
+    """Does the work once, and again until the time is up; returns how many calls that were."""
+    calls, ended = 0, 0.0
+    while ended < until:
+        began = perf_counter()
         calls += await work(connection)
-        latencies.append(perf_counter() - began)
+        ended = perf_counter()
+        latencies.append(ended - began)
     return calls
 
 

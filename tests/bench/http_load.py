@@ -10,12 +10,13 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final, cast
 
 from policyd.config import HostPort
 from tests.bench.load import Load, UnexpectedReply
-from tests.bench.traffic import STREAM_LAST, http_request
+from tests.bench.traffic import STREAM_LAST
 
 LAST_REPLIES_SECONDS_MAX: Final = 30
 """How long the last replies may take once the time is up."""
@@ -23,28 +24,54 @@ LAST_REPLIES_SECONDS_MAX: Final = 30
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
 _CHUNKS_END = b"\r\n0\r\n\r\n"
+_EVENT = b"data: "
 _SHOWN_BYTES_MAX = 1000
 
 
-async def http_load(address: HostPort, *, connections: int, seconds: float, stream: bool = False) -> Load:
+async def http_load(
+    address: HostPort, request: bytes, *, connections: int, seconds: float, stream: bool = False
+) -> Load:
     """Raises `UnexpectedReply` if a reply is not a 200 or a stream not whole, and `ConnectionError`."""
-    request = http_request(address, stream=stream)
-    latencies: list[float] = []
+    taken = _Taken()
     async with asyncio.timeout(seconds + LAST_REPLIES_SECONDS_MAX), _connected(address, connections) as connected:
         began = perf_counter()
         async with asyncio.TaskGroup() as group:
             for connection in connected:
-                drive = _drive(connection, request, stream=stream, until=began + seconds, latencies=latencies)
-                group.create_task(drive)
-        return Load.of(latencies, requests=len(latencies), seconds=perf_counter() - began)
+                group.create_task(_drive(connection, request, stream=stream, until=began + seconds, taken=taken))
+        return Load.of(
+            taken.whole_seconds,
+            requests=len(taken.whole_seconds),
+            seconds=perf_counter() - began,
+            first_bytes_seconds=taken.first_byte_seconds,
+        )
 
 
-async def _drive(
-    connection: _Connection, request: bytes, *, stream: bool, until: float, latencies: list[float]
-) -> None:
-    while (began := perf_counter()) < until:
+@asynccontextmanager
+async def open_streams(address: HostPort, request: bytes, *, count: int) -> AsyncIterator[None]:
+    """That many streams, each with its first event received, for the length of the block; then the client hangs up."""
+    async with _connected(address, count) as connected:
+        async with asyncio.timeout(LAST_REPLIES_SECONDS_MAX):
+            await asyncio.gather(*(connection.begin(request) for connection in connected))
+        yield
+
+
+@dataclass(slots=True)
+class _Taken:
+    """The latencies of a load's replies."""
+
+    whole_seconds: list[float] = field(default_factory=list)
+    first_byte_seconds: list[float] = field(default_factory=list)
+
+
+async def _drive(connection: _Connection, request: bytes, *, stream: bool, until: float, taken: _Taken) -> None:
+    """One request, and more until the time is up."""
+    ended = 0.0
+    while ended < until:
+        began = perf_counter()
         reply = await connection.exchange(request)
-        latencies.append(perf_counter() - began)
+        ended = perf_counter()
+        taken.whole_seconds.append(ended - began)
+        taken.first_byte_seconds.append(connection.first_byte_at - began)
         if not reply.startswith(b"HTTP/1.1 200 ") or (stream and STREAM_LAST not in reply):
             raise UnexpectedReply(reply[:_SHOWN_BYTES_MAX].decode(errors="replace"))
 
@@ -64,15 +91,26 @@ async def _connected(address: HostPort, connections: int) -> AsyncIterator[list[
 
 
 class _Connection(asyncio.Protocol):
+    first_byte_at = 0.0
+    """When the last reply began, by `perf_counter`."""
+
     def __init__(self) -> None:
         self._received = bytearray()
-        self._reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._whole = _unanswered()
+        self._begun = _unanswered()
 
     async def exchange(self, request: bytes) -> bytes:
         """Sends a request; returns its reply, head and body."""
-        self._reply = asyncio.get_running_loop().create_future()
+        self._whole = _unanswered()
         self._transport.write(request)
-        return await self._reply
+        return await self._whole
+
+    async def begin(self, request: bytes) -> None:
+        """Sends a request for a stream; returns when its first event is there. Raises `UnexpectedReply`."""
+        self._transport.write(request)
+        head = await self._begun
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise UnexpectedReply(head[:_SHOWN_BYTES_MAX].decode(errors="replace"))
 
     def close(self) -> None:
         self._transport.close()
@@ -81,14 +119,26 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if not self._received:
+            self.first_byte_at = perf_counter()
         self._received += data
-        if _is_whole(self._received) and not self._reply.done():
-            self._reply.set_result(bytes(self._received))
+        if not self._begun.done() and _EVENT in self._received:
+            self._begun.set_result(bytes(self._received))
+        if _is_whole(self._received):
+            for waiting in (self._whole, self._begun):
+                if not waiting.done():
+                    waiting.set_result(bytes(self._received))
             self._received.clear()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self._reply.done():
-            self._reply.set_exception(error or ConnectionError("closed in the middle of a reply"))
+        for waiting in (self._whole, self._begun):
+            if not waiting.done():
+                waiting.set_exception(error or ConnectionError("closed in the middle of a reply"))
+                waiting.exception()  # nobody waits for both
+
+
+def _unanswered() -> asyncio.Future[bytes]:
+    return asyncio.get_running_loop().create_future()
 
 
 def _is_whole(reply: bytearray) -> bool:

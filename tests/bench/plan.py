@@ -22,23 +22,38 @@ class Plan:
     """In each round everything is measured once; what is compared takes turns, in another order each time."""
 
     rounds: int
-    http_seconds: float
-    """For each number of connections."""
-    stream_seconds: float
-    calls_seconds: float
+    slice_seconds: float
+    """How long each thing is measured in a round."""
     warm_up_seconds: float
+    starts: int
+    """Rounds of what takes fresh processes each time."""
+    open_streams: int
+    accounts: tuple[int, ...]
+    """In the stores whose growth is looked at, from the smallest on."""
+    skipped: frozenset[str] = frozenset()
+    """Rows that are left out."""
 
     @property
     def in_whole_seconds(self) -> bool:
         """Whether wrk can do it, which measures nothing shorter than a second."""
-        return self.http_seconds >= 1 and float(self.http_seconds).is_integer()
+        return self.slice_seconds >= 1 and float(self.slice_seconds).is_integer()
 
 
-FULL: Final = Plan(rounds=5, http_seconds=2, stream_seconds=0.9, calls_seconds=1, warm_up_seconds=0.5)
-"""Some three minutes."""
+FULL: Final = Plan(
+    rounds=5,
+    slice_seconds=1,
+    warm_up_seconds=0.5,
+    starts=3,
+    open_streams=500,
+    accounts=(1_000, 100_000, 1_000_000),
+)
 
-QUICK: Final = Plan(rounds=3, http_seconds=0.4, stream_seconds=0.4, calls_seconds=0.3, warm_up_seconds=0.3)
-"""Half a minute: enough to see whether a change matters a lot."""
-
-TINY: Final = Plan(rounds=1, http_seconds=0.05, stream_seconds=0.02, calls_seconds=0.02, warm_up_seconds=0.02)
-"""A few seconds: enough to see that it all works."""
+QUICK: Final = Plan(
+    rounds=3,
+    slice_seconds=0.4,
+    warm_up_seconds=0.3,
+    starts=2,
+    open_streams=500,
+    accounts=(1_000, 100_000),
+)
+"""Enough to see whether a change matters a lot."""

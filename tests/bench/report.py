@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from tests.bench.plan import COMPARED_AT, Plan
+from tests.bench.plan import Plan
 from tests.bench.run import Outcome
-from tests.bench.samples import Spread
-from tests.bench.tables import TABLES, Column, Table
+from tests.bench.samples import Samples, Spread
+from tests.bench.tables import Column, Table
+from tests.bench.targets import Standing, standings
 
 _GAP = "  "
 
@@ -21,63 +22,88 @@ class Report:
     """ISO 8601, UTC."""
     machine: Mapping[str, str | float]
     versions: Mapping[str, str]
-    plan: Plan
     outcome: Outcome
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        """Those that have a figure."""
+        tables = (table for part in self.outcome.parts for table in part.tables)
+        return [table for table in tables if table.measured(self.samples)]
+
+    @property
+    def samples(self) -> Samples:
+        return self.outcome.samples
+
+    @property
+    def plan(self) -> Plan:
+        return self.outcome.plan
+
+    def standings(self) -> Iterator[Standing]:
+        targets = (target for part in self.outcome.parts for target in part.targets)
+        tables = (table for part in self.outcome.parts for table in part.tables)
+        return standings(targets, tables, self.samples)
 
     def as_json(self) -> bytes:
         """Medians with their spread, and every sample that they were made of."""
-        outcome = self.outcome
         told = {
             "started_at": self.started_at,
             "machine": self.machine,
             "versions": self.versions,
             "plan": self.plan,
-            "generator": outcome.generator,
-            "requests_per_second_without_envoy": outcome.ceiling.per_second,
-            **{table.key: _cells(table, outcome) for table in TABLES},
-            "samples": outcome.samples.all,
+            "generator": self.outcome.generator,
+            "tables": {table.key: _cells(table, self.samples) for table in self.tables},
+            "targets": [
+                {"what": each.target.what, "met": each.met, "percent": each.percent, "measured": each.spread}
+                for each in self.standings()
+            ],
+            "samples": self.samples.all,
         }
         return msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n"
 
     def as_text(self) -> str:
-        about = "\n".join(f"{label:<9}{text}" for label, text in self._about().items())
-        return "\n\n".join((about, *(_text(table, self.outcome) for table in TABLES))) + "\n"
+        about = "\n".join(f"{label:<9}{text}" for label, text in self.about().items())
+        texts = [_text(table, self.samples) for table in self.tables]
+        return "\n\n".join((about, *texts, *_targets(list(self.standings())))) + "\n"
 
-    def _about(self) -> Mapping[str, str]:
-        machine, ceiling = self.machine, f"{self.outcome.ceiling.per_second:,.0f} req/s at {COMPARED_AT}"
+    def about(self) -> Mapping[str, str]:
+        machine = self.machine
         return {
             "at": self.started_at,
             "on": f"{machine['processor']}, {machine['cpus']} CPUs, {machine['system']}, load {machine['load']} before",
             "of": ", ".join(f"{name} {version}" for name, version in self.versions.items()),
-            "load by": f"{self.outcome.generator}; straight to the provider it gets {ceiling}",
+            "load by": self.outcome.generator,
             "figures": f"medians of {self.plan.rounds} rounds, under them the least and the most; "
             "ratios and differences are taken within a round",
         }
 
 
-def _cells(table: Table, outcome: Outcome) -> Mapping[str, Mapping[str, Spread | None]]:
-    return {row: {column.key: column.cell(outcome.samples, row) for column in table.columns} for row in table.rows}
+def _cells(table: Table, samples: Samples) -> Mapping[str, Mapping[str, Spread | None]]:
+    return {row: {column.key: column.cell(samples, row) for column in table.columns} for row in table.rows}
 
 
-def _text(table: Table, outcome: Outcome) -> str:
+def _text(table: Table, samples: Samples) -> str:
     lines = [[first, *(column.heading[line] for column in table.columns)] for line, first in enumerate(table.title)]
-    for row in table.rows:
-        cells = [(column, column.cell(outcome.samples, row)) for column in table.columns]
+    measured = {row for row, _, _ in table.cells(samples)}
+    for row in (each for each in table.rows if each in measured):
+        cells = [(column, column.cell(samples, row)) for column in table.columns]
         lines.append([row, *(_median(column, spread) for column, spread in cells)])
         lines.append(["", *(_extremes(column, spread) for column, spread in cells)])
     return _aligned(lines)
 
 
+def _targets(standings: Sequence[Standing]) -> Iterator[str]:
+    if not standings:
+        return
+    rows = ([each.target.what, each.bound_text, each.measured_text, str(each)] for each in standings)
+    yield _aligned([["Targets", "", "measured", ""], *rows])
+
+
 def _median(column: Column, spread: Spread | None) -> str:
-    return "-" if spread is None else _number(spread.median, column)
+    return "-" if spread is None else column.number(spread.median)
 
 
 def _extremes(column: Column, spread: Spread | None) -> str:
-    return "" if spread is None else f"{_number(spread.least, column)}-{_number(spread.most, column)}"
-
-
-def _number(value: float, column: Column) -> str:
-    return f"{value:,.{column.decimals}f}"
+    return "" if spread is None else f"{column.number(spread.least)}-{column.number(spread.most)}"
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> str:

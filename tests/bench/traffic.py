@@ -7,6 +7,7 @@ headers are those of the official OpenAI client.
 from __future__ import annotations
 
 import json
+import random
 from typing import Any, Final
 
 from policyd.config import HostPort
@@ -24,6 +25,8 @@ STREAM_CHUNKS: Final = 200
 
 STREAM_MARK: Final = b'"stream": true'
 """What a request body holds that asks for a stream."""
+
+_SEED = 6
 
 _SYSTEM = (
     "You are the assistant of a company that runs railways. Answer in the language of the question, in at most five "
@@ -49,6 +52,10 @@ _USAGE = {
 }
 
 
+CHUNK_MS_HEADER: Final = "x-bench-chunk-ms"
+"""Tells the provider how long to wait from one chunk of a stream to the next."""
+
+
 def request_headers() -> dict[str, str]:
     """Every header but those of HTTP itself."""
     return {
@@ -68,8 +75,10 @@ def request_headers() -> dict[str, str]:
     }
 
 
-def request_body(*, stream: bool) -> bytes:
-    messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _QUESTION}]
+def request_body(*, stream: bool = False, prompt_bytes: int = 0) -> bytes:
+    """With a question of `prompt_bytes` in place of the usual one, if that is asked for."""
+    question = _long_question(prompt_bytes) if prompt_bytes else _QUESTION
+    messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": question}]
     asked: dict[str, Any] = {"model": MODEL, "max_tokens": MAX_OUTPUT_TOKENS, "messages": messages}
     if stream:
         # Asked for by the client, so that policyd forwards the same bytes as the servers that it is compared with.
@@ -77,13 +86,23 @@ def request_body(*, stream: bool) -> bytes:
     return json.dumps(asked).encode()
 
 
+def _long_question(prompt_bytes: int) -> str:
+    """As varied as text is: the words of the short one, shuffled again and again."""
+    chance, words, pieces = random.Random(_SEED), _QUESTION.split(), list[str]()
+    while sum(map(len, pieces)) < prompt_bytes:
+        chance.shuffle(words)
+        pieces.append(" ".join(words) + "\n")
+    return "".join(pieces)[:prompt_bytes]
+
+
 REQUEST_PATH: Final = "/v1/chat/completions"
 
 
-def http_request(address: HostPort, *, stream: bool) -> bytes:
-    """The whole request, as it goes to `address`."""
-    body = request_body(stream=stream)
-    headers = {"host": str(address), **request_headers(), "content-length": str(len(body))}
+def http_request(address: HostPort, *, stream: bool = False, prompt_bytes: int = 0, **headers: str) -> bytes:
+    """The whole request, as it goes to `address`; `headers` are added to the usual ones, `_` for `-`."""
+    body = request_body(stream=stream, prompt_bytes=prompt_bytes)
+    added = {name.replace("_", "-"): value for name, value in headers.items()}
+    headers = {"host": str(address), **request_headers(), **added, "content-length": str(len(body))}
     return _message(f"POST {REQUEST_PATH} HTTP/1.1", headers) + body
 
 

@@ -13,14 +13,17 @@ from typing import Final, cast
 import uvloop
 
 from tests.bench.processes import announce
-from tests.bench.traffic import STREAM_END, STREAM_HEAD, STREAM_MARK, http_reply, stream_chunks
+from tests.bench.traffic import CHUNK_MS_HEADER, STREAM_END, STREAM_HEAD, STREAM_MARK, http_reply, stream_chunks
 
 CHUNK_SECONDS: Final = 0.0025
-"""The time from one chunk of a stream to the next."""
+"""The time from one chunk of a stream to the next, where the request does not ask for another."""
 
 _BACKLOG_CONNECTIONS = 1024
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_CHUNK_MS = re.compile(rb"\r\n%b: *(\d+)" % CHUNK_MS_HEADER.encode(), re.IGNORECASE)
 _HEAD_END = b"\r\n\r\n"
+_BODY_END_BYTES = 100
+"""Where a request body says that it asks for a stream: what comes before may be long."""
 
 _REPLY = http_reply()
 _CHUNKS = stream_chunks()
@@ -31,6 +34,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._received = bytearray()
+        self._pace_seconds = CHUNK_SECONDS
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -39,14 +43,15 @@ class Connection(asyncio.Protocol):
         self._received += data
         if not _is_whole(self._received):
             return
-        streamed = STREAM_MARK in self._received
-        self._received.clear()
+        streamed = STREAM_MARK in self._received[-_BODY_END_BYTES:]
         if streamed:
+            self._pace_seconds = _pace_seconds(self._received)
             self._transport.write(STREAM_HEAD)
             loop = asyncio.get_running_loop()
             self._send_chunk(loop, 0, loop.time())
         else:
             self._transport.write(_REPLY)
+        self._received.clear()
 
     def _send_chunk(self, loop: asyncio.AbstractEventLoop, number: int, due: float) -> None:
         if self._transport.is_closing():
@@ -55,8 +60,13 @@ class Connection(asyncio.Protocol):
             self._transport.write(STREAM_END)
             return
         self._transport.write(_CHUNKS[number])
-        due += CHUNK_SECONDS
+        due += self._pace_seconds
         loop.call_at(due, self._send_chunk, loop, number + 1, due)
+
+
+def _pace_seconds(request: bytearray) -> float:
+    asked = _CHUNK_MS.search(request)
+    return int(asked[1]) / 1000 if asked else CHUNK_SECONDS
 
 
 def _is_whole(request: bytearray) -> bool:

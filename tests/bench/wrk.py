@@ -30,7 +30,7 @@ async def wrk_load(program: str, address: HostPort, *, connections: int, seconds
         *headers,
         f"http://{address}{REQUEST_PATH}",
         "--",
-        request_body(stream=False).decode(),
+        request_body().decode(),
         stdout=asyncio.subprocess.PIPE,
     )
     try:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policyd.config import parse_policy
+from policyd.config import expressions, parse_policy
 from policyd.config.expressions import ExpressionWrong, Vocabulary, compile_expression
 from policyd.core.errors import ConfigError
 from policyd.core.money import NANOS_PER_USD, format_usd
@@ -121,6 +121,7 @@ RULE = "version: 1\nlimits: []\nrules: [{name: r, when: {cel: 'true'}, action: d
 
 def test_without_the_library_the_file_is_told_and_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cel_expr_python", None)
+    expressions._environment.cache_clear()
     with pytest.raises(ConfigError) as raised:
         parse_policy(RULE, source="policyd.yaml")
     (problem,) = raised.value.problems

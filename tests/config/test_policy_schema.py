@@ -37,21 +37,22 @@ UNSEEN: Mapping[str, str] = {
     stem: reason
     for reason, stems in {
         ELSEWHERE: """
-            rule_after_one_for_all rule_shadowed_by_either rule_shadowed_by_pattern rule_shadowed_by_threshold
-            tier_unlimited_for_all tier_unlimited_where_it_matches
-            default_tier_misspelt default_tier_without_tiers identity_api_key_while_off identity_default_not_last
-            limit_name_duplicate match_unknown model_group_covered model_group_unknown model_group_without_groups
-            per_unknown per_unknown_to_own_identity pool_named_like_a_limit pool_of_different_metrics
-            pool_of_different_scopes price_above_falling price_above_unordered price_duplicate rule_freeze_per_unknown
-            rule_name_duplicate rule_shadowed rule_shadowed_by_a_freeze rule_shadowed_by_all tier_that_can_never_match
-            tiers_amount_missing tiers_amount_of_a_fixed_limit tiers_amount_of_no_limit tiers_from_the_body
-            tiers_missing tiers_without_source when_attribute_unknown when_percent_of_unknown
+            anomaly_match_unknown anomaly_name_duplicate anomaly_per_unknown default_tier_misspelt
+            default_tier_without_tiers identity_api_key_while_off identity_default_not_last limit_name_duplicate
+            match_unknown model_group_covered model_group_unknown model_group_without_groups per_unknown
+            per_unknown_to_own_identity pool_named_like_a_limit pool_of_different_metrics pool_of_different_scopes
+            price_above_falling price_above_unordered price_duplicate rule_after_one_for_all rule_freeze_per_unknown
+            rule_name_duplicate rule_shadowed rule_shadowed_by_a_freeze rule_shadowed_by_all rule_shadowed_by_either
+            rule_shadowed_by_pattern rule_shadowed_by_threshold tier_that_can_never_match tier_unlimited_for_all
+            tier_unlimited_where_it_matches tiers_amount_missing tiers_amount_of_a_fixed_limit tiers_amount_of_no_limit
+            tiers_from_the_body tiers_missing tiers_without_source when_attribute_unknown when_percent_of_unknown
             when_percent_without_limits when_tier_unknown windows_by_tier_without_tiers windows_twice
         """,
         OUTSIDE: """
             cel_attribute_unknown cel_function_unknown cel_limit_not_by_name cel_limit_of_another_unit cel_limit_unknown
             cel_loop cel_nested_too_deep cel_no_condition cel_pattern_counts cel_pattern_of_the_request
             cel_several_lines cel_syntax cel_types cel_variable_unknown cel_whole_number_of_money
+            anomaly_every_too_long anomaly_rate_past_seconds anomaly_rate_past_too_long anomaly_velocity_of_nothing
             rule_notify_every_too_long
             identity_header_credential identity_pattern identity_pattern_ambiguous identity_pattern_repeats_a_group
             price_from_text price_from_without_offset reservations_ended_kept_too_long reservations_ttl_zero

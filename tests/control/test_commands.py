@@ -17,8 +17,10 @@ from policyd.config import load_policy
 from policyd.core.errors import ConfigError
 from policyd.core.policy import Policy
 from policyd.core.record import Outcome, UsageSource
+from policyd.core.runtime import Block, Kind
 from policyd.core.usage import Usage
 from policyd.enforcer import Ending
+from policyd.enforcer.runtime_state import item_of
 from policyd.estimator import Ask
 from policyd.providers.base import Prompt, RequestFacts
 from policyd.stores.url import open_store
@@ -277,6 +279,19 @@ class TestBlocks:
         site.run("freeze", "user=ann", "--reason", "a loop")
         with pytest.raises(ConfigError, match="there is no block of user=ann"):
             site.run("unblock", "user=ann")
+
+
+@pytest.mark.parametrize("scope", ["session=", "session=[*]", "gone=acme"])
+def test_a_freeze_that_policyd_has_set_is_lifted_by_the_scope_that_is_listed(site: Site, scope: str) -> None:
+    async def freeze() -> None:
+        store = open_store(site.store)
+        await store.set_state([item_of(Block(Kind.FREEZE, scope, "anomaly:loop has fired", 0))], now_ms=0)
+        await store.close()
+
+    asyncio.run(freeze())
+    (listed,) = site.told("blocks", "list")
+    assert site.run("unfreeze", listed["scope"]) == f"requests of {scope} pass again\n"
+    assert site.told("blocks", "list") == []
 
 
 @pytest.mark.parametrize(

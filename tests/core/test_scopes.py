@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyd.core.scopes import parse_scope, pattern_name, scope_name, shown
+from policyd.core.policy import Match
+from policyd.core.scopes import exact_name, literal, parse_scope, pattern_name, scope_name, shown
 
 VALUES = st.dictionaries(st.sampled_from(["org", "project", "user"]), st.text(max_size=6), min_size=1)
 
@@ -40,6 +41,20 @@ def test_mistakes(text: str) -> None:
 def test_patterns_show_through_and_their_order_does_not_matter() -> None:
     assert pattern_name({"project": "acme", "model": "gpt-4o*"}) == "model=gpt-4o*,project=acme"
     assert pattern_name({"model": "gpt-4o*", "project": "acme"}) == "model=gpt-4o*,project=acme"
+
+
+@pytest.mark.parametrize("value", ["ann", "*", "a*b", "?", "[", "[*]", "[[]", "[!a]", "a]b", "", "a,b=c%"])
+def test_an_exact_scope_fits_its_value_alone(value: str) -> None:
+    pattern = parse_scope(exact_name({"user": value}))["user"]
+    assert literal(pattern) == value
+    match = Match({"user": (pattern,)})
+    assert match.fits({"user": value})
+    assert not match.fits({"user": f"{value}x"})
+
+
+@pytest.mark.parametrize("pattern", ["*", "a?", "[ab]", "[!a]", "[*]*"])
+def test_a_pattern_that_can_fit_several_values_is_none(pattern: str) -> None:
+    assert literal(pattern) is None
 
 
 def test_the_scope_of_no_attribute_is_shown_by_a_word() -> None:

@@ -18,6 +18,10 @@ POLICY = """
 version: 1
 limits:
   - {name: asks, per: [project], requests: 5, window: {days: 30}}
+anomalies:
+  - {name: loop, per: [project, session], match: {session: "*"}, repeats: 3, action: deny}
+  - {name: stuck, per: [project], match: {tier: agent}, repeats: 2, action: freeze, for: 1h}
+  - {name: odd, per: [project], match: {tier: odd}, repeats: 2, action: warn}
 rules:
   - name: not-for-guests
     when: {match: {tier: guest}}
@@ -156,3 +160,38 @@ def test_a_freeze_refuses_at_once_and_is_lifted_by_hand(
     lift = [sys.executable, "-m", "policyd", "unfreeze", f"project={project}", "--store", store]
     subprocess.run([*lift, "--config", str(mesh.policy)], timeout=COMMAND_SECONDS_MAX, check=True, capture_output=True)
     sdk.ask(mesh, project=project)
+
+
+def test_the_same_request_in_a_row_is_a_loop(mesh: Mesh, provider: SimulatedProvider, sdk: Sdk, project: str) -> None:
+    session = {"x-policyd-session": "s1"}
+    for _ in range(2):
+        sdk.ask(mesh, project=project, headers=session)
+    provider.reset()
+    with pytest.raises(sdk.status_errors[429]) as raised:
+        sdk.ask(mesh, project=project, headers=session, retries=2)
+    said = policyd_object(raised.value)
+    assert (said["reason"], said["rule"]) == ("anomaly_detected", "anomaly:loop")
+    assert provider.served.requests_received == {}
+    assert mesh.record(said["request_id"])["denied_by"] == ["anomaly:loop"]
+    sdk.ask(mesh, project=project, headers=session, max_tokens=99)
+
+
+def test_a_loop_freezes_and_tells_operators(mesh: Mesh, store: str, sdk: Sdk, project: str) -> None:
+    sdk.ask(mesh, project=project, headers=tier("agent"))
+    with pytest.raises(sdk.status_errors[403]) as first:
+        sdk.ask(mesh, project=project, headers=tier("agent"))
+    assert policyd_object(first.value)["reason"] == "frozen"
+    with pytest.raises(sdk.status_errors[403]) as second:
+        sdk.ask(mesh, project=project, max_tokens=99)
+    assert policyd_object(second.value)["block"]["reason"] == "anomaly:stuck has fired"
+    scope = f"project={project}"
+    assert [each["kind"] for each in told(store, mesh, "blocks", "list") if each["scope"] == scope] == ["freeze"]
+    events = [each for each in told(store, mesh, "events", "list") if each["scope"] == scope]
+    assert [(each["source"], each["action"]) for each in events] == [("anomaly:stuck", "freeze")]
+
+
+def test_a_warning_is_told(mesh: Mesh, sdk: Sdk, project: str) -> None:
+    assert "x-policyd-rules" not in sdk.ask(mesh, project=project, headers=tier("odd")).headers
+    reply = sdk.ask(mesh, project=project, headers=tier("odd"))
+    assert reply.headers["x-policyd-rules"] == "anomaly:odd"
+    assert mesh.record(reply.request_id)["rules"] == ["anomaly:odd"]

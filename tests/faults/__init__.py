@@ -9,6 +9,7 @@ session. So each request's charge is compared with what the provider served for 
 
 faults.py      the table: what breaks, how it is mended, what may differ afterwards
 stage.py       the parts, running
+clients.py     clients beside the load
 provider.py    the provider and its bill
 partition.py   the proxy
 audit.py       bill against ledger

@@ -15,8 +15,8 @@ SECONDS_MAX = 480
 """No fault begins after so long."""
 
 HEAD = (
-    f"{'fault':<28}{'setting':<36}{'asked':>6}{'failed':>7}{'holds':>6}{'back s':>7}"
-    f"{'billed USD':>12}{'charged':>11}{'difference':>12}  promised"
+    f"{'fault':<26}{'setting':<48}{'asked':>6}{'failed':>7}{'holds':>6}{'back s':>7}"
+    f"{'billed USD':>12}{'charged':>11}{'difference':>12}{'took s':>8}  promised"
 )
 
 
@@ -58,10 +58,10 @@ def _line(report: Report) -> str:
     fault, books = report.fault, report.books
     failed = sum(count for outcome, count in report.outcomes.items() if outcome not in {"200", "402"})
     return (
-        f"{fault.name:<28}{fault.setting!s:<36}{report.outcomes.total():>6}{failed:>7}"
+        f"{fault.name:<26}{fault.setting!s:<48}{report.outcomes.total():>6}{failed:>7}"
         f"{books.outcomes[Outcome.EXPIRED]:>6}{report.back_seconds:>7.1f}"
         f"{_usd(books.billed_nanos):>12}{_usd(books.charged_nanos):>11}{_usd(report.difference_nanos, sign='+'):>12}"
-        f"  {fault.promise.value}{'' if not report.problems else '  BROKEN'}"
+        f"{report.seconds:>8.0f}  {fault.expected.promise.value}{'' if not report.problems else '  BROKEN'}"
     )
 
 

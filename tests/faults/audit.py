@@ -6,7 +6,7 @@ What may be charged for a request depends on how its record says that it ended:
     served                      what the reply reported                  equal
     expired                     the hold                                 never below it
     disconnected                what policyd saw, or the hold            below it by what was on its way, if `observed`
-    cut, provider error         what policyd saw                         as disconnected
+    provider error              what policyd saw                         as disconnected
     denied, failed, rejected    nothing                                  the provider must not have served it
     no record                   -                                        the provider must not have served it
 """

@@ -11,56 +11,66 @@ import os
 import resource
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
-from http.client import HTTPConnection
 
 from policyd.config import Transport
-from tests.e2e import raw
-from tests.e2e.load import MAX_TOKENS
-from tests.faults.provider import SESSION
-from tests.faults.stage import WIDE, Kind, Setting, Stage
+from tests.faults import clients
+from tests.faults.stage import Kind, Setting, Stage
 
 OUTAGE_SECONDS = 2.0
 LONG_OUTAGE_SECONDS = 4.0
 """Longer than a hold lives unrenewed."""
 
-PATIENT_EACH = 50
-SLOW_DELAY_MS = 3_000
-SLOW_CHUNK_DELAY_MS = 150
+BACK_SECONDS_MAX = 5.0
+"""How long after a fault was mended the last request may fail."""
 
-HUNG_WORKER_SECONDS_MAX = 30
-"""Until one that hangs is found out, killed and started again."""
-
-HANGERS_UP = 1_000
-BEGUN_TOGETHER = 50
-HANG_UP_OUTPUT_TOKENS = MAX_TOKENS
-HANG_UP_CHUNK_DELAY_MS = 3_000
+RESTART_SECONDS_MAX = 30
+"""Until a worker that hangs is found out, or one that was told to stop has ended, and another is there."""
 
 WORKER_RESTARTS = "policyd_worker_restarts_total"
-POLICY_RELOADS = "policyd_policy_reloads_total"
+WORKERS = "policyd_workers"
 
 
 class Promise(Enum):
     """What the setting promises about the difference between ledger and bill. The value is how the table says it."""
 
     EXACT = "0"
-    HOLDS = "+ holds that expired"
-    OBSERVED = "- what policyd could not see"
+    HOLDS = "+ the holds of what was open"
+    OBSERVED = "- what policyd did not see"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What a fault may do, and no more."""
+
+    promise: Promise
+    fails: bool = True
+    """Whether requests may fail between the break and the moment at which all is well again."""
+    streams_go_on: bool = False
+    """Whether streams that were open when it broke come to their end, and are charged what they cost."""
+    overspends: bool = False
+    """Whether budgets may be overspent meanwhile."""
+
+
+BREAKS_OFF = Expectation(promise=Promise.HOLDS)
+BREAKS_OFF_UNSEEN = Expectation(promise=Promise.OBSERVED)
+REFUSES = Expectation(promise=Promise.HOLDS, streams_go_on=True)
+BREAKS_OFF_OPEN = Expectation(promise=Promise.HOLDS, overspends=True)
+LETS_PASS = Expectation(promise=Promise.EXACT, fails=False, streams_go_on=True, overspends=True)
+UNNOTICED = Expectation(promise=Promise.EXACT, fails=False, streams_go_on=True)
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     name: str
     setting: Setting
     happen: Callable[[Stage], Awaitable[None]]
     """Breaks and mends."""
-    promise: Promise
-    fails: bool = True
-    """Whether requests may fail between the break and the moment at which all is well again."""
-    back_seconds_max: float = 5.0
-    """How long after it was mended the last request may fail."""
+    expected: Expectation
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.setting})"
 
 
 # --- policyd ---
@@ -73,18 +83,14 @@ async def policyd_killed(stage: Stage) -> None:
 
 
 async def worker_killed(stage: Stage) -> None:
-    before = stage.policyd.metric(WORKER_RESTARTS)
     os.kill(stage.worker_pids()[0], signal.SIGKILL)
-    await asyncio.to_thread(stage.policyd.wait_for_metric, WORKER_RESTARTS, before + 1)
+    await asyncio.to_thread(_until_restarted, stage, times=1)
 
 
 async def worker_hangs(stage: Stage) -> None:
     """For good: it is not told to go on."""
-    before = stage.policyd.metric(WORKER_RESTARTS)
     os.kill(stage.worker_pids()[0], signal.SIGSTOP)
-    await asyncio.to_thread(
-        stage.policyd.wait_for_metric, WORKER_RESTARTS, before + 1, seconds_max=HUNG_WORKER_SECONDS_MAX
-    )
+    await asyncio.to_thread(_until_restarted, stage, times=1)
 
 
 async def worker_held_up(stage: Stage) -> None:
@@ -100,8 +106,13 @@ async def rolled(stage: Stage) -> None:
     for number, pid in enumerate(stage.worker_pids(), start=1):
         stage.policyd.process.send_signal(signal.SIGHUP)
         os.kill(pid, signal.SIGTERM)
-        await asyncio.to_thread(stage.policyd.wait_for_metric, WORKER_RESTARTS, number)
-        await asyncio.to_thread(stage.policyd.wait_for_metric, "policyd_workers", stage.setting.workers)
+        await asyncio.to_thread(_until_restarted, stage, times=number)
+
+
+def _until_restarted(stage: Stage, *, times: int) -> None:
+    """Waits until workers were started again so many times in all, and all are ready."""
+    for metric, value in ((WORKER_RESTARTS, times), (WORKERS, stage.setting.workers)):
+        stage.policyd.wait_for_metric(metric, value, seconds_max=RESTART_SECONDS_MAX)
 
 
 async def disk_full(stage: Stage) -> None:
@@ -142,6 +153,15 @@ async def answers_lost(stage: Stage) -> None:
     stage.network.mend()
 
 
+async def redis_and_policyd_killed(stage: Stage) -> None:
+    """First Redis, so that policyd dies with what it could not book: the next one finds it in the journal."""
+    stage.redis_running.kill()
+    await asyncio.sleep(OUTAGE_SECONDS)
+    stage.policyd.kill()
+    await asyncio.to_thread(stage.redis_running.start)
+    stage.start_policyd()
+
+
 # --- Envoy, the provider, the clients ---
 
 
@@ -164,51 +184,16 @@ async def provider_hangs(stage: Stage) -> None:
 
 
 async def provider_slow(stage: Stage) -> None:
-    """For those who ask now; the others' replies come as ever."""
-    script = {"x-sim-delay-ms": str(SLOW_DELAY_MS), "x-sim-chunk-delay-ms": str(SLOW_CHUNK_DELAY_MS)}
-    await asyncio.to_thread(_ask_and_wait, stage, script)
-
-
-def _ask_and_wait(stage: Stage, script: Mapping[str, str]) -> None:
-    with ExitStack() as connections:
-        asked = [
-            *_ask_together(stage, connections, name="document", count=PATIENT_EACH, stream=False, script=script),
-            *_ask_together(stage, connections, name="stream", count=PATIENT_EACH, stream=True, script=script),
-        ]
-        statuses = {raw.read(each.getresponse()).status for each in asked}
-        assert statuses == {200}, f"slow replies came as {statuses}"
+    await asyncio.to_thread(clients.wait_for_slow_replies, str(stage.listen))
 
 
 async def many_hang_up(stage: Stage) -> None:
-    with ExitStack() as connections:
-        await asyncio.to_thread(_begin_streams, stage, connections)
-
-
-def _begin_streams(stage: Stage, connections: ExitStack) -> None:
-    """As many together as are decided well within Envoy's patience; all have begun before the first one is left."""
-    script = {"x-sim-output-tokens": str(HANG_UP_OUTPUT_TOKENS), "x-sim-chunk-delay-ms": str(HANG_UP_CHUNK_DELAY_MS)}
-    for first in range(0, HANGERS_UP, BEGUN_TOGETHER):
-        name = f"hanger-up-{first}"
-        for each in _ask_together(stage, connections, name=name, count=BEGUN_TOGETHER, stream=True, script=script):
-            reply = each.getresponse()
-            assert (reply.status, len(reply.read(100))) == (200, 100), f"a stream did not begin: {reply.status}"
-
-
-def _ask_together(
-    stage: Stage, connections: ExitStack, *, name: str, count: int, stream: bool, script: Mapping[str, str]
-) -> list[HTTPConnection]:
-    """Sends so many requests, each on a connection of its own, and waits for no reply."""
-    body = raw.chat(max_tokens=MAX_TOKENS, stream=stream)
-    asked = [connections.enter_context(raw.connected(str(stage.listen))) for _ in range(count)]
-    for number, connection in enumerate(asked):
-        headers = {"x-policyd-project": WIDE, SESSION: f"{name}-{number}", **script}
-        raw.send_only(connection, body=body, headers=headers)
-    return asked
+    await asyncio.to_thread(clients.hang_up, str(stage.listen))
 
 
 # --- the table ---
 
-HANG_UP = f"{HANGERS_UP:,} clients hang up"
+HANG_UP = f"{clients.HANGERS_UP:,} clients hang up"
 
 SQLITE = Setting(store=Kind.SQLITE)
 EVERYSEC = Setting(store=Kind.REDIS_EVERYSEC)
@@ -219,31 +204,40 @@ H2RPC = Setting(store=Kind.REDIS_EVERYSEC, transport=Transport.H2RPC)
 H2RPC_WORKERS = Setting(store=Kind.SQLITE, transport=Transport.H2RPC, workers=2)
 H2RPC_CHARGING_THE_MOST = Setting(store=Kind.SQLITE, transport=Transport.H2RPC, on_disconnect="maximum")
 
+OPEN = Setting(store=Kind.REDIS_EVERYSEC, failure_mode="open")
+OPEN_WORKERS = Setting(store=Kind.REDIS_EVERYSEC, failure_mode="open", workers=2)
+
 _ROWS = (
-    Fault(name="policyd killed", setting=SQLITE, happen=policyd_killed, promise=Promise.HOLDS),
-    Fault(name="policyd killed", setting=EVERYSEC, happen=policyd_killed, promise=Promise.HOLDS),
-    Fault(name="policyd killed", setting=H2RPC, happen=policyd_killed, promise=Promise.HOLDS),
-    Fault(name="worker killed", setting=WORKERS_ON_REDIS, happen=worker_killed, promise=Promise.HOLDS),
-    Fault(name="worker killed", setting=H2RPC_WORKERS, happen=worker_killed, promise=Promise.HOLDS),
-    Fault(name="worker hangs", setting=WORKERS_ON_REDIS, happen=worker_hangs, promise=Promise.HOLDS),
-    Fault(name="worker held up", setting=WORKERS_ON_REDIS, happen=worker_held_up, promise=Promise.OBSERVED),
-    Fault(name="workers restarted", setting=WORKERS_ON_REDIS, happen=rolled, promise=Promise.EXACT, fails=False),
-    Fault(name="workers restarted", setting=H2RPC_WORKERS, happen=rolled, promise=Promise.EXACT, fails=False),
-    Fault(name="disk full", setting=SQLITE, happen=disk_full, promise=Promise.HOLDS),
-    Fault(name="Redis killed", setting=EVERYSEC, happen=redis_killed, promise=Promise.HOLDS),
-    Fault(name="Redis killed", setting=ALWAYS, happen=redis_killed, promise=Promise.HOLDS),
-    Fault(name="Redis hangs", setting=EVERYSEC, happen=redis_hangs, promise=Promise.HOLDS),
-    Fault(name="partition from Redis", setting=EVERYSEC, happen=partitioned, promise=Promise.HOLDS),
-    Fault(name="Redis's answers lost", setting=EVERYSEC, happen=answers_lost, promise=Promise.HOLDS),
-    Fault(name="Envoy killed", setting=SQLITE, happen=envoy_killed, promise=Promise.OBSERVED),
-    Fault(name="Envoy killed", setting=CHARGING_THE_MOST, happen=envoy_killed, promise=Promise.HOLDS),
-    Fault(name="provider killed", setting=SQLITE, happen=provider_killed, promise=Promise.OBSERVED),
-    Fault(name="provider killed", setting=CHARGING_THE_MOST, happen=provider_killed, promise=Promise.HOLDS),
-    Fault(name="provider hangs", setting=SQLITE, happen=provider_hangs, promise=Promise.EXACT, fails=False),
-    Fault(name="provider slow", setting=EVERYSEC, happen=provider_slow, promise=Promise.EXACT, fails=False),
-    Fault(name=HANG_UP, setting=SQLITE, happen=many_hang_up, promise=Promise.OBSERVED, fails=False),
-    Fault(name=HANG_UP, setting=CHARGING_THE_MOST, happen=many_hang_up, promise=Promise.HOLDS, fails=False),
-    Fault(name=HANG_UP, setting=H2RPC_CHARGING_THE_MOST, happen=many_hang_up, promise=Promise.HOLDS, fails=False),
+    Fault("policyd killed", SQLITE, policyd_killed, BREAKS_OFF),
+    Fault("policyd killed", EVERYSEC, policyd_killed, BREAKS_OFF),
+    Fault("policyd killed", H2RPC, policyd_killed, BREAKS_OFF),
+    Fault("worker killed", WORKERS_ON_REDIS, worker_killed, BREAKS_OFF),
+    Fault("worker killed", H2RPC_WORKERS, worker_killed, BREAKS_OFF),
+    Fault("worker hangs", WORKERS_ON_REDIS, worker_hangs, BREAKS_OFF),
+    Fault("worker held up", WORKERS_ON_REDIS, worker_held_up, BREAKS_OFF_UNSEEN),
+    Fault("workers restarted", WORKERS_ON_REDIS, rolled, UNNOTICED),
+    Fault("workers restarted", H2RPC_WORKERS, rolled, UNNOTICED),
+    Fault("disk full", SQLITE, disk_full, REFUSES),
+    Fault("Redis killed", EVERYSEC, redis_killed, REFUSES),
+    Fault("Redis killed", ALWAYS, redis_killed, REFUSES),
+    Fault("Redis killed", OPEN_WORKERS, redis_killed, LETS_PASS),
+    Fault("Redis hangs", EVERYSEC, redis_hangs, REFUSES),
+    Fault("Redis hangs", OPEN, redis_hangs, LETS_PASS),
+    Fault("partition from Redis", EVERYSEC, partitioned, REFUSES),
+    Fault("partition from Redis", OPEN, partitioned, LETS_PASS),
+    Fault("Redis's answers lost", EVERYSEC, answers_lost, REFUSES),
+    Fault("Redis's answers lost", OPEN, answers_lost, LETS_PASS),
+    Fault("Redis and policyd killed", EVERYSEC, redis_and_policyd_killed, BREAKS_OFF),
+    Fault("Redis and policyd killed", OPEN, redis_and_policyd_killed, BREAKS_OFF_OPEN),
+    Fault("Envoy killed", SQLITE, envoy_killed, BREAKS_OFF_UNSEEN),
+    Fault("Envoy killed", CHARGING_THE_MOST, envoy_killed, BREAKS_OFF),
+    Fault("provider killed", SQLITE, provider_killed, BREAKS_OFF_UNSEEN),
+    Fault("provider killed", CHARGING_THE_MOST, provider_killed, BREAKS_OFF),
+    Fault("provider hangs", SQLITE, provider_hangs, UNNOTICED),
+    Fault("provider slow", EVERYSEC, provider_slow, UNNOTICED),
+    Fault(HANG_UP, SQLITE, many_hang_up, BREAKS_OFF_UNSEEN),
+    Fault(HANG_UP, CHARGING_THE_MOST, many_hang_up, BREAKS_OFF),
+    Fault(HANG_UP, H2RPC_CHARGING_THE_MOST, many_hang_up, BREAKS_OFF),
 )
 
-FAULTS: Mapping[str, Fault] = {f"{fault.name} ({fault.setting})": fault for fault in _ROWS}
+FAULTS: Mapping[str, Fault] = {str(fault): fault for fault in _ROWS}

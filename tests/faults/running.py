@@ -6,15 +6,19 @@ import asyncio
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+import grpc
 
 from policyd.core.money import parse_usd
 from tests.e2e.books import open_holds
 from tests.e2e.load import Asked, load
-from tests.faults.audit import Books, findings, records_in
-from tests.faults.faults import Fault, Promise
+from tests.faults.audit import SERVED, Books, findings, records_in
+from tests.faults.clients import THROUGH, begin_streams, read_to_the_end
+from tests.faults.faults import BACK_SECONDS_MAX, Fault, Promise
 from tests.faults.stage import BUDGET, TIGHT, TIGHT_BUDGET, TIGHT_USD, WIDE, Stage, staged
 
 CLIENTS, TIGHT_CLIENTS = 6, 2
@@ -54,84 +58,125 @@ class Moments:
     mended: float
 
 
+@dataclass(frozen=True, slots=True)
+class Witnessed:
+    """What was seen of a fault. Money in nano-USD."""
+
+    asked: Sequence[Asked]
+    moments: Moments | None
+    """None if requests never passed again."""
+    books: Books
+    spent: Mapping[str, int]
+    """What the accounts of each project say."""
+    tight_spent: int
+    """What the account of the budget says that the load uses up."""
+    problems: Sequence[str]
+    """What was wrong at first sight."""
+
+
 async def play(fault: Fault) -> Report:
     """Raises nothing that a fault can cause: what went wrong stands in the report."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="policyd-fault-") as name:
         folder = Path(name)
-        problems: list[str] = []
         async with staged(fault.setting, folder) as stage:
-            asked, moments = await _under_load(fault, stage, problems)
-            try:
-                await stage.until_nothing_is_held()
-            except AssertionError as error:
-                problems.append(str(error))
-            balances = {project: stage.balance(BUDGET, project).spent for project in (WIDE, TIGHT)}
-            tight_spent = stage.balance(TIGHT_BUDGET, TIGHT).spent
-            await stage.close()
-            books = Books(stage.provider.bill(), await records_in(stage.store_url))
-            if left := await open_holds(stage.store_url):
-                problems.append(f"{left} holds are left in the store")
-        problems += findings(books, may_see_less=fault.promise is Promise.OBSERVED)
-        problems += _sums(books, balances, tight_spent)
-        back_seconds = 0.0
-        if moments is not None:
-            problems += _bystanders(fault, asked, moments)
-            back_seconds = _back_seconds(asked, moments)
-        if fault.promise is Promise.EXACT and books.charged_nanos != books.billed_nanos:
-            problems.append(f"charged {books.charged_nanos}, billed {books.billed_nanos} nano-USD")
+            seen = await _witness(fault, stage)
+        problems = judge(fault, seen)
         if problems:
             problems.append((folder / "stderr.log").read_text(errors="replace")[-LOG_BYTES_SHOWN:])
     return Report(
         fault=fault,
-        books=books,
-        outcomes=Counter(each.outcome for each in asked),
-        back_seconds=back_seconds,
+        books=seen.books,
+        outcomes=Counter(each.outcome for each in seen.asked),
+        back_seconds=_back_seconds(seen.asked, seen.moments) if seen.moments else 0.0,
         seconds=time.monotonic() - began,
         problems=problems,
     )
 
 
+async def _witness(fault: Fault, stage: Stage) -> Witnessed:
+    problems: list[str] = []
+    asked, moments = await _under_load(fault, stage, problems)
+    try:
+        await stage.until_all_is_booked()
+    except (AssertionError, grpc.RpcError) as error:
+        problems.append(str(error))
+    spent = {project: stage.balance(BUDGET, project).spent for project in (WIDE, TIGHT)}
+    tight_spent = stage.balance(TIGHT_BUDGET, TIGHT).spent
+    await stage.close()
+    books = Books(stage.provider.bill(), await records_in(stage.store_url))
+    if left := await open_holds(stage.store_url):
+        problems.append(f"{left} holds are left in the store")
+    return Witnessed(asked, moments, books, spent, tight_spent, problems)
+
+
 async def _under_load(fault: Fault, stage: Stage, problems: list[str]) -> tuple[list[Asked], Moments | None]:
-    """What was asked meanwhile, and when it happened; no moments if requests never passed again."""
+    """What was asked meanwhile, and when it happened."""
     listen = str(stage.listen)
     moments = None
     with (
         load(listen, project=WIDE, clients=CLIENTS, chunk_delay_ms=CHUNK_DELAY_MS) as wide,
         load(listen, project=TIGHT, clients=TIGHT_CLIENTS, chunk_delay_ms=CHUNK_DELAY_MS) as tight,
+        ExitStack() as connections,
     ):
         try:
             await asyncio.to_thread(wide.wait_for, BEFORE)
+            begun = await asyncio.to_thread(begin_streams, listen, connections) if fault.expected.streams_go_on else ()
             broken = time.monotonic()
             await fault.happen(stage)
             moments = Moments(broken, time.monotonic())
+            await asyncio.to_thread(read_to_the_end, begun)
             await asyncio.to_thread(wide.wait_for, AFTER)
-        except AssertionError as error:
-            problems.append(str(error))
+        except (AssertionError, OSError) as error:
+            problems.append(f"{type(error).__name__}: {error}")
     return [*wide.asked, *tight.asked], moments
 
 
-def _sums(books: Books, balances: dict[str, int], tight_spent: int) -> list[str]:
-    """What is wrong with the accounts."""
+def judge(fault: Fault, seen: Witnessed) -> list[str]:
+    """Every promise that did not hold."""
+    books = seen.books
     problems = [
-        f"{project}: the account says {spent}, its records {books.charged_to(project)} nano-USD"
-        for project, spent in balances.items()
-        if spent != books.charged_to(project)
+        *seen.problems,
+        *findings(books, may_see_less=fault.expected.promise is Promise.OBSERVED),
+        *_sums(books, seen.spent),
+        *_streams_through(books),
     ]
-    if tight_spent > parse_usd(TIGHT_USD):
-        problems.append(f"a budget of {TIGHT_USD} USD is overspent: {tight_spent} nano-USD")
+    if seen.moments is not None:
+        problems += _bystanders(fault, seen.asked, seen.moments)
+    if seen.tight_spent > parse_usd(TIGHT_USD) and not fault.expected.overspends:
+        problems.append(f"a budget of {TIGHT_USD} USD is overspent: {seen.tight_spent} nano-USD")
+    if fault.expected.promise is Promise.EXACT and books.charged_nanos != books.billed_nanos:
+        problems.append(f"charged {books.charged_nanos}, billed {books.billed_nanos} nano-USD")
     return problems
+
+
+def _sums(books: Books, spent: Mapping[str, int]) -> list[str]:
+    """What is wrong with the accounts."""
+    return [
+        f"{project}: the account says {amount}, its records {books.charged_to(project)} nano-USD"
+        for project, amount in spent.items()
+        if amount != books.charged_to(project)
+    ]
+
+
+def _streams_through(books: Books) -> list[str]:
+    """Streams that went on through the fault and were not charged what they cost."""
+    return [
+        f"{session}: {record.outcome}, though its stream came to its end"
+        for record in books.records
+        if (session := record.attributes["session"]).startswith(THROUGH) and record.outcome not in SERVED
+    ]
 
 
 def _bystanders(fault: Fault, asked: Sequence[Asked], moments: Moments) -> list[str]:
     """Requests that failed and had no part in it."""
-    until = moments.mended + fault.back_seconds_max
+    until = moments.mended + BACK_SECONDS_MAX
     problems = []
     for each in asked:
         if _is_well(each):
             continue
         touched = each.ended >= moments.broken and each.began <= until
-        if not (fault.fails and touched):
+        if not (fault.expected.fails and touched):
             at = each.ended - moments.mended
             problems.append(f"{each.session}: {each.outcome}, {at:.2f} s after all was mended")
     return problems

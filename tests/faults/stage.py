@@ -32,7 +32,7 @@ TIGHT_USD = "0.02"
 TTL_SECONDS = 2
 SWEEP_SECONDS = 5
 """How often a policyd looks for holds that are due (`policyd.server`)."""
-NOTHING_HELD_SECONDS_MAX = TTL_SECONDS + 2 * SWEEP_SECONDS
+BOOKED_SECONDS_MAX = TTL_SECONDS + 2 * SWEEP_SECONDS
 """When every hold whose exchange is gone has expired: one sweep may have come too early."""
 
 POLICY = """
@@ -122,7 +122,11 @@ class Stage:
         self._policyd.close()
         policy = self.folder / "policyd.yaml"
         policy.write_text(self.setting.policy)
-        environ = {"POLICYD_WORKERS": str(self.setting.workers), "POLICYD_TRANSPORT": str(self.setting.transport)}
+        environ = {
+            "POLICYD_WORKERS": str(self.setting.workers),
+            "POLICYD_TRANSPORT": str(self.setting.transport),
+            "POLICYD_JOURNAL": str(self.folder / "journal"),
+        }
         self.policyd: Policyd = self._policyd.enter_context(
             policyd_serve(
                 store=self.store_url, policy=policy, ext_proc=str(self._socket), environ=environ, stderr=self.log
@@ -156,18 +160,21 @@ class Stage:
         children = map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split())
         return [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"policyd\0worker\0")]
 
-    async def until_nothing_is_held(self) -> None:
-        """Waits until every hold has ended; `AssertionError` if one outlives its time."""
-        deadline = time.monotonic() + NOTHING_HELD_SECONDS_MAX
-        while held := self.held():
-            assert time.monotonic() < deadline, f"still held after {NOTHING_HELD_SECONDS_MAX} s: {held}"
+    async def until_all_is_booked(self) -> None:
+        """Waits until every hold has ended and every journal is empty; `AssertionError` if one outlives its time."""
+        deadline = time.monotonic() + BOOKED_SECONDS_MAX
+        while left := self._unbooked():
+            assert time.monotonic() < deadline, f"not booked after {BOOKED_SECONDS_MAX} s: {left}"
             await asyncio.sleep(0.1)
 
-    def held(self) -> dict[str, int]:
-        """What is held still, by limit and project."""
+    def _unbooked(self) -> dict[str, float]:
+        """What is held still, by limit and project, and what waits in journals."""
         limits = {(BUDGET, WIDE), (BUDGET, TIGHT), (IN_FLIGHT, WIDE), (IN_FLIGHT, TIGHT)}
-        reserved = {f"{limit} of {project}": self.balance(limit, project).reserved for limit, project in limits}
-        return {name: amount for name, amount in reserved.items() if amount}
+        left: dict[str, float] = {
+            f"{limit} of {project}": self.balance(limit, project).reserved for limit, project in limits
+        }
+        left["bytes in journals"] = self.policyd.metric("policyd_journal_bytes")
+        return {name: amount for name, amount in left.items() if amount}
 
     def balance(self, limit: str, project: str) -> Balance:
         return self.policyd.balance(limit, project=project)

@@ -233,6 +233,16 @@ class TestRuns:
     async def test_counts_in_a_row(self, store: Store) -> None:
         assert [await self.repeated(store, digest) for digest in "aaabaab"] == [1, 2, 3, 1, 1, 2, 1]
 
+    async def test_can_be_asked_without_counting(self, store: Store) -> None:
+        async def asked(digest: str, now_ms: int = NOW_MS) -> int:
+            return await store.repeated("s", digest, now_ms=now_ms, forget_after_ms=1_000, counted=False)
+
+        assert [await asked("a"), await asked("a")] == [1, 1]
+        assert await self.repeated(store, "a") == 1
+        assert [await asked("a"), await asked("b"), await asked("a")] == [2, 1, 2]
+        assert await asked("a", NOW_MS + 100) == 1
+        assert await self.repeated(store, "a") == 2
+
     async def test_scopes_are_apart(self, store: Store) -> None:
         await self.repeated(store, "a", scope="s")
         assert await self.repeated(store, "a", scope="t") == 1
@@ -373,6 +383,7 @@ async def test_a_closed_store_refuses_every_call(store: Store) -> None:
         store.begin_window("w", now_ms=NOW_MS, length_ms=1),
         store.begin_window("w", now_ms=NOW_MS, length_ms=1, begin=False),
         store.repeated("s", "d", now_ms=NOW_MS, forget_after_ms=1),
+        store.repeated("s", "d", now_ms=NOW_MS, forget_after_ms=1, counted=False),
         store.count({"a": 1}, now_ms=NOW_MS, keep_until_ms=NOW_MS + 1),
         store.counters("", now_ms=NOW_MS),
         store.accounts(page=1),
