@@ -31,12 +31,13 @@ _SETTINGS: Mapping[str, tuple[str, str]] = {
     "access_tokens": ("FILE", "Bearer tokens for PolicyService and metrics, one a line."),
     "listen": ("HOST:PORT", "Where Envoy takes requests."),
     "admin": ("HOST:PORT", "Envoy's admin interface."),
+    "profile": ("NAME", "What Envoy shows to policyd: default or lean."),
     "envoy_tls_ca": ("FILE", "Envoy reaches policyd by TLS: the authority of its certificate."),
     "envoy_tls_cert": ("FILE", "What Envoy shows policyd of itself."),
     "envoy_tls_key": ("FILE", "Its private key."),
 }
 
-ENVOY_SETTINGS = ("listen", "admin", "envoy_tls_ca", "envoy_tls_cert", "envoy_tls_key")
+ENVOY_SETTINGS = ("listen", "admin", "profile", "envoy_tls_ca", "envoy_tls_cert", "envoy_tls_key")
 """The settings of Envoy that are flags too."""
 
 SERVER_SETTINGS = tuple(name for name in _SETTINGS if name not in ENVOY_SETTINGS)

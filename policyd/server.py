@@ -21,6 +21,8 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from prometheus_client import generate_latest
 
 from policyd import __version__
+from policyd.access_log import over_grpcio, over_h2rpc
+from policyd.access_log.settling import AccessLogs
 from policyd.api.access import AccessInterceptor
 from policyd.api.service import SERVICE_NAME, add_policy_service, add_standard_services
 from policyd.clock import Clock, SystemClock
@@ -70,8 +72,12 @@ MESSAGE_BYTES_OVERHEAD = 1024 * 1024
 """What a message from Envoy may be larger than the body in it."""
 
 _TRANSPORTS: Mapping[Transport, Callable[..., ExtProcServer]] = {
-    Transport.GRPCIO: GrpcioServer,
-    Transport.H2RPC: H2rpcServer,
+    Transport.GRPCIO: lambda processor, logs, **options: GrpcioServer(
+        processor, others=(over_grpcio.handler(logs),), **options
+    ),
+    Transport.H2RPC: lambda processor, logs, **options: H2rpcServer(
+        processor, others=over_h2rpc.services(logs), **options
+    ),
 }
 
 log = logging.getLogger(__name__)
@@ -280,8 +286,9 @@ class Server:
         """Envoy at one address, other services at another: they can be served by different transports."""
         settings = self._settings
         bytes_max = settings.request_body_bytes_max + MESSAGE_BYTES_OVERHEAD
+        logs = AccessLogs(self._enforcer)
         ext_proc = _TRANSPORTS[settings.transport](
-            processor, message_bytes_max=bytes_max, shares_port=self._worker_token is not None
+            processor, logs, message_bytes_max=bytes_max, shares_port=self._worker_token is not None
         )
         server = grpc.aio.server(
             interceptors=[AccessInterceptor(self._guards.admit)] if self._guards.asks_for_tokens else [],
@@ -296,8 +303,11 @@ class Server:
         async def stop() -> None:
             await health.enter_graceful_shutdown()
             grace_seconds = settings.shutdown_grace_seconds
-            await asyncio.gather(ext_proc.stop(grace_seconds=grace_seconds), server.stop(grace_seconds))
+            stopping = asyncio.gather(ext_proc.stop(grace_seconds=grace_seconds), server.stop(grace_seconds))
+            logs.stop()
+            await stopping
             await processor.finish_endings()
+            await logs.finish()
             await calls.finish()
 
         self._stack.push_async_callback(stop)

@@ -47,7 +47,7 @@ LEFT_OUT: Final = TINY.skipped | {row(store, accounts) for store in STORES for a
 
 @pytest.mark.parametrize(
     "names",
-    [("requests", "streams", "prompts"), ("calls", "policies", "startup"), ("workers", "growth")],
+    [("requests", "streams", "prompts"), ("calls", "policies", "startup"), ("lean", "workers", "growth")],
     ids=" ".join,
 )
 async def test_the_tiniest_slice(names: tuple[str, ...]) -> None:
@@ -76,7 +76,7 @@ async def test_the_tiniest_slice(names: tuple[str, ...]) -> None:
 
 
 def test_every_usual_part_is_tried() -> None:
-    assert set(USUAL) == {"requests", "streams", "prompts", "workers", "calls", "policies", "startup", "growth"}
+    assert set(USUAL) == {"requests", "streams", "lean", "prompts", "workers", "calls", "policies", "startup", "growth"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from policyd.core.policy import OnExpiry, Reservations
 
 _KEYS = {
     "ttl": Key(shapes.SPAN, "How long a hold lives without a sign of life; the default is 120s."),
+    "lean_ttl": Key(shapes.SPAN, "How long a hold of the lean profile lives; the default is 15m."),
     "grace": Key(shapes.SPAN, "And how much longer before it expires: more than clocks differ."),
     "on_expiry": Key(shapes.choice(OnExpiry), "What an abandoned hold is charged; the default is hold."),
     "ended_kept": Key(shapes.SPAN, "How long a repeated settle is recognised; the default is 1h."),
@@ -23,6 +24,7 @@ def read_reservations(section: Section, defaults: Reservations) -> Reservations:
     within = section.within("reservations", tree, keys=_KEYS)
     return Reservations(
         ttl_seconds=within.read("ttl", duration_seconds(minimum=1), defaults.ttl_seconds),
+        lean_ttl_seconds=within.read("lean_ttl", duration_seconds(minimum=1), defaults.lean_ttl_seconds),
         grace_seconds=within.read("grace", duration_seconds(minimum=0), defaults.grace_seconds),
         on_expiry=within.read("on_expiry", choice(OnExpiry), defaults.on_expiry),
         ended_kept_seconds=within.read("ended_kept", duration_seconds(minimum=1), defaults.ended_kept_seconds),

@@ -127,6 +127,8 @@ class FailureMode(StrEnum):
 
     CLOSED = "closed"
     OPEN = "open"
+    DEGRADED = "degraded"
+    """Like `CLOSED`, but for an outage of the store: requests spend what was leased of their budgets beforehand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +218,13 @@ class Limit:
 class Reservations:
     """How long holds and what is remembered of them live.
 
-    A hold lives `ttl_seconds` and is renewed while its exchange is open. Expiry waits `grace_seconds` more, which has
-    to exceed the largest difference between two replicas' clocks.
+    A hold lives `ttl_seconds` and is renewed while its exchange is open; one of the lean profile, whose exchange
+    policyd does not see, lives `lean_ttl_seconds`. Expiry waits `grace_seconds` more, which has to exceed the largest
+    difference between two replicas' clocks.
     """
 
     ttl_seconds: int = 120
+    lean_ttl_seconds: int = 900
     grace_seconds: int = 5
     on_expiry: OnExpiry = OnExpiry.HOLD
     ended_kept_seconds: int = 3600
@@ -245,6 +249,8 @@ class Policy:
     unbounded: Unbounded = Unbounded.ALLOW
     default_max_output_tokens: int = 4096
     failure_mode: FailureMode = FailureMode.CLOSED
+    lease_percent: int = 1
+    """How much of each budget a process leases beforehand where the failure mode is `DEGRADED`."""
     on_disconnect: OnDisconnect = OnDisconnect.OBSERVED
     reservations: Reservations = field(default_factory=Reservations)
     revision: str = "default"

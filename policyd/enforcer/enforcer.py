@@ -21,6 +21,7 @@ from policyd.enforcer.observer import Observer, timed
 from policyd.enforcer.runtime_state import FollowedState
 from policyd.enforcer.settling import Settling
 from policyd.enforcer.standing import Standing
+from policyd.enforcer.unattended import EndingOf, Unattended
 from policyd.enforcer.verdict import Verdict
 from policyd.estimator import Ask, Estimator, input_token_amounts, output_token_amounts
 from policyd.stores.base import Store, UsageFilter, UsagePage
@@ -61,6 +62,7 @@ class Enforcer:
             clock=clock,
             observer=observer,
         )
+        self._unattended = Unattended(store, estimator=self._estimator, settling=self._settling, observer=observer)
         self._held_for_others = HeldForOthers(
             store,
             estimator=self._estimator,
@@ -196,7 +198,16 @@ class Enforcer:
             )
         )
 
-    # --- by its id alone, in whichever process: what other services reserved ---
+    # --- by its id alone, in whichever process ---
+
+    async def end_unattended(self, request_id: str, ending: EndingOf) -> Ended:
+        """Like `end`, for an exchange that was granted here or elsewhere and whose end is reported by others.
+
+        `ending` says how it ended, by what it was granted for. Raises `ReservationNotFound`, `ReservationEnded`.
+        """
+        return await self._unattended.end(request_id, ending, policy=self.policy)
+
+    # --- what other services reserved ---
 
     async def extend_held(
         self, reservation_id: str, *, wanted_tokens: int, at_least_tokens: int, ttl_seconds: int | None = None

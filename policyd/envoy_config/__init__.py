@@ -6,6 +6,7 @@
     typed.py       how Envoy names its extensions
     clusters.py    what Envoy reaches: policyd and the providers
     routes.py      which path leads to which provider
+    lean.py        what the lean profile adds to them
     listener.py    what clients reach, and what their requests pass
     bootstrap.py   the whole, as plain dicts and as YAML
 
@@ -13,13 +14,14 @@
 """
 
 from policyd.envoy_config.bootstrap import build_bootstrap, to_yaml
-from policyd.envoy_config.settings import EnvoySettings, PolicydTls
+from policyd.envoy_config.settings import EnvoySettings, PolicydTls, Profile
 from policyd.envoy_config.upstreams import DEFAULT_UPSTREAMS, Upstream, parse_upstreams
 
 __all__ = [
     "DEFAULT_UPSTREAMS",
     "EnvoySettings",
     "PolicydTls",
+    "Profile",
     "Upstream",
     "build_bootstrap",
     "parse_upstreams",

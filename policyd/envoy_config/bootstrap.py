@@ -8,8 +8,9 @@ import yaml
 from policyd.config import Address
 from policyd.envoy_config.addresses import socket_address
 from policyd.envoy_config.clusters import policyd_cluster, provider_clusters
+from policyd.envoy_config.lean import check_lean
 from policyd.envoy_config.listener import listener
-from policyd.envoy_config.settings import EnvoySettings
+from policyd.envoy_config.settings import EnvoySettings, Profile
 from policyd.envoy_config.typed import Json, typed
 
 CONNECTIONS_MAX: Final = 10_000
@@ -20,8 +21,10 @@ def build_bootstrap(settings: EnvoySettings, *, policyd_addresses: Sequence[Addr
     """The bootstrap as plain dicts and lists, ready for JSON or YAML.
 
     `policyd_addresses` are where policyd's workers serve ext_proc, one each. Raises `ConfigError` where an upstream
-    speaks TLS and this machine's CA certificates are not found.
+    speaks TLS and this machine's CA certificates are not found, and where the policy does not go with the profile.
     """
+    if settings.profile is Profile.LEAN:
+        check_lean(settings.policy)
     return {
         "admin": {"address": socket_address(settings.admin_address)},
         "overload_manager": {"resource_monitors": [_connection_limit()]},

@@ -5,11 +5,13 @@ from typing import Final
 from policyd.core.api_keys import KEY_HEADERS, PROTOCOL_HEADER
 from policyd.core.attributes import Place
 from policyd.core.policy import Policy
+from policyd.envoy_config import lean
 from policyd.envoy_config.addresses import socket_address
 from policyd.envoy_config.clusters import POLICYD_CLUSTER
 from policyd.envoy_config.routes import routes
-from policyd.envoy_config.settings import EnvoySettings
+from policyd.envoy_config.settings import EnvoySettings, Profile
 from policyd.envoy_config.typed import EXT_PROC, Json, typed
+from policyd.ext_proc.reply_encoding import HOLD_NAMESPACE
 
 STAT_PREFIX: Final = "policyd"
 """What Envoy's statistics of requests are named by: `http.policyd.*`."""
@@ -69,14 +71,15 @@ def _http_connection_manager(settings: EnvoySettings) -> Json:
         request_headers_timeout="30s",
         request_timeout="300s",
         stream_idle_timeout="3600s",
-        **({"access_log": [_access_log()]} if settings.access_log else {}),
+        **({"access_log": logs} if (logs := _access_logs(settings)) else {}),
         route_config={
             "name": "providers",
             "request_headers_to_remove": list(NETWORK_HEADERS),
-            "virtual_hosts": [{"name": "providers", "domains": ["*"], "routes": routes(settings.upstreams)}],
+            "virtual_hosts": [{"name": "providers", "domains": ["*"], "routes": _routes(settings)}],
         },
         http_filters=[
-            {"name": EXT_PROC, "typed_config": _ext_proc(settings.policy)},
+            {"name": EXT_PROC, "typed_config": _ext_proc(settings.policy, profile=settings.profile)},
+            *(lean.filters(buffer_bytes_max=settings.buffer_bytes_max) if settings.profile is Profile.LEAN else ()),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": typed(
@@ -88,20 +91,43 @@ def _http_connection_manager(settings: EnvoySettings) -> Json:
     )
 
 
-def _ext_proc(policy: Policy) -> Json:
+def _routes(settings: EnvoySettings) -> list[Json]:
+    """The route table, in order."""
+    table = routes(settings.upstreams)
+    if settings.profile is Profile.DEFAULT:
+        return table
+    both: list[Json] = []
+    for route in table:
+        if lean.may_be_lean(route):
+            leaner = lean.lean_route(route, policy=settings.policy, header_prefix=settings.header_prefix)
+            both += [leaner] if leaner is not None else []
+        both.append(lean.switched_off(route))
+    return both
+
+
+def _access_logs(settings: EnvoySettings) -> list[Json]:
+    logs = [lean.access_log()] if settings.profile is Profile.LEAN else []
+    return [*logs, _access_log()] if settings.access_log else logs
+
+
+def _ext_proc(policy: Policy, *, profile: Profile) -> Json:
     identity = policy.identity
     shown = {"cookie"} if identity.reads(Place.COOKIE) else set()
     if policy.reads_credentials:
         shown.update((*KEY_HEADERS, PROTOCOL_HEADER))
     hidden = [header for header in CREDENTIAL_HEADERS if header not in shown]
-    claims = {"metadata_options": {"forwarding_namespaces": {"untyped": [JWT_AUTHN]}}}
+    metadata = {"forwarding_namespaces": {"untyped": [JWT_AUTHN]}} if identity.reads(Place.CLAIM) else {}
+    attributes = [ENVOY_VERSION_ATTRIBUTE, *identity.envoy_attributes]
+    if profile is Profile.LEAN:
+        metadata["receiving_namespaces"] = {"untyped": [HOLD_NAMESPACE]}
+        attributes += lean.request_attributes(policy)
     return typed(
         "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
         grpc_service={"envoy_grpc": {"cluster_name": POLICYD_CLUSTER}, "retry_policy": _retry_policy()},
         failure_mode_allow=False,
         message_timeout="2s",
-        request_attributes=[ENVOY_VERSION_ATTRIBUTE, *identity.envoy_attributes],
-        **(claims if identity.reads(Place.CLAIM) else {}),
+        request_attributes=attributes,
+        **({"metadata_options": metadata} if metadata else {}),
         allow_mode_override=True,
         route_cache_action="RETAIN",
         processing_mode={

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
 
@@ -30,6 +31,15 @@ BUFFER_BYTES_MAX_DEFAULT: Final = Settings().request_body_bytes_max
 """What policyd reads: Envoy's buffer has to hold the largest body that policyd takes."""
 
 
+class Profile(StrEnum):
+    """How much of an exchange Envoy shows to policyd."""
+
+    DEFAULT = "default"
+    """All of it."""
+    LEAN = "lean"
+    """The request, of those whose reply Envoy itself can read for what it used."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvoySettings:
     """What can be set about Envoy. Its addresses are IP addresses; port 0 is any free one."""
@@ -46,6 +56,9 @@ class EnvoySettings:
     """Whose sources of identity Envoy shows to policyd, beside what it always shows."""
     policyd_tls: PolicydTls | None = None
     """`None` where Envoy reaches policyd in clear."""
+    profile: Profile = Profile.DEFAULT
+    header_prefix: str = Settings().header_prefix
+    """What the names of policyd's reply headers begin with; in the lean profile Envoy sets them."""
     access_log: bool = False
     """Whether Envoy writes a line of JSON to stdout for every request, without its query string."""
 
@@ -74,6 +87,8 @@ class EnvoySettings:
             buffer_bytes_max=server.request_body_bytes_max,
             policy=policy or default_policy(),
             policyd_tls=_policyd_tls(given, server.tls),
+            profile=given.profile("profile") or Profile.DEFAULT,
+            header_prefix=server.header_prefix,
         )
 
 
@@ -91,6 +106,13 @@ class _Given:
     def listening(self, name: str) -> HostPort | None:
         origin, text = self._text(name)
         return parse_listening(text, origin=origin) if text is not None else None
+
+    def profile(self, name: str) -> Profile | None:
+        origin, text = self._text(name)
+        try:
+            return Profile(text) if text is not None else None
+        except ValueError as error:
+            raise ConfigError(f'{origin}: found "{text}", expected {" or ".join(Profile)}') from error
 
     def _text(self, name: str) -> tuple[str, str | None]:
         """Where it was given, and what."""

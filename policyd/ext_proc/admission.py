@@ -6,19 +6,22 @@ from abc import abstractmethod
 from dataclasses import replace
 
 from policyd.core.errors import BodyTooSlow, BodyUnreadable, EndpointUnknown, RequestError
+from policyd.core.policy import Policy
 from policyd.core.policy import UnknownEndpoint as UnknownEndpointAction
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.runtime import Blocked
 from policyd.enforcer import Ending, Verdict
+from policyd.estimator import Ask
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.headers import block_headers
 from policyd.ext_proc.life import Life
 from policyd.ext_proc.refusal import block_refusal, immediate
 from policyd.ext_proc.request import NO_UPGRADE, UNMETERED
+from policyd.ext_proc.settings import CountText, ExchangeSettings
 from policyd.ext_proc.states import State
-from policyd.providers.base import WireFormat
+from policyd.providers.base import RequestEdits, WireFormat
 from policyd.providers.endpoint import Endpoint, UnknownEndpoint
-from policyd.providers.registry import might_be_priced, resolve
+from policyd.providers.registry import OPENAI_CHAT, might_be_priced, resolve
 
 Step = tuple[State, list[m.Effect]]
 
@@ -37,6 +40,18 @@ class Admission(Life[State]):
 
     _holding = False
     """Whether the request was granted, so that `_verdict` has a hold."""
+
+    def __init__(
+        self, *, request_id: str, began_ms: int, policy: Policy, settings: ExchangeSettings, count_text: CountText
+    ) -> None:
+        super().__init__(
+            request_id=request_id,
+            began_ms=began_ms,
+            policy=policy,
+            settings=settings,
+            count_text=count_text,
+            error_wire=OPENAI_CHAT,
+        )
 
     # --- the request ---
 
@@ -96,10 +111,15 @@ class Admission(Life[State]):
             ask = self._request.ask(
                 request_id=self.request_id, endpoint=self._endpoint, wire=self._wire, policy=self._policy
             )
+            question = self._question(ask)
         except RequestError as error:
             return self._refuse(error)
         self._model, self._attributes = ask.facts.model, ask.identity
-        return State.DECIDING, [m.Decide(ask)]
+        return State.DECIDING, [question]
+
+    def _question(self, ask: Ask) -> m.Decide:
+        """What the enforcer is asked. Raises `RequestError`s."""
+        return m.Decide(ask)
 
     def _refuse_slowness(self, _: m.RequestTimedOut) -> Step:
         return self._refuse(BodyTooSlow(f"the body did not come within {self._settings.request_body_seconds_max} s"))
@@ -115,6 +135,15 @@ class Admission(Life[State]):
             return self._deny(verdict)
         self._holding = True
         return self._forward(verdict)
+
+    def _edits(self, verdict: Verdict) -> RequestEdits:
+        """What is changed in the body that goes upstream."""
+        return RequestEdits(
+            request_usage=not verdict.facts.usage_requested,
+            max_output_tokens=verdict.max_output_tokens,
+            model=verdict.decision.changes.model,
+            strip_fields=self._policy.identity.strip.body,
+        )
 
     @abstractmethod
     def _forward(self, verdict: Verdict) -> Step:
@@ -160,7 +189,11 @@ class Admission(Life[State]):
         passing: list[m.Effect] = [m.HeadersReply(response=False, mode=UNMETERED)]
         if self.state is not State.IDLE:
             passing = self._request.forward_unread()
-        return State.PASSING, [*passing, *self._conclude(self._unheld(Outcome.UNMETERED, error=event.error))]
+        return State.PASSING, [*passing, *self._fail_open(event)]
+
+    def _fail_open(self, event: m.Failed) -> list[m.Effect]:
+        """What is told of a request that passes undecided."""
+        return self._conclude(self._unheld(Outcome.UNMETERED, error=event.error))
 
     def _conclude(self, record: Record) -> list[m.Effect]:
         if not self._holding:

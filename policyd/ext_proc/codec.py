@@ -5,6 +5,7 @@ Header values come as `raw_value`: Envoy fills only that field, and reads the ot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Reversible
 
 from envoy.config.core.v3 import base_pb2
@@ -22,8 +23,18 @@ _BODY_MODES: Mapping[int, m.BodyMode] = {
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
 _ENVOY_MINOR = "xds.node.user_agent_build_version.version.minor_number"
 """The attribute by which Envoy's configuration may tell its version (`request_attributes`)."""
+PSEUDO_HEADER_ATTRIBUTES: Mapping[str, str] = {
+    ":path": "request.path",
+    ":method": "request.method",
+    ":authority": "request.host",
+}
+"""The attributes by which Envoy tells what HTTP/2 has in pseudo-headers."""
+_HEADER_ATTRIBUTE = re.compile(r"request\.headers\['([^']+)'\]")
 _JWT_AUTHN = "envoy.filters.http.jwt_authn"
 """Where Envoy's filter of that name puts the claims that it has verified (`payload_in_metadata`)."""
+
+_Told = tuple[int | None, Mapping[str, str]]
+"""Envoy's version, if it tells it, and its attributes that are text, by Envoy's names."""
 
 
 class Decoder:
@@ -49,19 +60,17 @@ class Decoder:
                 config.send_body_without_waiting_for_header_response
                 or m.BodyMode.FULL_DUPLEX_STREAMED in (self._request_mode, self._response_mode)
             )
+        if message.HasField("protocol_config") and message.HasField("request_body"):
+            # The first message of all: the headers were skipped.
+            return self._whole_request(message)
+        return self._event(message)
+
+    def _event(self, message: pb.ProcessingRequest) -> m.Event:
         match message.WhichOneof("request"):
             case "request_headers":
-                envoy_minor, envoy_attributes = _attributes(message)
-                return m.RequestHeaders(
-                    headers=_headers(message.request_headers.headers.headers),
-                    end_of_stream=message.request_headers.end_of_stream,
-                    request_body_mode=self._request_mode,
-                    response_body_mode=self._response_mode,
-                    provider=self._provider,
-                    envoy_minor=envoy_minor,
-                    envoy_attributes=envoy_attributes,
-                    claims=_claims(message),
-                )
+                headers = _headers(message.request_headers.headers.headers)
+                end_of_stream = message.request_headers.end_of_stream
+                return self._request_headers(message, _attributes(message), headers, end_of_stream=end_of_stream)
             case "request_body":
                 return m.RequestBody(message.request_body.body, message.request_body.end_of_stream)
             case "request_trailers":
@@ -80,8 +89,38 @@ class Decoder:
             case other:
                 raise ProtocolError(f"Envoy sent a message of an unknown kind ({other})")
 
+    def _request_headers(
+        self, message: pb.ProcessingRequest, told: _Told, headers: Mapping[str, str], *, end_of_stream: bool
+    ) -> m.RequestHeaders:
+        envoy_minor, envoy_attributes = told
+        return m.RequestHeaders(
+            headers=headers,
+            end_of_stream=end_of_stream,
+            request_body_mode=self._request_mode,
+            response_body_mode=self._response_mode,
+            provider=self._provider,
+            envoy_minor=envoy_minor,
+            envoy_attributes=envoy_attributes,
+            claims=_claims(message),
+        )
 
-def _attributes(message: pb.ProcessingRequest) -> tuple[int | None, Mapping[str, str]]:
+    def _whole_request(self, message: pb.ProcessingRequest) -> m.WholeRequest:
+        _, told = attributes = _attributes(message)
+        headers = {name: told[attribute] for name, attribute in PSEUDO_HEADER_ATTRIBUTES.items() if attribute in told}
+        headers |= {found[1]: value for name, value in told.items() if (found := _HEADER_ATTRIBUTE.fullmatch(name))}
+        return m.WholeRequest(
+            head=self._request_headers(message, attributes, headers, end_of_stream=False),
+            body=message.request_body.body,
+            end_of_stream=message.request_body.end_of_stream,
+        )
+
+
+def header_attribute(name: str) -> str:
+    """The attribute by which Envoy tells a request's header (`request_attributes`)."""
+    return f"request.headers['{name}']"
+
+
+def _attributes(message: pb.ProcessingRequest) -> _Told:
     """Envoy's version, and those attributes that are text. Envoy leaves out what a request does not have."""
     if _ATTRIBUTES not in message.attributes:
         return None, {}

@@ -99,9 +99,11 @@ class Driver:
         match request:
             case m.Authenticate(key_digest, endpoint, metered):
                 return m.Identified(await enforcer.authenticate(key_digest, endpoint=endpoint, metered=metered))
-            case m.Decide(ask):
-                verdict = await enforcer.reserve(ask)
-                if verdict.decision.allowed:
+            case m.Decide(ask, unattended):
+                verdict = await enforcer.reserve(
+                    ask, ttl_seconds=ask.policy.reservations.lean_ttl_seconds if unattended else None
+                )
+                if verdict.decision.allowed and not unattended:
                     enforcer.keep_alive(ask.request_id)
                 return m.Decided(verdict)
             case m.TopUp(verdict, wanted_tokens, at_least_tokens, of_input):

@@ -45,8 +45,7 @@ from policyd.ext_proc.request import UNMETERED
 from policyd.ext_proc.settings import CountText, ExchangeSettings
 from policyd.ext_proc.states import State
 from policyd.ext_proc.table import Table, row, step
-from policyd.providers.base import ErrorInfo, RequestEdits, reads_headers
-from policyd.providers.registry import OPENAI_CHAT
+from policyd.providers.base import ErrorInfo, reads_headers
 
 
 class Exchange(Admission):
@@ -60,12 +59,7 @@ class Exchange(Admission):
         self, *, request_id: str, began_ms: int, policy: Policy, settings: ExchangeSettings, count_text: CountText
     ) -> None:
         super().__init__(
-            request_id=request_id,
-            began_ms=began_ms,
-            policy=policy,
-            settings=settings,
-            count_text=count_text,
-            error_wire=OPENAI_CHAT,
+            request_id=request_id, began_ms=began_ms, policy=policy, settings=settings, count_text=count_text
         )
         self._usage_added = False
         self._head = NO_REPLY
@@ -79,14 +73,8 @@ class Exchange(Admission):
 
     def _forward(self, verdict: Verdict) -> Step:
         self._usage_added = not verdict.facts.usage_requested
-        edits = RequestEdits(
-            request_usage=self._usage_added,
-            max_output_tokens=verdict.max_output_tokens,
-            model=verdict.decision.changes.model,
-            strip_fields=self._policy.identity.strip.body,
-        )
         try:
-            return State.FORWARDED, self._request.forward(self._endpoint, self._wire, edits)
+            return State.FORWARDED, self._request.forward(self._endpoint, self._wire, self._edits(verdict))
         except RequestSigned as error:
             return self._refuse(error)
 

@@ -29,6 +29,9 @@ class Life(ABC, Generic[S]):
     AUTHENTICATING: S
     ENDED: S
 
+    ends_stream = False
+    """Whether its end is that of the gRPC stream, too: no more messages follow."""
+
     _request: RequestSide
     """From the request's headers on."""
 

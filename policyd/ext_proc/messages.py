@@ -55,6 +55,17 @@ class RequestBody:
 
 
 @dataclass(frozen=True, slots=True)
+class WholeRequest:
+    """A request in one message, the only one of its exchange: that is how the lean profile asks."""
+
+    head: RequestHeaders
+    """With those headers that Envoy is configured to tell with the body."""
+    body: bytes
+    """As far as Envoy has it: all of it, if its configuration is right."""
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RequestTrailers:
     pass
 
@@ -138,6 +149,7 @@ class Ended:
 Event = (
     RequestHeaders
     | RequestBody
+    | WholeRequest
     | RequestTrailers
     | RequestTimedOut
     | ResponseHeaders
@@ -187,6 +199,17 @@ class BodyReply:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkedBody:
+    """Lets a whole request pass, and has Envoy keep `marks` with it, for the reply's headers and the access log.
+
+    `body` replaces its content, `None` leaves it.
+    """
+
+    body: bytes | None
+    marks: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class StreamedBody:
     """A piece of body in full duplex. Independent of what came in; `end_of_stream` ends the body for good."""
 
@@ -226,6 +249,8 @@ class Decide:
     """Answered by `Decided`, `Rejected` or `Failed`."""
 
     ask: Ask
+    unattended: bool = False
+    """Whether policyd sees nothing of the exchange from then on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +294,6 @@ class Abort:
     message: str
 
 
-Reply = HeadersReply | BodyReply | StreamedBody | TrailersReply | ImmediateReply
+Reply = HeadersReply | BodyReply | MarkedBody | StreamedBody | TrailersReply | ImmediateReply
 Request = Authenticate | Decide | TopUp | Finish | Charge | Report
 Effect = Reply | Request | Abort

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,15 @@ _END: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
 class GrpcioServer:
     """A `policyd.ext_proc.servicer.ExtProcServer`."""
 
-    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int, shares_port: bool = False) -> None:
+    def __init__(
+        self,
+        processor: ExternalProcessor,
+        *,
+        message_bytes_max: int,
+        shares_port: bool = False,
+        others: Sequence[grpc.GenericRpcHandler[bytes, bytes]] = (),
+    ) -> None:
+        """`others`: what is served beside it."""
         self._processor = processor
         self._server = grpc.aio.server(
             options=[
@@ -31,7 +39,8 @@ class GrpcioServer:
         service, _, name = METHOD[1:].partition("/")
         # By hand and without types: the messages are read and written where those of every transport are.
         method = grpc.stream_stream_rpc_method_handler(self._process)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: method}),))
+        own = grpc.method_handlers_generic_handler(service, {name: method})
+        self._server.add_generic_rpc_handlers((own, *others))
 
     async def listen(self, host: str, port: int, *, tls: Tls | None = None) -> int:
         return await self._start(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tls)
@@ -66,7 +75,7 @@ class GrpcioServer:
             body_due = asyncio.get_running_loop().time() + self._processor.request_body_seconds_max
             while (event := await _next_event(context, stream, body_due=body_due)) is not None:
                 await stream.handle(event, send)
-                if stream.aborted is not None or isinstance(event, m.RequestTimedOut):
+                if stream.aborted is not None or stream.is_over or isinstance(event, m.RequestTimedOut):
                     break
         finally:
             # Runs on cancellation too (Envoy reset the stream, or the server stops), when nothing can be awaited here.

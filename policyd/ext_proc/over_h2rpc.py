@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.driver import log_failure
@@ -12,13 +13,24 @@ from policyd.ext_proc.reply_encoding import encode
 from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExternalProcessor, Tls
 from policyd.h2rpc import Call, Limits, Server, Service, Status
 
+NO_OTHERS: Mapping[str, Service] = MappingProxyType({})
+
 
 class H2rpcServer:
     """A `policyd.ext_proc.servicer.ExtProcServer`."""
 
-    def __init__(self, processor: ExternalProcessor, *, message_bytes_max: int, shares_port: bool = False) -> None:
+    def __init__(
+        self,
+        processor: ExternalProcessor,
+        *,
+        message_bytes_max: int,
+        shares_port: bool = False,
+        others: Mapping[str, Service] = NO_OTHERS,
+    ) -> None:
+        """`others`: what is served beside it, by its path."""
         self._shares_port = shares_port
-        self._server = Server(services(processor), limits=Limits(message_bytes_max=message_bytes_max))
+        limits = Limits(message_bytes_max=message_bytes_max)
+        self._server = Server({**services(processor), **others}, limits=limits)
 
     async def listen(self, host: str, port: int, *, tls: Tls | None = None) -> int:
         context = tls.h2_context() if tls is not None else None
@@ -82,6 +94,9 @@ class _Stream:
             self._send(due)
         if (aborted := self._stream.aborted) is not None:
             self._abort(aborted)
+            return
+        if self._stream.is_over:
+            self.on_half_close()
             return
         self._watch_body()
         self._read_on()

@@ -15,8 +15,12 @@ from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from envoy.type.v3 import http_status_pb2
+from google.protobuf.struct_pb2 import Struct, Value
 
 from policyd.ext_proc import messages as m
+
+HOLD_NAMESPACE: Final = "policyd"
+"""The dynamic metadata in which Envoy keeps what a request of the lean profile was marked with."""
 
 _VARINT, _LENGTH_DELIMITED = 0, 2
 _PACKED_TYPES = frozenset({9, 11, 12})
@@ -97,6 +101,12 @@ _CODE = _key(http_status_pb2.HttpStatus, "code")
 _IMMEDIATE_HEADERS = _key(pb.ImmediateResponse, "headers")
 _IMMEDIATE_BODY = _key(pb.ImmediateResponse, "body")
 _DETAILS = _field(_key(pb.ImmediateResponse, "details"), b"policyd")
+_DYNAMIC_METADATA = _key(_RESPONSE, "dynamic_metadata")
+_STRUCT_FIELD = _key(Struct, "fields")
+# A map is a list of pairs; these are the keys of both in every map.
+_FIELD_NAME, _FIELD_VALUE = _varint(1 << 3 | _LENGTH_DELIMITED), _varint(2 << 3 | _LENGTH_DELIMITED)
+_TEXT = _key(Value, "string_value")
+_STRUCT = _key(Value, "struct_value")
 _TRAILERS: Final = {
     False: _field(_key(_RESPONSE, "request_trailers"), b""),
     True: _field(_key(_RESPONSE, "response_trailers"), b""),
@@ -125,6 +135,16 @@ def _body_reply(reply: m.BodyReply) -> bytes:
     return _nested(_BODY[reply.response], common)
 
 
+def _marked_body(reply: m.MarkedBody) -> bytes:
+    marks = [_struct_field(name, _field(_TEXT, value.encode())) for name, value in reply.marks.items()]
+    kept = _struct_field(HOLD_NAMESPACE, _field(_STRUCT, b"".join(marks)))
+    return _body_reply(m.BodyReply(response=False, body=reply.body)) + _field(_DYNAMIC_METADATA, kept)
+
+
+def _struct_field(name: str, value: bytes) -> bytes:
+    return _field(_STRUCT_FIELD, _field(_FIELD_NAME, name.encode()) + _field(_FIELD_VALUE, value))
+
+
 def _streamed_body(reply: m.StreamedBody) -> bytes:
     piece = _field(_PIECE, reply.body) if reply.body else b""
     return _nested(_STREAMED[reply.response], piece + _LAST_PIECE if reply.end_of_stream else piece)
@@ -147,6 +167,7 @@ def _immediate_reply(reply: m.ImmediateReply) -> bytes:
 _WRITERS: Final[Mapping[type[m.Reply], Callable[[Any], bytes]]] = {
     m.HeadersReply: _headers_reply,
     m.BodyReply: _body_reply,
+    m.MarkedBody: _marked_body,
     m.StreamedBody: _streamed_body,
     m.TrailersReply: _trailers_reply,
     m.ImmediateReply: _immediate_reply,

@@ -142,11 +142,11 @@ class RequestSide:
         if self._signed and ":path" in self._headers_reply.set_headers:
             refuse_new_query()
 
-    def check(self, *, body_bytes_max: int) -> None:
+    def check(self, *, body_bytes_max: int, reply_is_shown: bool = True) -> None:
         """Refuses what the headers alone show cannot be metered. Raises `RequestError`s."""
         if self.upgrades:
             raise BodyUnreadable(NO_UPGRADE)
-        if m.BodyMode.NONE in (self._mode, self._reply_mode):
+        if self._mode is m.BodyMode.NONE or (reply_is_shown and self._reply_mode is m.BodyMode.NONE):
             raise Misconfigured("Envoy's processing_mode shows policyd no bodies")
         if not self._has_body:
             raise BodyUnreadable("the request has no body; a JSON object is expected")
@@ -154,6 +154,15 @@ class RequestSide:
             raise BodyUnreadable("the request body is compressed; send it uncompressed")
         if decimal(self._headers.get("content-length", ""), otherwise=0) > body_bytes_max:
             raise _too_large(body_bytes_max)
+
+    def check_unchanged(self) -> None:
+        """Refuses what would have to be changed in the headers, where Envoy takes no changes of them.
+
+        Headers to be removed are left to Envoy's configuration, which knows their names. Raises `Misconfigured`.
+        """
+        if self._headers_reply.set_headers:
+            changed = " and ".join(sorted(name.removeprefix(":") for name in self._headers_reply.set_headers))
+            raise Misconfigured(f"policyd would have to change the request's {changed}, which Envoy does not let it")
 
     def withhold(self) -> list[m.Effect]:
         """Answers the headers of a metered request so that Envoy goes on to send the body."""
@@ -238,14 +247,20 @@ class RequestSide:
 
     def forward(self, endpoint: Endpoint, wire: WireFormat, edits: RequestEdits) -> list[m.Effect]:
         """Lets the withheld request go upstream, with `edits`. Raises `RequestSigned`; then nothing has gone."""
+        return self._send(lambda body: self._edited(body, endpoint, wire, edits))
 
-        def edit(body: bytes) -> bytes:
-            changed = edited(wire, body, edits, vendor=endpoint.vendor)
-            if self._signed and changed != body:
-                refuse_edits(edits)
-            return changed
+    def edit(self, endpoint: Endpoint, wire: WireFormat, edits: RequestEdits) -> bytes | None:
+        """The whole body with `edits`; `None` if they change nothing. Raises `RequestSigned`."""
+        original = bytes(self._body)
+        body = self._edited(original, endpoint, wire, edits)
+        self._body.clear()
+        return body if body != original else None
 
-        return self._send(edit)
+    def _edited(self, body: bytes, endpoint: Endpoint, wire: WireFormat, edits: RequestEdits) -> bytes:
+        changed = edited(wire, body, edits, vendor=endpoint.vendor)
+        if self._signed and changed != body:
+            refuse_edits(edits)
+        return changed
 
     def forward_unread(self) -> list[m.Effect]:
         """Lets the withheld request go upstream as it came, as far as it has; `pass_body` passes the rest."""

@@ -7,7 +7,6 @@ who serve it to keep: `over_grpcio` and `over_h2rpc`.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,9 @@ from policyd.ext_proc import messages as m
 from policyd.ext_proc.codec import Decoder
 from policyd.ext_proc.driver import Driver, Send, log_failure, name_of
 from policyd.ext_proc.exchange import Exchange
+from policyd.ext_proc.lean import LeanExchange
 from policyd.ext_proc.life import Life
+from policyd.ext_proc.request_ids import RequestIds
 from policyd.ext_proc.session import Session, session_wanted
 from policyd.ext_proc.settings import ExchangeSettings
 from policyd.ext_proc.states import State
@@ -32,7 +33,7 @@ PROVIDER_METADATA: Final = "x-policyd-provider"
 """gRPC metadata by which a route names its provider (`ExtProcPerRoute.overrides.grpc_initial_metadata`)."""
 
 
-L = TypeVar("L", Exchange, Session)
+L = TypeVar("L", Exchange, LeanExchange, Session)
 
 
 class Tls(Protocol):
@@ -79,6 +80,12 @@ class ExchangeStream:
         return self._exchange is not None and self._exchange.state is State.READING_REQUEST
 
     @property
+    def is_over(self) -> bool:
+        """Whether the gRPC stream has to end, in order: nothing more will come of an exchange in one message."""
+        exchange = self._exchange
+        return exchange is not None and exchange.ends_stream and exchange.state == exchange.ENDED
+
+    @property
     def aborted(self) -> str | None:
         """Why the gRPC stream has to end with an error."""
         return self._driver.aborted if self._driver is not None else None
@@ -116,6 +123,7 @@ class ExternalProcessor:
     def __init__(self, enforcer: Enforcer, settings: ExchangeSettings) -> None:
         self._enforcer = enforcer
         self._settings = settings
+        self._ids = RequestIds()
         self._open: set[ExchangeStream] = set()
         self._ended = asyncio.Event()
         """Set by each exchange that has ended."""
@@ -167,7 +175,7 @@ class ExternalProcessor:
 
         def begun(life: Callable[..., L]) -> L:
             return life(
-                request_id=f"pd-{uuid.uuid4().hex}",
+                request_id=self._ids.next(),
                 began_ms=enforcer.now_ms(),
                 policy=enforcer.policy,
                 settings=self._settings,
@@ -176,5 +184,7 @@ class ExternalProcessor:
                 ),
             )
 
+        if isinstance(first, m.WholeRequest):
+            return begun(LeanExchange)
         wanted = session_wanted(first) if isinstance(first, m.RequestHeaders) else None
         return begun(Exchange) if wanted is None else begun(partial(Session, *wanted))

@@ -92,6 +92,8 @@ class RequestFacts:
     """The kinds of usage that its output can be charged as."""
     outlives_client: bool = False
     """Whether the provider goes on with it, and charges for it, when the client hangs up."""
+    lists_usage: bool = False
+    """Whether the reply may tell a part of what it costs in a list, where only who sees the whole reply finds it."""
     pieces_min: Usage = NO_USAGE
     """What is charged by the piece, beside the tokens or in their place, whatever the reply says of it."""
     pieces: Usage = NO_USAGE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from policyd.providers.base import Vendor, WireFormat
+from policyd.providers.leaves import LeafFormat
 from policyd.providers.realtime import RealtimeFormat
 
 
@@ -20,6 +21,8 @@ class Endpoint:
     wire: WireFormat | None
     error_wire: WireFormat
     """Who words a refusal on this endpoint."""
+    leaf: LeafFormat | None = None
+    """`wire`, where single members of its replies tell all that they cost."""
     realtime: RealtimeFormat | None = None
     """How the sessions of an endpoint that takes WebSockets are read; it takes nothing else."""
 

@@ -29,6 +29,7 @@ from policyd.providers.gemini.embeddings import GeminiEmbeddings
 from policyd.providers.gemini.generate import GeminiGenerate
 from policyd.providers.gemini.interactions import GeminiInteractions
 from policyd.providers.gemini.live import GeminiLive
+from policyd.providers.leaves import LeafFormat, ReplyLeaves
 from policyd.providers.mistral.chat import MistralChat, MistralFim
 from policyd.providers.mistral.embeddings import MistralEmbeddings
 from policyd.providers.mistral.ocr import MistralOcr
@@ -106,11 +107,13 @@ class _Route:
     tail: re.Pattern[str]
     name: str
     wire: WireFormat | None
+    leaf: LeafFormat | None = None
     realtime: RealtimeFormat | None = None
 
 
 def _route(api: Api, method: str, tail: str, name: str, wire: WireFormat | None = None) -> _Route:
-    return _Route(api, method, re.compile(tail), name, wire)
+    leaf = wire if isinstance(wire, LeafFormat) else None
+    return _Route(api, method, re.compile(tail), name, wire, leaf)
 
 
 def _session(api: Api, tail: str, name: str, realtime: RealtimeFormat) -> _Route:
@@ -264,7 +267,8 @@ def _resolve(provider: str | None, host: str, method: str, path: str) -> Destina
                 continue
             if any(route.tail.fullmatch(path, start) for start in starts):
                 error_wire = route.wire or ERROR_WIRES[api]
-                return Endpoint(vendor, route.name, path, route.wire, error_wire, route.realtime)
+                leaf = route.leaf if api is vendor.apis[0] else None
+                return Endpoint(vendor, route.name, path, route.wire, error_wire, leaf, route.realtime)
     return UnknownEndpoint(vendor, _nearest_error_wire(vendor, path))
 
 
@@ -292,6 +296,32 @@ def request_endpoint(*, provider: str, path: str) -> Endpoint | None:
     path = path or _USUAL_PATHS.get(vendor_named(provider).apis[0], "")
     endpoint = resolve(provider=provider, host="", method="POST", path=path)
     return endpoint if isinstance(endpoint, Endpoint) else None
+
+
+def leaf_tails(provider: str) -> tuple[str, ...]:
+    """Regular expressions of how the paths end at which `provider` answers in a `LeafFormat`, always to POST."""
+    tails = (route.tail.pattern.removeprefix(_DEPLOYMENT) for route in _leaf_routes(vendor_named(provider)))
+    return tuple(dict.fromkeys(tails))
+
+
+@cache
+def leaf_format(*, provider: str, endpoint: str) -> LeafFormat | None:
+    """The format in which `provider` answers at its endpoint of that name, if it is a `LeafFormat`."""
+    return next((route.leaf for route in _leaf_routes(vendor_named(provider)) if route.name == endpoint), None)
+
+
+def every_leaf() -> ReplyLeaves:
+    """Where any `LeafFormat` has what a reply costs."""
+    forms = [route.leaf.reply_leaves for route in _ROUTES if route.leaf is not None]
+    return ReplyLeaves(
+        document=tuple(dict.fromkeys(path for leaves in forms for path in leaves.document)),
+        events=tuple(dict.fromkeys(path for leaves in forms for path in leaves.events)),
+    )
+
+
+def _leaf_routes(vendor: Vendor) -> list[_Route]:
+    """Of the API that is its own: at the paths of the others it may answer in a way of its own."""
+    return [route for route in _ROUTES if route.api is vendor.apis[0] and route.leaf is not None]
 
 
 def might_be_priced(*, provider: str | None, host: str, method: str, path: str) -> bool:

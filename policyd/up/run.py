@@ -12,6 +12,7 @@ from policyd.config import HostPort, parse_address
 from policyd.core.errors import ConfigError
 from policyd.envoy_config import EnvoySettings, build_bootstrap
 from policyd.envoy_config.addresses import on_this_machine
+from policyd.envoy_config.lean import logs_within_seconds
 from policyd.envoy_config.listener import STAT_PREFIX
 from policyd.up.binary import find_envoy
 from policyd.up.process import EnvoyProcess
@@ -49,8 +50,10 @@ class Server(Protocol):
 class Mesh:
     """policyd and Envoy, running. The addresses are for programs on this machine: the real ports, and no wildcards."""
 
-    def __init__(self, server: Server, envoy: EnvoyProcess) -> None:
+    def __init__(self, server: Server, envoy: EnvoyProcess, *, logs_within_seconds: float) -> None:
+        """`logs_within_seconds`: how long after a request's end Envoy may tell of it."""
         self._server = server
+        self._logs_within_seconds = logs_within_seconds
         self.envoy = envoy
         self.listen_address = str(on_this_machine(envoy.listen_address))
         """Envoy, where clients send their requests."""
@@ -74,6 +77,7 @@ class Mesh:
             stop.cancel()
             failure.cancel()
         await self.envoy.drain(stat_prefix=STAT_PREFIX, seconds=drain_seconds)
+        await asyncio.sleep(self._logs_within_seconds)
 
 
 @asynccontextmanager
@@ -89,7 +93,7 @@ async def running(server: Server, settings: EnvoySettings) -> AsyncIterator[Mesh
         addresses = [parse_address(address) for address in server.ext_proc_addresses]
         bootstrap = build_bootstrap(settings, policyd_addresses=addresses)
         async with EnvoyProcess(bootstrap, binary=binary) as envoy:
-            yield Mesh(server, envoy)
+            yield Mesh(server, envoy, logs_within_seconds=logs_within_seconds(settings))
 
 
 def _check_free(address: HostPort, *, flag: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from policyd.config import HostPort, parse_address
-from policyd.envoy_config import EnvoySettings, build_bootstrap, parse_upstreams
+from policyd.envoy_config import EnvoySettings, Profile, build_bootstrap, parse_upstreams
 from policyd.envoy_config.typed import EXT_PROC, Json
 from policyd.up import EnvoyProcess, find_envoy
 from tests.bench.processes import Child, child
@@ -33,6 +33,7 @@ FLOOR_ON_H2RPC: Final = "no-op on h2rpc"
 MEMORY_ON_H2RPC: Final = "policyd, memory, h2rpc"
 SQLITE_ON_H2RPC: Final = "policyd, SQLite, h2rpc"
 REDIS_ON_H2RPC: Final = "policyd, Redis, h2rpc"
+LEAN: Final = "policyd, SQLite, h2rpc, lean"
 TWO_WORKERS: Final = "policyd, SQLite, h2rpc, two workers"
 
 T = TypeVar("T")
@@ -55,6 +56,8 @@ class Policyd:
     """Its kind: `memory`, `sqlite` or `redis`."""
     transport: str = "h2rpc"
     workers: int = 1
+    profile: Profile = Profile.DEFAULT
+    """Of the Envoy before it."""
 
 
 Asked = Noop | Policyd
@@ -69,6 +72,7 @@ SERVERS: Final[Mapping[str, Asked]] = {
     MEMORY_ON_H2RPC: Policyd(store="memory"),
     SQLITE_ON_H2RPC: Policyd(store="sqlite"),
     REDIS_ON_H2RPC: Policyd(store="redis"),
+    LEAN: Policyd(store="sqlite", profile=Profile.LEAN),
     TWO_WORKERS: Policyd(store="sqlite", workers=2),
 }
 """What Envoy asks in each arrangement; another one is one more line."""
@@ -182,7 +186,9 @@ class Stage:
     @asynccontextmanager
     async def _arrangement(self, name: str, server: Child | None) -> AsyncIterator[Arrangement]:
         upstreams = parse_upstreams([f"openai=http://{self.provider}"])
-        settings = EnvoySettings(listen_address=ANY_PORT, admin_address=ANY_PORT, upstreams=upstreams)
+        asked = SERVERS.get(name)
+        profile = asked.profile if isinstance(asked, Policyd) else Profile.DEFAULT
+        settings = EnvoySettings(listen_address=ANY_PORT, admin_address=ANY_PORT, upstreams=upstreams, profile=profile)
         addresses = server.ready["ext_proc"].split(",") if server is not None else []
         bootstrap = build_bootstrap(settings, policyd_addresses=list(map(host_port, addresses)) or [_NOBODY])
         if server is None:

@@ -26,6 +26,9 @@ S = State
 EVENTS: dict[type[m.Event], m.Event] = {
     m.RequestHeaders: m.RequestHeaders(wire.request_headers(b"{}"), end_of_stream=False),
     m.RequestBody: m.RequestBody(b"{}", end_of_stream=True),
+    m.WholeRequest: m.WholeRequest(
+        m.RequestHeaders(wire.request_headers(b"{}"), end_of_stream=False), b"{}", end_of_stream=True
+    ),
     m.RequestTrailers: m.RequestTrailers(),
     m.RequestTimedOut: m.RequestTimedOut(),
     m.ResponseHeaders: m.ResponseHeaders(wire.SSE, end_of_stream=False),

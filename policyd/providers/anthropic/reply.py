@@ -7,12 +7,13 @@ running totals that override what they name. The older completions report no usa
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from policyd.core.usage import Usage
-from policyd.providers.anthropic.usage import read_usage
+from policyd.providers.anthropic.usage import USAGE_LEAVES, read_usage
 from policyd.providers.framing.frame import Frame
+from policyd.providers.leaves import ReplyLeaves, beneath, json_event
 from policyd.providers.reply_values import Json, count, decode, json_text, mapping, objects, term, text, word
 
 
@@ -99,7 +100,7 @@ class AnthropicReply:
     def _read_usage(self, reported: Json) -> None:
         self._reported.update({name: value for name, value in reported.items() if value is not None})
         self._usage = read_usage(self._reported)
-        for name in ("service_tier", "speed", "inference_geo"):
+        for name in _TERMS:
             self._terms.update(term(name, reported.get(name)))
 
     def _read_error(self, event: Json) -> None:
@@ -114,3 +115,18 @@ class AnthropicReply:
 
 
 _REQUIRED = ("input_tokens", "output_tokens")
+
+_TERMS = ("service_tier", "speed", "inference_geo")
+
+REPLY_LEAVES = ReplyLeaves(
+    document=("type", "model", "error.type", *beneath("usage", (*USAGE_LEAVES, *_TERMS))),
+    events=("message.model", "message.usage", "usage", "error.type"),
+)
+"""Of messages. A document does not show `iterations` so, which come with beta features alone."""
+
+
+def leaf_events(found: Json) -> Iterator[Frame]:
+    """The events of a stream of messages that say what `found` says."""
+    for kind, member in (("message_start", "message"), ("message_delta", "usage"), ("error", "error")):
+        if member in found:
+            yield json_event({"type": kind, member: found[member]})

@@ -46,3 +46,16 @@ def _read_run(reported: Json) -> Usage:
         reasoning=thinking,
         web_searches=first_count(mapping(reported.get("server_tool_use")).get("web_search_requests")),
     )
+
+
+USAGE_LEAVES = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "cache_creation.ephemeral_5m_input_tokens",
+    "cache_creation.ephemeral_1h_input_tokens",
+    "output_tokens_details.thinking_tokens",
+    "server_tool_use.web_search_requests",
+)
+"""Every member of a usage object that `read_usage` looks at, as dotted paths, but `iterations`, which is an array."""

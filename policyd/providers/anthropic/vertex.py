@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from policyd.providers.anthropic.messages import DECISIVE, AnthropicMessages, message_facts
+from policyd.providers.anthropic.messages import DECISIVE, MessagesWire, message_facts
 from policyd.providers.base import RawRequest, RequestFacts, Vendor
 from policyd.providers.gemini.request import check_query, split_path
 from policyd.providers.request_body import decode_request, optional_boolean
@@ -14,7 +14,7 @@ from policyd.providers.request_body import decode_request, optional_boolean
 _LOCATION = re.compile(r"/locations/([^/]+)/")
 
 
-class VertexAnthropic(AnthropicMessages):
+class VertexAnthropic(MessagesWire):
     """The `WireFormat` of `rawPredict` and `streamRawPredict` of Anthropic's models."""
 
     name = "vertex-anthropic"

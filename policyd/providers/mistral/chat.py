@@ -12,7 +12,7 @@ from policyd.providers.mistral.errors import error_body, error_event
 from policyd.providers.mistral.prompt import heard_ms_max, read_prompt
 from policyd.providers.openai.chat import CHOICES_MAX
 from policyd.providers.openai.model import service_tier_terms
-from policyd.providers.openai.reply import OpenAIChatReply
+from policyd.providers.openai.reply import OpenAIChatReplies
 from policyd.providers.prompt_builder import PromptBuilder
 from policyd.providers.request_body import (
     Json,
@@ -29,7 +29,7 @@ _FIM_TOKENS = 4
 """What marks the two texts that the model writes between."""
 
 
-class _Mistral:
+class _Mistral(OpenAIChatReplies):
     """What the formats below have in common. Their replies always carry usage."""
 
     exact_vocabulary = False
@@ -40,9 +40,6 @@ class _Mistral:
         if edits.max_output_tokens is not None:
             body = set_member(body, ("max_tokens",), b"%d" % edits.max_output_tokens)
         return body
-
-    def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> OpenAIChatReply:
-        return OpenAIChatReply(facts, usage_added=usage_added)
 
     def error_body(self, error: ErrorInfo) -> bytes:
         return error_body(error)

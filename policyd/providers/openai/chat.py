@@ -23,7 +23,7 @@ from policyd.providers.framing.json_edit import remove_member, set_member
 from policyd.providers.openai.errors import chunk_error_event, error_body
 from policyd.providers.openai.model import requested_model, service_tier_terms
 from policyd.providers.openai.prompt import read_prompt
-from policyd.providers.openai.reply import OpenAIChatReply
+from policyd.providers.openai.reply import OpenAIChatReplies
 from policyd.providers.reply_values import term
 from policyd.providers.request_body import (
     Json,
@@ -66,7 +66,7 @@ _TOOL_SEARCHES_MAX = 10
 """The most searches by OpenRouter's tool that are held for: the stated allowance. A recorded request made one."""
 
 
-class OpenAIChat:
+class OpenAIChat(OpenAIChatReplies):
     """The `WireFormat` of OpenAI chat completions."""
 
     name = "openai-chat"
@@ -90,9 +90,6 @@ class OpenAIChat:
         if edits.request_usage:
             body = set_member(body, ("stream_options", "include_usage"), b"true")
         return body
-
-    def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> OpenAIChatReply:
-        return OpenAIChatReply(facts, usage_added=usage_added)
 
     def error_body(self, error: ErrorInfo) -> bytes:
         return error_body(error)

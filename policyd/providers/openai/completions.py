@@ -18,7 +18,7 @@ from policyd.providers.openai.chat import CHOICES_MAX
 from policyd.providers.openai.errors import chunk_error_event
 from policyd.providers.openai.input import add_inputs
 from policyd.providers.openai.model import requested_model, service_tier_terms
-from policyd.providers.openai.reply import OpenAIChatReply
+from policyd.providers.openai.reply import OpenAIChatReplies
 from policyd.providers.openai.wire import OpenAIWire
 from policyd.providers.prompt_builder import PromptBuilder
 from policyd.providers.request_body import (
@@ -34,7 +34,7 @@ from policyd.providers.request_body import (
 _DECISIVE = ("model", "prompt", "suffix", "n", "best_of", "max_tokens", "stream", "stream_options", "service_tier")
 
 
-class OpenAICompletions(OpenAIWire):
+class OpenAICompletions(OpenAIChatReplies, OpenAIWire):
     """The `WireFormat` of legacy completions."""
 
     name = "openai-completions"
@@ -64,9 +64,6 @@ class OpenAICompletions(OpenAIWire):
         if edits.request_usage:
             body = set_member(body, ("stream_options", "include_usage"), b"true")
         return body
-
-    def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> OpenAIChatReply:
-        return OpenAIChatReply(facts, usage_added=usage_added)
 
     def error_event(self, error: ErrorInfo) -> bytes:
         return chunk_error_event(error)

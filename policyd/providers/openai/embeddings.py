@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ from policyd.core.errors import BodyUnreadable
 from policyd.core.usage import Usage
 from policyd.providers.base import RawRequest, RequestFacts, Vendor
 from policyd.providers.framing.frame import Frame
+from policyd.providers.leaves import ReplyLeaves, beneath
 from policyd.providers.openai.errors import error_code
 from policyd.providers.openai.input import add_inputs
 from policyd.providers.openai.model import requested_model
@@ -20,9 +21,21 @@ from policyd.providers.reply_reading import ReplyReading
 from policyd.providers.reply_values import Json, count, decode, first_count, mapping, text
 from policyd.providers.request_body import decode_request, fields_at
 
+_INPUT_COUNTS = ("prompt_tokens", "input_tokens", "total_tokens")
+"""Where the number of tokens stands; some vendors give the total alone."""
+
+_USAGE_LEAVES = (*_INPUT_COUNTS, "completion_tokens")
+
 
 class _InputWire(OpenAIWire):
-    """What the two formats have in common."""
+    """What the two formats have in common; each is a `LeafFormat`."""
+
+    reply_leaves = ReplyLeaves(
+        document=("model", "object", "code", "error.type", "error.code", *beneath("usage", _USAGE_LEAVES))
+    )
+
+    def leaf_events(self, found: Json, *, ended: bool) -> Iterator[Frame]:
+        yield from ()
 
     def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> OpenAIInputReply:
         return OpenAIInputReply()
@@ -94,8 +107,7 @@ class OpenAIInputReply(ReplyReading):
             # Mistral's errors are not wrapped.
             self._error = error_code(document)
         reported = mapping(document.get("usage"))
-        # Some vendors give the total alone.
-        counts = [reported.get(name) for name in ("prompt_tokens", "input_tokens", "total_tokens")]
+        counts = [reported.get(name) for name in _INPUT_COUNTS]
         if any(count(value) is not None for value in counts):
             self._usage = Usage(input=first_count(*counts), output=first_count(reported.get("completion_tokens")))
 

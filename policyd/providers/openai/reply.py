@@ -7,14 +7,15 @@ chunk as a running total, or in `x_groq.usage`. It is taken wherever it is seen,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from policyd.core.usage import Usage
 from policyd.providers.base import RequestFacts
 from policyd.providers.framing.frame import Frame
+from policyd.providers.leaves import ReplyLeaves, beneath, json_event
 from policyd.providers.openai.errors import error_code
-from policyd.providers.openai.usage import is_complete, read_usage
+from policyd.providers.openai.usage import USAGE_LEAVES, is_complete, read_usage
 from policyd.providers.reply_values import Json, decode, first_count, json_text, mapping, objects, term, text
 
 
@@ -107,8 +108,10 @@ class OpenAIChatReply:
         """What documents and chunks have in common."""
         self._model = text(document.get("model")) or self._model
         self._terms.update(term("service_tier", document.get("service_tier")))
-        self._read_usage(mapping(mapping(document.get("x_groq")).get("usage")))
-        self._read_usage(mapping(document.get("usage")))
+        if "x_groq" in document:
+            self._read_usage(mapping(mapping(document["x_groq"]).get("usage")))
+        if "usage" in document:
+            self._read_usage(mapping(document["usage"]))
         if document.get("error") is not None:
             self._error = error_code(document["error"])
 
@@ -119,7 +122,7 @@ class OpenAIChatReply:
         self._reported = reported
         # A search model searches for every request, and reports the search nowhere.
         self._usage = usage.with_pieces_of(self._facts.pieces_min)
-        for name in ("service_tier", "search_context_size"):
+        for name in _TERMS:
             self._terms.update(term(name, reported.get(name)))
 
     def _read_choices(self, document: Json, part: str) -> None:
@@ -159,3 +162,27 @@ class OpenAIChatReply:
         """Mistral's errors are not wrapped: the document is the error."""
         if document.get("object") == "error" and self._error is None:
             self._error = error_code(document)
+
+
+_COMMON_LEAVES = ("model", "service_tier", "error.type", "error.code")
+_TERMS = ("service_tier", "search_context_size")
+
+
+class OpenAIChatReplies:
+    """The part of a `WireFormat` whose replies are these, which makes it a `LeafFormat`."""
+
+    reply_leaves = ReplyLeaves(
+        document=(*_COMMON_LEAVES, "object", *beneath("usage", (*USAGE_LEAVES, *_TERMS))),
+        events=(*_COMMON_LEAVES, "usage", "x_groq.usage"),
+    )
+
+    def reply_reader(self, facts: RequestFacts, *, usage_added: bool) -> OpenAIChatReply:
+        return OpenAIChatReply(facts, usage_added=usage_added)
+
+    def leaf_events(self, found: Json, *, ended: bool) -> Iterator[Frame]:
+        yield json_event(found)
+        if ended:
+            yield _DONE
+
+
+_DONE = Frame(raw=b"", event="", data=b"[DONE]")

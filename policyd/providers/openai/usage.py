@@ -68,6 +68,33 @@ def read_usage(reported: Json) -> Usage | None:
 _REASONING_LEFT_OUT_BY = ("citation_tokens", "market_cost")
 """What tells Perplexity's and Vercel's usage, whose totals can leave out the reasoning."""
 
+USAGE_LEAVES = (
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "prompt_tokens_details.audio_tokens",
+    "prompt_tokens_details.image_tokens",
+    "prompt_tokens_details.video_tokens",
+    "prompt_tokens_details.cached_tokens",
+    "prompt_tokens_details.cache_write_tokens",
+    "prompt_tokens_details.cache_creation_tokens",
+    "completion_tokens_details.reasoning_tokens",
+    "completion_tokens_details.audio_tokens",
+    "completion_tokens_details.image_tokens",
+    "reasoning_tokens",
+    "prompt_cache_hit_tokens",
+    "cached_tokens",
+    "num_cached_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "cache_creation.ephemeral_1h_input_tokens",
+    "server_tool_use_details.web_search_requests",
+    "num_search_queries",
+    "prompt_audio_seconds",
+    *_REASONING_LEFT_OUT_BY,
+)
+"""Every member of a usage object that `read_usage` and `is_complete` look at, as dotted paths."""
+
 
 def is_complete(reported: Json) -> bool:
     """Whether a usage object counts both the input and the output, or one of them and their total."""

@@ -1,0 +1,11 @@
+"""Envoy's gRPC access log: how exchanges of the lean profile end, told by the Envoy that saw them.
+
+    entry.py         what an entry says of an exchange, in plain types
+    charging.py      an entry and the hold's record -> how the exchange ended and what it is charged
+    settling.py      the entries of a message are settled, each once
+    over_grpcio.py   the service on grpc.aio
+    over_h2rpc.py    the same on h2rpc
+
+Nothing here is kept in memory: an entry names its hold, and the store knows it. So it does not matter which process
+gets an entry, when, in which order, or how often.
+"""
