@@ -26,6 +26,7 @@ clients, Envoy, servers and provider share a few CPUs.
     http_load.py      a load of HTTP requests; wrk.py the same by wrk, if the machine has it
     grpc_load.py      a load of gRPC calls, which are in calls.py
 
+    hot_path.py       something else: what an exchange costs, message by message, of envoy_messages.py
     decisions.py      something else: what deciding costs, call by call, without processes
     soak.py           and something else: whether memory stays flat, `make soak`
 """
