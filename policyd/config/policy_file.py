@@ -14,6 +14,7 @@ from typing import Any
 from policyd.config import shapes, values
 from policyd.config.anomalies_section import ANOMALY_SHAPE, read_anomalies
 from policyd.config.conditions import Known
+from policyd.config.degraded_section import DEGRADED_SHAPE, read_lease_percent
 from policyd.config.identity_section import IDENTITY_SHAPE, read_identity
 from policyd.config.limits_section import LIMIT_SHAPE, read_limits
 from policyd.config.matching import Attributes
@@ -65,6 +66,7 @@ POLICY_KEYS = {
     "unbounded": Key(shapes.choice(Unbounded), "What becomes of a request that gives no maximum for its output."),
     "default_max_output_tokens": Key(shapes.whole_number(1), "The maximum that such a request is held for, or gets."),
     "failure_mode": Key(shapes.choice(FailureMode), "Whether requests pass when policyd cannot decide."),
+    "degraded": Key(DEGRADED_SHAPE, "What is set aside for an outage of the store, with failure_mode: degraded."),
     "on_disconnect": Key(shapes.choice(OnDisconnect), "What a client that hangs up is charged."),
     "reservations": Key(RESERVATIONS_SHAPE, "How long holds live, and how long their ends are remembered."),
     "limits": Key(shapes.items(LIMIT_SHAPE, least=0), "What may be spent, by whom, in which time."),
@@ -165,6 +167,7 @@ def _policy(section: Section) -> Policy:
             "default_max_output_tokens", values.whole_number(1), defaults.default_max_output_tokens
         ),
         failure_mode=section.read("failure_mode", choice(FailureMode), defaults.failure_mode),
+        lease_percent=read_lease_percent(section, defaults.lease_percent),
         on_disconnect=section.read("on_disconnect", choice(OnDisconnect), defaults.on_disconnect),
         reservations=read_reservations(section, defaults.reservations),
     )

@@ -127,6 +127,8 @@ class FailureMode(StrEnum):
 
     CLOSED = "closed"
     OPEN = "open"
+    DEGRADED = "degraded"
+    """Like `CLOSED`, but for an outage of the store: requests spend what was leased of their budgets beforehand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,8 @@ class Policy:
     unbounded: Unbounded = Unbounded.ALLOW
     default_max_output_tokens: int = 4096
     failure_mode: FailureMode = FailureMode.CLOSED
+    lease_percent: int = 1
+    """How much of each budget a process leases beforehand where the failure mode is `DEGRADED`."""
     on_disconnect: OnDisconnect = OnDisconnect.OBSERVED
     reservations: Reservations = field(default_factory=Reservations)
     revision: str = "default"

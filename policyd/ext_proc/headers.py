@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from policyd.core.decision import Decision
+from policyd.core.decision import NO_CHANGES, Decision
 from policyd.core.money import format_usd
 from policyd.core.record import Record
+from policyd.core.rules import NO_RULING
 from policyd.enforcer import Verdict
 
 DECISION_HEADERS = (
@@ -47,7 +48,9 @@ def decision_headers(verdict: Verdict, prefix: str) -> dict[str, str]:
     }
     if decision.budget_remaining_nanos is not None:
         headers[f"{prefix}budget-remaining-usd"] = format_usd(decision.budget_remaining_nanos)
-    return {**decision.ruling.headers, **headers, **_limit_headers(decision, prefix)}
+    if decision.warnings or decision.changes is not NO_CHANGES or decision.ruling is not NO_RULING:
+        return {**decision.ruling.headers, **headers, **_limit_headers(decision, prefix)}
+    return headers
 
 
 def _limit_headers(decision: Decision, prefix: str) -> dict[str, str]:

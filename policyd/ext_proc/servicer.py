@@ -7,7 +7,6 @@ who serve it to keep: `over_grpcio` and `over_h2rpc`.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from policyd.ext_proc.driver import Driver, Send, log_failure, name_of
 from policyd.ext_proc.exchange import Exchange
 from policyd.ext_proc.lean import LeanExchange
 from policyd.ext_proc.life import Life
+from policyd.ext_proc.request_ids import RequestIds
 from policyd.ext_proc.session import Session, session_wanted
 from policyd.ext_proc.settings import ExchangeSettings
 from policyd.ext_proc.states import State
@@ -123,6 +123,7 @@ class ExternalProcessor:
     def __init__(self, enforcer: Enforcer, settings: ExchangeSettings) -> None:
         self._enforcer = enforcer
         self._settings = settings
+        self._ids = RequestIds()
         self._open: set[ExchangeStream] = set()
         self._ended = asyncio.Event()
         """Set by each exchange that has ended."""
@@ -174,7 +175,7 @@ class ExternalProcessor:
 
         def begun(life: Callable[..., L]) -> L:
             return life(
-                request_id=f"pd-{uuid.uuid4().hex}",
+                request_id=self._ids.next(),
                 began_ms=enforcer.now_ms(),
                 policy=enforcer.policy,
                 settings=self._settings,

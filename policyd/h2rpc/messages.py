@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from policyd.h2rpc.codes import Status
@@ -87,7 +88,34 @@ def prefixed(message: bytes) -> bytes:
     return _PREFIX.pack(0, len(message)) + message
 
 
-def refusal(head: RequestHead) -> bytes | None:
+class CallTerms(NamedTuple):
+    """What a request's headers say of a call."""
+
+    refusal: bytes | None
+    """The header block that answers a request which is no gRPC."""
+    fault: tuple[Status, str] | None
+    """How a call ends that cannot be served."""
+    timeout_seconds: float | None
+    """How long the caller waits."""
+
+
+@lru_cache(maxsize=256)
+def call_terms(head: RequestHead) -> CallTerms:
+    """A proxy's requests are all alike, so that their headers are mostly looked at once."""
+    block = _refusal(head)
+    fault = _encoding_fault(head)
+    seconds: float | None = None
+    text = head.get("grpc-timeout")
+    if text is not None and fault is None:
+        matched = _TIMEOUT.fullmatch(text)
+        if matched is None:
+            fault = (Status.INTERNAL, "grpc-timeout is not up to 8 digits and a unit")
+        else:
+            seconds = int(matched[1]) * _SECONDS[matched[2]]
+    return CallTerms(block, fault, seconds)
+
+
+def _refusal(head: RequestHead) -> bytes | None:
     """The header block that answers a request which is no gRPC; `None` for one that is."""
     if head.method != "POST":
         return header_block([(":status", "405"), ("allow", "POST")])
@@ -97,21 +125,11 @@ def refusal(head: RequestHead) -> bytes | None:
     return None
 
 
-def check_encoding(head: RequestHead) -> None:
-    """Raises `CallFault` for any compression."""
-    if (head.get("grpc-encoding") or "identity") != "identity":
-        raise CallFault(Status.UNIMPLEMENTED, "messages may not be compressed: the only grpc-encoding is identity")
-
-
-def timeout_seconds(head: RequestHead) -> float | None:
-    """How long the caller waits. Raises `CallFault`."""
-    text = head.get("grpc-timeout")
-    if text is None:
+def _encoding_fault(head: RequestHead) -> tuple[Status, str] | None:
+    """For any compression."""
+    if (head.get("grpc-encoding") or "identity") == "identity":
         return None
-    matched = _TIMEOUT.fullmatch(text)
-    if matched is None:
-        raise CallFault(Status.INTERNAL, "grpc-timeout is not up to 8 digits and a unit")
-    return int(matched[1]) * _SECONDS[matched[2]]
+    return Status.UNIMPLEMENTED, "messages may not be compressed: the only grpc-encoding is identity"
 
 
 def trailers(status: Status, message: str = "") -> bytes:

@@ -15,10 +15,8 @@ from policyd.h2rpc.limits import Limits
 from policyd.h2rpc.messages import (
     REPLY_HEADERS,
     CallFault,
-    check_encoding,
+    call_terms,
     prefixed,
-    refusal,
-    timeout_seconds,
     trailers,
     trailers_only,
 )
@@ -148,7 +146,8 @@ class Session:
 
     def _begin(self, event: RequestReceived) -> None:
         head, stream_id = event.head, event.stream_id
-        if (block := refusal(head)) is not None:
+        block, fault, seconds = call_terms(head)
+        if block is not None:
             self.connection.end(stream_id, block)
             return
         call = Call(self, stream_id, head, message_bytes_max=self._limits.message_bytes_max)
@@ -156,8 +155,8 @@ class Session:
             service = self._services.get(head.path)
             if service is None:
                 raise CallFault(Status.UNIMPLEMENTED, "there is no such method")  # noqa: TRY301 (one way to refuse)
-            check_encoding(head)
-            seconds = timeout_seconds(head)
+            if fault is not None:
+                raise CallFault(*fault)  # noqa: TRY301 (the same)
             call.handler = service(call)
         except CallFault as fault:
             call.finish(fault.status, fault.message)

@@ -44,6 +44,8 @@ def objects(value: Any) -> list[Json]:
 
 def count(value: Any) -> int | None:
     """A non-negative number of units; `None` for anything else. Some vendors write whole numbers as `12.0`."""
+    if type(value) is int:
+        return value if 0 <= value <= COUNT_MAX else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= COUNT_MAX:
@@ -53,7 +55,10 @@ def count(value: Any) -> int | None:
 
 def first_count(*values: Any) -> int:
     """The first of the values that is a count; zero if none is."""
-    return next((number for value in values if (number := count(value)) is not None), 0)
+    for value in values:
+        if value is not None and (number := count(value)) is not None:
+            return number
+    return 0
 
 
 def milliseconds(seconds: Any) -> int | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import random
@@ -127,6 +128,7 @@ class Decider:
 
     async def cost(self, limits: int, rules: int, calls: int) -> Mapping[Figure, float]:
         costing = await self._costing(limits, rules)
+        _freeze()
         held = await cpu_us(costing.reserve, at_once=CALLS_AT_ONCE, calls=calls)
         charged = await cpu_us(costing.settle, at_once=CALLS_AT_ONCE, calls=calls)
         return {Figure.SERVER_CPU_US: held, Figure.ALL_CPU_US: held + charged}
@@ -191,6 +193,12 @@ class Decider:
         return {Figure.DISK_MB: sum(file.stat().st_size for file in files) / 1e6}
 
 
+def _freeze() -> None:
+    """As policyd does once it has started: what is there by now is not what a decision leaves behind."""
+    gc.collect()
+    gc.freeze()
+
+
 async def _longest_stall() -> float:
     """Until it is cancelled; then, by how many seconds the event loop was late at worst."""
     late = 0.0
@@ -208,6 +216,7 @@ async def answer(url: str, *, users: int) -> None:
     async with AsyncExitStack() as stack:
         policy = parse_policy(POLICY, source="the benchmark's policy")
         decider = Decider(stack, await stack.enter_async_context(subject(url, policy)), url, users=users)
+        _freeze()
         while line := await asyncio.to_thread(sys.stdin.readline):
             question: dict[str, Any] = json.loads(line)
             do = getattr(decider, question.pop("do"))

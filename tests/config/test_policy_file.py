@@ -179,7 +179,8 @@ def test_every_key() -> None:
         unknown_endpoint=UnknownEndpoint.PASS,
         unbounded=Unbounded.SET_MAXIMUM,
         default_max_output_tokens=1000,
-        failure_mode=FailureMode.OPEN,
+        failure_mode=FailureMode.DEGRADED,
+        lease_percent=5,
         on_disconnect=OnDisconnect.MAXIMUM,
         reservations=Reservations(
             ttl_seconds=300,

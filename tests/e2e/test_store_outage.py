@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from policyd.core.money import parse_usd
 from policyd.core.usage import Usage
 from policyd.demo.provider import SimulatedProvider
+from tests.e2e import raw
 from tests.e2e.books import BUDGET, cost, wait_until_idle
 from tests.e2e.conftest import Start
 from tests.e2e.load import load
@@ -19,7 +21,7 @@ from tests.stores.redis_server import RedisServer, running, wait_until
 POLICY = """
 version: 1
 failure_mode: {failure_mode}
-reservations: {{ttl: 10s, grace: 0s}}
+reservations: {{ttl: 5s, grace: 0s, on_expiry: nothing}}
 limits:
   - name: project-spend
     per: [project]
@@ -30,6 +32,8 @@ limits:
     requests: 100000
     window: hour
 """
+
+# What Redis held without being able to say so belongs to a request that was refused: it expires, and costs nothing.
 
 REQUESTS = 60
 """How many pass during an outage."""
@@ -103,3 +107,30 @@ def test_closed_nothing_new_passes_and_what_had_passed_is_charged(
         lambda: mesh.balance(BUDGET, project=project) == Balance(spent=true_cost(provider), reserved=0),
         "what the provider has served is what is charged",
     )
+
+
+def test_degraded_what_is_leased_is_spent_and_no_more(
+    start: Start, redis_server: RedisServer, provider: SimulatedProvider, project: str
+) -> None:
+    """A percent of 100 USD is more than the requests cost that pass meanwhile."""
+    mesh = started(start, redis_server, "degraded")
+    leased = parse_usd("1")
+    with load(mesh.listen, project=project) as clients:
+        clients.wait_for(10)
+        wait_until(lambda: mesh.balance(BUDGET, project=project).reserved >= leased, "a part of the budget is leased")
+        redis_server.kill()
+        clients.wait_for(REQUESTS)
+        # Nobody has used this one's budget before.
+        assert raw.post(mesh.listen, body=raw.chat(), headers={"x-policyd-project": "another"}).status == 503
+        redis_server.start()
+        mesh.wait_for_metric("policyd_store_away", 0)
+        clients.wait_for(10)
+
+    # What may have been held when Redis went is refused: it could be charged twice.
+    assert set(clients.outcomes) <= {"200", "503"}
+    wait_until_idle(provider)
+    wait_until(
+        lambda: mesh.balance(BUDGET, project=project).spent == true_cost(provider),
+        "what the provider has served is what is charged",
+    )
+    assert mesh.metric("policyd_journal_unapplied_total") == 0

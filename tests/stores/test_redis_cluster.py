@@ -354,7 +354,7 @@ async def _until_all_answer(store: RedisStore) -> None:
     deadline = time.monotonic() + 20
     while True:
         try:
-            await store.ping()
+            await store.usage(UsageFilter(), limit=1)  # asks every node
             return
         except StoreError:
             if time.monotonic() > deadline:

@@ -16,6 +16,7 @@ from policyd.core.ledger import Balance
 from policyd.core.reservation import State
 from policyd.stores.base import Granted
 from policyd.stores.redis.store import RedisStore
+from tests.stores.outage.rig import Rig
 from tests.stores.redis_calls import balance, opened, reserve, settle
 from tests.stores.redis_server import RedisServer, running, running_sentinel, wait_until
 
@@ -29,6 +30,11 @@ def replicated(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
         replica.command("REPLICAOF", "127.0.0.1", master.port)
         wait_until(partial(_is_linked, replica), "the replica follows its master")
         yield master, replica
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path / "journal")
 
 
 @pytest.fixture
@@ -64,6 +70,26 @@ async def test_a_failover_is_followed_and_what_was_not_replicated_is_lost(
         assert isinstance(await reserve(store, "lost", amount=100), Granted)
         assert await balance(store) == Balance(7, 100)
         assert replica.command("ROLE")[0] == b"master"
+
+
+async def test_an_exchange_whose_hold_a_failover_loses_is_charged(
+    replicated: tuple[RedisServer, RedisServer], sentinel: RedisServer, rig: Rig
+) -> None:
+    """The store acknowledged it and lost it: it is charged when it is settled, and once, also when that comes again."""
+    master, replica = replicated
+    async with opened(url([sentinel.address])) as store:
+        rig.store.inner = store
+        process = rig.process()
+        replica.hang()
+        master.command("CLIENT", "KILL", "TYPE", "replica")
+        await rig.reserve(process, "lost")
+        master.kill()
+        replica.go_on()
+        await _until_the_new_master_answers(store)
+        await process.mend()
+        assert await rig.settle(process, "lost", 7) is State.RESERVED
+        assert await rig.settle(process, "lost", 7) is State.SETTLED
+        assert await rig.balance() == Balance(7, 0)
 
 
 async def test_a_sentinel_that_is_gone_is_passed_over(

@@ -325,7 +325,7 @@ class Stores(RuleBasedStateMachine):
 class OneStep(Stores):
     """Stores in which every call is one step."""
 
-    kinds = ("memory", "sqlite", "redis")
+    kinds = ("memory", "sqlite", "redis", "valkey")
 
 
 class ManySteps(Stores):

@@ -108,8 +108,10 @@ class OpenAIChatReply:
         """What documents and chunks have in common."""
         self._model = text(document.get("model")) or self._model
         self._terms.update(term("service_tier", document.get("service_tier")))
-        self._read_usage(mapping(mapping(document.get("x_groq")).get("usage")))
-        self._read_usage(mapping(document.get("usage")))
+        if "x_groq" in document:
+            self._read_usage(mapping(mapping(document["x_groq"]).get("usage")))
+        if "usage" in document:
+            self._read_usage(mapping(document["usage"]))
         if document.get("error") is not None:
             self._error = error_code(document["error"])
 

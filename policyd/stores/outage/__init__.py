@@ -4,6 +4,7 @@
                |  no answer      |  open
                +-----------------+--> `failure_mode`    closed   `StoreUnavailable`: the edge answers 503
                                                         open     held and charged in the journal
+                                                        degraded the same, within what is leased (`leases`)
     settle, release ------------------------------------------> in every mode: the journal
 
 **Bounds** (`guard`). A call of a decision or a settlement has `--store-timeout` (1 s) to be answered. After

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import DecodeError, Struct
 from msgspec.json import Decoder, Encoder
 
@@ -43,7 +45,23 @@ class Ended(Struct, frozen=True, tag="ended"):
     now_ms: int
 
 
-Event = Begun | Held | Ended
+class Leased(Struct, frozen=True, tag="leased"):
+    """A lease is about to be made: a hold in the store, to be ended by whoever finds this in a file that was left."""
+
+    entry: Entry
+    record: Record
+    now_ms: int
+
+
+class Took(Struct, frozen=True, tag="took"):
+    """A request has taken so much of each lease, by its id, all in all."""
+
+    request_id: str
+    amounts: Mapping[str, int]
+    now_ms: int
+
+
+Event = Begun | Held | Ended | Leased | Took
 
 Line = Opened | Event
 """What one line of a file says."""

@@ -14,7 +14,7 @@ import fcntl
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,7 +117,9 @@ class JournalFile:
     def drained_to(self, written: Written) -> None:
         """All up to `written` is in the store."""
         self.drained = written.end
-        if written.line is not None and not isinstance(written.line, Opened):
+        if self.is_drained:
+            self.oldest_ms = None
+        elif written.line is not None and not isinstance(written.line, Opened):
             self.oldest_ms = written.line.now_ms
 
     def flush(self) -> Callable[[], None] | None:
@@ -206,6 +208,18 @@ class Journal:
                 continue
             log.warning("%s was left by a process that has ended; what is in it is charged", path)
             self._adopted.append(file)
+
+    def is_own(self, file: JournalFile) -> bool:
+        """Whether it is the one that this process writes."""
+        return file is self._own
+
+    def begin_anew(self, events: Iterable[Event]) -> None:
+        """Writes on in another file, which begins with `events`, and removes the one before."""
+        before, self._own = self._own, None
+        for event in events:
+            self.append(event, past_maximum=True)
+        if before is not None:
+            before.remove()
 
     def done(self, file: JournalFile) -> None:
         """Removes a file that is in the store."""

@@ -5,6 +5,8 @@
     held    nothing is done                                 nothing     it is held, past every cap
     ended   it is settled or released; again: nothing       nothing     it is held and settled
 
+Leases stand in the store already; see `policyd.stores.outage.leases`.
+
 A reservation is not known where the hold never got there, where the store has lost it, and where it ended so long ago
 that it is forgotten: the usage records, which are kept for longer, tell the last from the others.
 """
@@ -19,7 +21,8 @@ from policyd.core.ledger import Account, Entry
 from policyd.core.record import Record
 from policyd.core.reservation import State
 from policyd.stores.base import Store, UsageFilter
-from policyd.stores.outage.events import Begun, Ended, Event, Held
+from policyd.stores.outage.events import Begun, Ended, Event, Held, Leased, Took
+from policyd.stores.outage.leases import LostLeases
 
 PAGE = 100
 
@@ -30,6 +33,8 @@ class Replay:
     def __init__(self, store: Store, *, ended_kept_ms: int) -> None:
         self._store = store
         self._ended_kept_ms = ended_kept_ms
+        self.leases = LostLeases()
+        """Those that the file tells of: to be ended once it is drained, if its process has died."""
         self._begun: dict[tuple[str, int, int], int] = {}
         """When windows of first use really began, by limit and scope, when they counted as begun, and length."""
 
@@ -45,8 +50,13 @@ class Replay:
                 lives_until_ms = max(expires_at_ms, now_ms + expires_at_ms - held_ms)
                 if now_ms - record.at_ms < self._ended_kept_ms or not await self._is_recorded(record):
                     await self._hold(record, entries, now_ms=now_ms, expires_at_ms=lives_until_ms)
-            case Ended():
+            case Ended(amounts, record):
                 await self.end(event, now_ms=now_ms)
+                self.leases.give_back(record.request_id, amounts)
+            case Leased():
+                self.leases.add(event)
+            case Took():
+                self.leases.take(event)
 
     async def end(self, event: Ended, *, now_ms: int) -> State:
         """Settles or releases, also what the store has lost. Returns the state that it was found in."""

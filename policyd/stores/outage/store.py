@@ -6,21 +6,28 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from policyd.core.errors import ReservationNotFound, StoreError
+from msgspec import structs
+
+from policyd.core.errors import ReservationNotFound, StoreError, StoreUnavailable, Unjournalled
 from policyd.core.events import OperatorEvent
 from policyd.core.ledger import ZERO_BALANCE, Amounts, Entry
 from policyd.core.policy import FailureMode, Policy
 from policyd.core.record import Record
 from policyd.core.reservation import State
 from policyd.stores.base import Granted, Refused, ReserveResult, Store
-from policyd.stores.outage.events import Begun, Ended, Held, Opened
+from policyd.stores.outage.events import Begun, Ended, Held, Opened, Took
 from policyd.stores.outage.guard import Guard, GuardedStore
 from policyd.stores.outage.journal import Journal, JournalFile, Written
+from policyd.stores.outage.keeping import LeaseKeeper
+from policyd.stores.outage.leases import Leases, may_be_leased
 from policyd.stores.outage.replay import Replay
 from policyd.stores.postings import all_fit
 
 HELD_KEPT_MAX = 100_000
 """Of how many open reservations is remembered what they hold; exchanges end, and only a defect leaves one here."""
+
+FILE_BYTES_MAX = 2**20
+"""A file that is larger, and drained but for leases, is begun anew."""
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +71,8 @@ class JournalledStore(GuardedStore):
         """What open reservations of this process hold, by id."""
         self._unheld: set[str] = set()
         """The ids of those whose hold waits in the journal."""
+        self._leases = Leases()
+        self._keeper = LeaseKeeper(self._leases, self._guarded, journal, replay=self._replay)
         self._replays: dict[JournalFile, Replay] = {}
         self._drained = 0
         self._unapplied = 0
@@ -102,18 +111,22 @@ class JournalledStore(GuardedStore):
                 fingerprint=fingerprint,
                 state_revision=state_revision,
             )
-        except StoreError:
+        except StoreError as error:
             # A service that reserves for itself is told, and decides for itself.
-            if fingerprint or not self._is_open_mode:
+            if fingerprint:
                 raise
-            return self._let_through(Held(tuple(entries), record, now_ms, expires_at_ms))
+            return self._decide_alone(Held(tuple(entries), record, now_ms, expires_at_ms), error)
         if not fingerprint and isinstance(result, Granted):
             self._remember(reservation_id, tuple(entries))
+            if self._mode is FailureMode.DEGRADED:
+                self._leases.note(entries, now_ms=now_ms)
         return result
 
     async def extend(
         self, reservation_id: str, *, unit_amounts: Amounts, wanted_units: int, at_least_units: int, now_ms: int
     ) -> int:
+        if reservation_id in self._leases:
+            return self._take_more(reservation_id, unit_amounts, wanted_units, at_least_units, now_ms)
         if reservation_id in self._unheld:
             return wanted_units
         try:
@@ -125,12 +138,12 @@ class JournalledStore(GuardedStore):
                 now_ms=now_ms,
             )
         except StoreError:
-            if reservation_id not in self._held or not self._is_open_mode:
+            if reservation_id not in self._held or self._mode is not FailureMode.OPEN:
                 raise
             return wanted_units
 
     async def settle(self, reservation_id: str, *, amounts: Amounts, record: Record, now_ms: int) -> State:
-        if reservation_id in self._unheld:
+        if reservation_id in self._unheld or reservation_id in self._leases:
             return self._end_later(amounts, record, now_ms)
         try:
             found = await super().settle(reservation_id, amounts=amounts, record=record, now_ms=now_ms)
@@ -144,7 +157,7 @@ class JournalledStore(GuardedStore):
         return found
 
     async def release(self, reservation_id: str, *, record: Record, now_ms: int) -> State:
-        if reservation_id in self._unheld:
+        if reservation_id in self._unheld or reservation_id in self._leases:
             return self._end_later(None, record, now_ms)
         try:
             found = await super().release(reservation_id, record=record, now_ms=now_ms)
@@ -159,7 +172,7 @@ class JournalledStore(GuardedStore):
         try:
             return await super().begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
         except StoreError:
-            if not begin or not self._is_open_mode:
+            if not begin or self._mode is FailureMode.CLOSED:
                 raise
             self._journal.append(Begun(key, now_ms, length_ms))
             return None
@@ -173,7 +186,7 @@ class JournalledStore(GuardedStore):
                 scope, digest, now_ms=now_ms, forget_after_ms=forget_after_ms, counted=counted
             )
         except StoreError:
-            if not self._is_open_mode:
+            if self._mode is FailureMode.CLOSED:
                 raise
             return 1
 
@@ -183,12 +196,16 @@ class JournalledStore(GuardedStore):
         try:
             return await super().emit(event)
         except StoreError:
-            if not self._is_open_mode:
+            if self._mode is FailureMode.CLOSED:
                 raise
             return False
 
     async def close(self) -> None:
         await self.mend()
+        if not self._guard.is_open:
+            await self._keeper.end_all(now_ms=self._now_ms())
+            for file in tuple(self._journal.files):
+                await self._drain(file)
         self._journal.close()
         await super().close()
 
@@ -205,11 +222,10 @@ class JournalledStore(GuardedStore):
         self._journal.adopt()
         for file in tuple(self._journal.files):
             await self._drain(file)
+        await self._keeper.keep(self._policy(), now_ms=self._now_ms())
 
     async def _drain(self, file: JournalFile) -> None:
-        settings = self._policy().reservations
-        ended_kept_ms = (settings.ended_kept_seconds - settings.grace_seconds) * 1000
-        replay = self._replays.setdefault(file, Replay(self._guarded, ended_kept_ms=ended_kept_ms))
+        replay = self._replays.setdefault(file, self._replay())
         while not file.is_drained:
             before = file.drained
             for written in file.waiting():
@@ -219,8 +235,23 @@ class JournalledStore(GuardedStore):
             if file.drained == before:
                 log.warning("%s ends in a line that was cut short; what it was for was never let through", file.path)
                 break
+        if not self._journal.is_own(file):
+            try:
+                for end in replay.leases.ends(now_ms=self._now_ms()):
+                    await replay.end(end, now_ms=self._now_ms())
+            except StoreError:
+                return
+        elif self._leases:
+            del self._replays[file]
+            if file.size > FILE_BYTES_MAX and self._leases.are_clean:
+                self._journal.begin_anew(lease.told for lease in self._leases)
+            return
         del self._replays[file]
         self._journal.done(file)
+
+    def _replay(self) -> Replay:
+        settings = self._policy().reservations
+        return Replay(self._guarded, ended_kept_ms=(settings.ended_kept_seconds - settings.grace_seconds) * 1000)
 
     async def _apply(self, replay: Replay, written: Written) -> bool:
         """Whether it is dealt with. If not, the store has gone away again."""
@@ -255,31 +286,63 @@ class JournalledStore(GuardedStore):
     # --- without the store ---
 
     @property
-    def _is_open_mode(self) -> bool:
-        return self._policy().failure_mode is FailureMode.OPEN
+    def _mode(self) -> FailureMode:
+        return self._policy().failure_mode
 
-    def _let_through(self, held: Held) -> ReserveResult:
-        """What not even an empty account has room for is refused still."""
-        balances = (ZERO_BALANCE,) * len(held.entries)
-        if not all_fit(held.entries, balances):
+    def _decide_alone(self, held: Held, error: StoreError) -> ReserveResult:
+        """Raises `error` where the mode, or what is leased, does not let it pass."""
+        match self._mode:
+            case FailureMode.CLOSED:
+                raise error
+            case FailureMode.OPEN:
+                balances = (ZERO_BALANCE,) * len(held.entries)
+            case FailureMode.DEGRADED:
+                # One that may be held in the store would be charged there, and by its leases too.
+                if not isinstance(error, StoreUnavailable) or not self._leases.has_room(held.entries):
+                    raise error
+                balances = self._leases.balances(held.entries)
+        if not all_fit(held.entries, balances):  # not even an empty account has room for it
             return Refused(balances)
+        if self._mode is FailureMode.DEGRADED:
+            held = self._take(held)
         self._journal.append(held)
         self._unheld.add(held.record.request_id)
         return Granted(balances)
+
+    def _take(self, held: Held) -> Held:
+        """Takes of the leases; returns what is left to be held by itself."""
+        request_id = held.record.request_id
+        self._leases.take(request_id, held.entries)
+        try:
+            self._journal.append(Took(request_id, self._leases.taken(request_id), held.now_ms))
+        except Unjournalled:
+            self._leases.give_back(request_id, None)
+            raise
+        return structs.replace(held, entries=tuple(entry for entry in held.entries if not may_be_leased(entry)))
+
+    def _take_more(
+        self, request_id: str, unit_amounts: Amounts, wanted_units: int, at_least_units: int, now_ms: int
+    ) -> int:
+        units = self._leases.take_more(
+            request_id, unit_amounts=unit_amounts, wanted_units=wanted_units, at_least_units=at_least_units
+        )
+        if units:
+            self._journal.append(Took(request_id, self._leases.taken(request_id), now_ms), past_maximum=True)
+        return units
 
     def _end_later(self, amounts: Amounts | None, record: Record, now_ms: int) -> State:
         self._journal.append(self._ended(amounts, record, now_ms), past_maximum=True)
         self._held.pop(record.request_id, None)
         self._unheld.discard(record.request_id)
+        if record.request_id in self._leases:
+            self._leases.give_back(record.request_id, amounts)
         return State.RESERVED
 
     async def _end_lost(self, amounts: Amounts, record: Record, now_ms: int) -> State:
         """Charges what the store does not know any more."""
         log.warning("the store has lost a reservation that it acknowledged; it is charged all the same")
-        settings = self._policy().reservations
-        replay = Replay(self._guarded, ended_kept_ms=settings.ended_kept_seconds * 1000)
         try:
-            return await replay.end(self._ended(amounts, record, now_ms), now_ms=now_ms)
+            return await self._replay().end(self._ended(amounts, record, now_ms), now_ms=now_ms)
         except StoreError:
             return self._end_later(amounts, record, now_ms)
 

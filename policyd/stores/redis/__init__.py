@@ -36,7 +36,8 @@ that would have fitted. `settle` and `release` are decided by the reservation's 
 once is brought up by a sweep once its part is due (`ending`). So after a crash between two shards nothing is charged
 twice and no hold stays. `balances`, listings and sweeps see each shard at its own moment. With `partition=org` all
 accounts whose scope has an `org` lie in that org's shard. It cannot be changed later, nor can the prefix.
-While a slot is being moved to another node its shard is refused.
+While a slot is being moved to another node its shard is refused. A cluster answers a ping, and policyd is ready, while
+any of its shards does: requests on the others fail, and at another replica they would too.
 
 **Clocks.** No script asks for the time. Clocks of replicas may differ by the policy's `grace` (5 s): a sweep that much
 ahead expires no hold that another replica keeps alive.

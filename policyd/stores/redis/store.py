@@ -185,7 +185,11 @@ class RedisStore:
 
     async def ping(self) -> None:
         with self._gate:
-            await asyncio.gather(*(self._runner.ping(shard) for shard in self._shards.all))
+            # One node of a cluster that is down takes its shards with it, and no replica is better off than this one.
+            pings = (self._runner.ping(shard) for shard in self._shards.all)
+            failed = [found for found in await asyncio.gather(*pings, return_exceptions=True) if found is not None]
+            if len(failed) == len(self._shards.all):
+                raise failed[0]
 
     async def close(self) -> None:
         await self._gate.close()
