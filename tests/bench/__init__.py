@@ -27,5 +27,6 @@ clients, Envoy, servers and provider share a few CPUs.
     grpc_load.py      a load of gRPC calls, which are in calls.py
 
     decisions.py      something else: what deciding costs, call by call, without processes
+    hot_path.py       the same of whole exchanges, of the bytes in envoy_messages.py
     soak.py           and something else: whether memory stays flat, `make soak`
 """
