@@ -174,6 +174,8 @@ def access_log() -> Json:
                 "buffer_flush_interval": f"{FLUSH_SECONDS}s",
                 "grpc_stream_retry_policy": {
                     "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},
+                    # A stream that breaks is sent again from its beginning: entries may come twice.
+                    "retry_on": "connect-failure,refused-stream,reset,cancelled,unavailable",
                     "num_retries": LOG_RETRIES,
                 },
             },
