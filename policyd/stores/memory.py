@@ -1,15 +1,13 @@
 """The store of plain dicts: `memory://`, and the model that the other stores are compared with.
 
 Nothing outlives the process and nothing is shared: it is for trying policyd out and for tests, with one worker on one
-event loop. No method awaits anything, so each is one step; a sweep goes in slices, with other calls in between.
+event loop. No method awaits anything, so each is one step.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from policyd.core.errors import ReservationMismatch, ReservationNotFound, StoreUnavailable
 from policyd.core.events import OperatorEvent
@@ -37,11 +35,6 @@ from policyd.stores.memory_state import MemoryState
 from policyd.stores.postings import EndingEvent, Posting
 
 _NO_AMOUNTS: Amounts = {}
-
-SWEEP_ROWS_MAX = 1000
-"""How many rows a sweep looks at before it lets other calls go on: about a millisecond."""
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -142,25 +135,27 @@ class MemoryStore:
 
     async def sweep(self, *, now_ms: int, ended_before_ms: int, usage_before_ms: int) -> Swept:
         self._check_open()
-        expired: list[Record] = []
-        open_reservations = 0
-        async for reservation_id, row in _in_slices(self._reservations):
-            if row.ended_at_ms is not None:
-                if row.ended_at_ms < ended_before_ms:
-                    del self._reservations[reservation_id]
-            elif row.reservation.expires_at_ms <= now_ms:
-                expired.append(self._expire(row.reservation, now_ms))
-            else:
-                open_reservations += 1
-        async for request_id, record in _in_slices(self._usage):
-            if record.at_ms < usage_before_ms:
-                del self._usage[request_id]
-        async for key, account in _in_slices(self._accounts):
-            keep_until_ms = account.account.keep_until_ms
-            if not account.reserved and keep_until_ms is not None and keep_until_ms <= now_ms:
-                del self._accounts[key]
+        expired = tuple(self._expire(reservation, now_ms) for reservation in self._due(now_ms))
+        self._reservations = {
+            reservation_id: row
+            for reservation_id, row in self._reservations.items()
+            if row.ended_at_ms is None or row.ended_at_ms >= ended_before_ms
+        }
+        self._usage = {
+            request_id: record for request_id, record in self._usage.items() if record.at_ms >= usage_before_ms
+        }
+        self._accounts = {
+            key: row
+            for key, row in self._accounts.items()
+            if row.reserved or row.account.keep_until_ms is None or row.account.keep_until_ms > now_ms
+        }
         self._state.sweep(now_ms=now_ms, ended_before_ms=ended_before_ms)
-        return Swept(tuple(expired), open_reservations)
+        states = [row.reservation.state for row in self._reservations.values()]
+        return Swept(expired, open_reservations=states.count(State.RESERVED))
+
+    def _due(self, now_ms: int) -> list[Reservation]:
+        reservations = (row.reservation for row in self._reservations.values())
+        return [each for each in reservations if each.state is State.RESERVED and each.expires_at_ms <= now_ms]
 
     def _expire(self, reservation: Reservation, now_ms: int) -> Record:
         record = reservation.record.expired(charged_nanos=postings.expiry_cost_nanos(reservation.entries))
@@ -295,17 +290,6 @@ class MemoryStore:
             else:
                 row.spent += posting.spent
                 row.reserved += posting.reserved
-
-
-async def _in_slices(rows: Mapping[str, T]) -> AsyncIterator[tuple[str, T]]:
-    """The rows of now that are still there when their turn comes; other calls may come between the slices."""
-    keys = list(rows)
-    for start in range(0, len(keys), SWEEP_ROWS_MAX):
-        for key in keys[start : start + SWEEP_ROWS_MAX]:
-            row = rows.get(key)
-            if row is not None:
-                yield key, row
-        await asyncio.sleep(0)
 
 
 def _age_order(record: Record) -> tuple[int, str]:
