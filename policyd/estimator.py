@@ -65,22 +65,22 @@ class Ask:
     """Of the API key that the request came with."""
     reread: Callable[[RequestEdits], RequestFacts] | None = field(default=None, repr=False, compare=False)
     """What the request says once it is edited, raising `BodyUnreadable` where it cannot be; `None`: it never can."""
+    attributes: Mapping[str, str] = field(init=False, repr=False, compare=False)
+    """Identity and what the request itself says."""
+
+    def __post_init__(self) -> None:
+        itself = zip(REQUEST_ATTRIBUTES, (self.provider, self.facts.model, self.endpoint), strict=True)
+        object.__setattr__(self, "attributes", {**self.identity, **dict(itself)})
 
     @property
     def is_long(self) -> bool:
         """Whether counting the prompt takes so long that the bound is tried first."""
         return self.input_tokens is None and _characters(self.facts) >= BOUND_FIRST_CHARACTERS_MIN
 
-    @property
-    def attributes(self) -> dict[str, str]:
-        """Identity and what the request itself says."""
-        itself = dict(zip(REQUEST_ATTRIBUTES, (self.provider, self.facts.model, self.endpoint), strict=True))
-        return {**self.identity, **itself}
-
 
 class Estimator:
     def __init__(self, *, prices: PriceBook, counter: TokenCounter) -> None:
-        self._prices = prices
+        self.prices = prices
         self.counter = counter
         self._corrections = Corrections()
 
@@ -90,11 +90,11 @@ class Estimator:
 
     def use_prices(self, prices: PriceBook) -> None:
         """Prices what is estimated from now on by another book."""
-        self._prices = prices
+        self.prices = prices
 
     def tariff(self, policy: Policy) -> Tariff:
         """The prices of now under a policy."""
-        return Tariff(self._prices, policy.prices)
+        return Tariff(self.prices, policy.prices)
 
     async def estimate(self, ask: Ask, *, now_ms: int) -> Estimate:
         """What the request is expected to cost and the most that it can, at the prices of `now_ms`.

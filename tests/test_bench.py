@@ -12,6 +12,7 @@ import pytest
 from policyd.config import HostPort
 from tests.bench.arrangements import ENVOY_ALONE, FLOOR, MEMORY, MEMORY_ON_H2RPC, REDIS, REDIS_ON_H2RPC, SQLITE
 from tests.bench.baseline import Baseline, Ratio, ratios, watched, worse, worse_again
+from tests.bench.hot_path import measure
 from tests.bench.http_load import http_load
 from tests.bench.load import Load, UnexpectedReply
 from tests.bench.part import Part
@@ -47,7 +48,7 @@ LEFT_OUT: Final = TINY.skipped | {row(store, accounts) for store in STORES for a
 
 @pytest.mark.parametrize(
     "names",
-    [("requests", "streams", "prompts"), ("calls", "policies", "startup"), ("lean", "workers", "growth")],
+    [("requests", "prompts"), ("streams",), ("calls", "policies"), ("startup",), ("lean",), ("workers",), ("growth",)],
     ids=" ".join,
 )
 async def test_the_tiniest_slice(names: tuple[str, ...]) -> None:
@@ -103,6 +104,11 @@ async def test_there_are_no_figures_of(reply: bytes, stream: bool) -> None:
         with pytest.RaisesGroup(UnexpectedReply):
             await http_load(address, http_request(address), connections=1, seconds=1, stream=stream)
         await closed.wait()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_shortest_hot_path(stream: bool) -> None:
+    assert all(us > 0 for us in await measure("memory", stream=stream, rounds=2, profile=False))
 
 
 async def test_the_tiniest_soak() -> None:

@@ -407,7 +407,7 @@ class TestMetrics:
             observer._cost.add(("served", "openai", "gpt-4o"), 100_000)
         observer._cost.add(("served", "openai", "gpt-4o"), 1)
         assert value(observer, "policyd_cost_usd_total", outcome="served", **WHO) == 10.000000001
-        assert observer._cost._nanos["served", "openai", "gpt-4o"] == 10_000_000_001
+        assert observer._cost._totals["served", "openai", "gpt-4o"] == 10_000_000_001
 
     def test_created_series_are_left_out(self) -> None:
         observer, _ = telemetry()

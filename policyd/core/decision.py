@@ -33,15 +33,17 @@ CONCURRENCY_RETRY_SECONDS = 1
 
 def entries(applied: Sequence[AppliedLimit], estimate: Estimate, *, on_expiry: OnExpiry) -> tuple[Entry, ...]:
     """What to reserve: one entry a limit, in the order of `applied`."""
-    by_hold = {hold: estimate.amounts(hold) for hold in Hold}
+    maximum = estimate.amounts(Hold.MAXIMUM)
+    needs_expected = on_expiry is OnExpiry.EXPECTED or any(item.limit.hold is Hold.EXPECTED for item in applied)
+    expected = estimate.amounts(Hold.EXPECTED) if needs_expected else maximum
     return tuple(
         Entry(
             account=item.account,
             metric=item.limit.metric,
-            amount=by_hold[item.limit.hold][item.limit.metric],
+            amount=(maximum if item.limit.hold is Hold.MAXIMUM else expected)[item.limit.metric],
             cap=item.limit.amount,
             enforce=item.limit.action.enforced,
-            on_expiry=_expiry_amount(item.limit.metric, by_hold[Hold.EXPECTED], on_expiry),
+            on_expiry=_expiry_amount(item.limit.metric, expected, on_expiry),
             carry=item.carry,
         )
         for item in applied
@@ -170,6 +172,8 @@ def decide(
         for item, entry, balance in zip(applied, reserved_entries, balances, strict=True)
     )
     refusing = [(report, balance) for report, balance in zip(reports, balances, strict=True) if report.refuses]
+    if not refusing and ruling.denied_by is None:  # what most requests find
+        return Decision(estimate, reports, denials=(), shadow_denials=(), changes=changes, ruling=ruling)
     enforced = [(report, balance) for report, balance in refusing if report.limit.action.enforced]
     waits = {id(report): _wait_seconds(report, balance, now_ms) for report, balance in enforced}
     # The binding limit is the one that stands in the way longest; one that no wait helps comes before all.

@@ -231,6 +231,11 @@ class RuntimeState:
         blocks = chain(self.pieces[Kind.BLOCK].values(), self.pieces[Kind.FREEZE].values())
         object.__setattr__(self, "_blocks", _Blocks([piece for piece in blocks if isinstance(piece, Block)]))
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether anybody at all is blocked or frozen."""
+        return bool(self.pieces[Kind.BLOCK] or self.pieces[Kind.FREEZE])
+
     def override(self, limit: str, scope: str, *, now_ms: int) -> Override | None:
         """What the limit's amount is overridden by; a temporary override goes before a lasting one."""
         for kind in (Kind.TEMPORARY_OVERRIDE, Kind.OVERRIDE):

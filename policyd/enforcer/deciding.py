@@ -50,12 +50,13 @@ class Deciding:
 
     async def check(self, ask: Ask, *, heed_blocks: bool) -> Decision:
         now_ms = self._clock.now_ms()
-        await self._state.refresh()
+        if ask.policy.judged:
+            await self._state.refresh()  # rules look at limits before the store is asked by which state
         if heed_blocks:
             await self._unblocked(ask)
 
         def weigh(plan: Plan) -> Awaitable[Tried]:
-            return self._weigh(plan, now_ms=now_ms, heed_blocks=heed_blocks)
+            return self._state.decide(lambda: self._weigh(plan, now_ms=now_ms, heed_blocks=heed_blocks))
 
         return (await self._tried(ask, weigh, now_ms=now_ms, telling=False)).decision
 
@@ -125,12 +126,14 @@ class Deciding:
 
     # --- one plan ---
 
-    async def _weigh(self, plan: Plan, *, now_ms: int, heed_blocks: bool) -> Tried:
+    async def _weigh(self, plan: Plan, *, now_ms: int, heed_blocks: bool) -> Tried | Stale:
         ask = plan.ask
         state = await self._unblocked(ask) if heed_blocks else self._state.current
         applied = await self._standing.held_on(ask, state=state, now_ms=now_ms, begin=False)
         wanted = entries(applied, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
-        balances = await self._standing.balances(applied)
+        balances = await self._standing.weighed(applied, state=state)
+        if isinstance(balances, Stale):
+            return balances
         decision = _decided(plan, applied, wanted, balances, now_ms=now_ms)
         return Tried(plan, decision, at_ms=now_ms)
 
@@ -183,8 +186,10 @@ class Deciding:
 
         What was granted before stays granted: a repeated call by id is answered as the first one was.
         """
+        state = self._state.current
         try:
-            state = await self._state.unblocked(ask.policy.grouping.complete(ask.attributes))
+            if state.has_blocks:
+                state = await self._state.unblocked(ask.policy.grouping.complete(ask.attributes))
         except Blocked:
             if not fingerprint or not await self._is_known(ask.request_id):
                 raise

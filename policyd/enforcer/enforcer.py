@@ -126,7 +126,10 @@ class Enforcer:
         tokens fits. Raises `RequestError`s for requests that are blocked or cannot be priced, `ReservationMismatch`,
         `StoreError`s.
         """
-        return await self._deciding.reserve(ask, fingerprint=fingerprint, ttl_seconds=ttl_seconds)
+        verdict = await self._deciding.reserve(ask, fingerprint=fingerprint, ttl_seconds=ttl_seconds)
+        if fingerprint and verdict.expires_at_ms is not None and verdict.earlier is None:
+            self._held_for_others.note(verdict, ask.policy)
+        return verdict
 
     async def budget(self, policy: Policy, attributes: Mapping[str, str]) -> tuple[LimitReport, ...]:
         """How every limit that applies to `attributes` stands now. Raises `AttributeMissing`."""

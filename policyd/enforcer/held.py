@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from policyd.core.decision import charges
 from policyd.core.errors import ReservationNotFound
-from policyd.core.estimate import cost_nanos
+from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
 from policyd.core.policy import Policy
 from policyd.core.record import Outcome, Record
@@ -15,8 +17,20 @@ from policyd.enforcer.repeating import with_passed
 from policyd.enforcer.runtime_state import FollowedState
 from policyd.enforcer.settling import Settling
 from policyd.enforcer.standing import Standing
+from policyd.enforcer.verdict import Verdict
 from policyd.estimator import Ask, Estimator, output_token_amounts, price_asked, with_request_fee
 from policyd.stores.base import Exists, Reservation, ReserveResult, Store
+
+NOTED_MAX = 4096
+"""How many reservations that were made here are remembered, some 10 MB; those made first are forgotten first."""
+
+
+class _Noted(NamedTuple):
+    """A reservation that was made here, and the policy that it was made under."""
+
+    record: Record
+    estimate: Estimate
+    policy: Policy
 
 
 class HeldForOthers:
@@ -38,6 +52,13 @@ class HeldForOthers:
         self._standing = standing
         self._settling = settling
         self._observer = observer
+        self._noted: dict[str, _Noted] = {}
+
+    def note(self, verdict: Verdict, policy: Policy) -> None:
+        """Remembers a reservation that was made here, so that the store need not be asked for it at its end."""
+        while len(self._noted) >= NOTED_MAX:
+            del self._noted[next(iter(self._noted))]
+        self._noted[verdict.record.request_id] = _Noted(verdict.record, verdict.decision.estimate, policy)
 
     async def extend(
         self,
@@ -49,6 +70,7 @@ class HeldForOthers:
         now_ms: int,
         expires_at_ms: int,
     ) -> tuple[int, int]:
+        self._noted.pop(reservation_id, None)
         held = await self._held(reservation_id)
         estimate = self._estimator.estimate_again(held.record, policy)
         granted = await timed(
@@ -67,9 +89,12 @@ class HeldForOthers:
         return granted, max(expires_at_ms, held.expires_at_ms)
 
     async def end(self, reservation_id: str, ending: Ending, *, policy: Policy) -> Ended:
-        held = await self._held(reservation_id)
-        estimate = self._estimator.estimate_again(held.record, policy)
-        record = with_passed(held.record, policy, held)
+        noted = self._noted.pop(reservation_id, None)
+        # It is charged by the policy and the prices of now.
+        if noted is None or noted.policy is not policy or noted.estimate.tariff.book is not self._estimator.prices:
+            record, estimate = await self._pending(reservation_id, policy)
+        else:
+            record, estimate = noted.record, noted.estimate
         ended = await self._settling.end(
             record, ending, price=estimate.price, tariff=estimate.tariff, estimate=estimate
         )
@@ -119,6 +144,12 @@ class HeldForOthers:
         return await self._settling.first(
             await self._settling.end(record, ending, price=price, tariff=tariff, estimate=None)
         )
+
+    async def _pending(self, reservation_id: str, policy: Policy) -> tuple[Record, Estimate]:
+        """What the reservation will end with, of whichever process made it."""
+        held = await self._held(reservation_id)
+        estimate = self._estimator.estimate_again(held.record, policy)
+        return with_passed(held.record, policy, held), estimate
 
     async def _held(self, reservation_id: str) -> Reservation:
         """A reservation that another service made: exchanges, whose holds have no fingerprint, end by themselves."""

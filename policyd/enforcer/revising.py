@@ -47,6 +47,8 @@ class Plan:
 async def ruled(plan: Plan, ruling: Ruling, *, estimator: Estimator, now_ms: int) -> Plan:
     """The plan as the rules want it. If they refuse the request, or what they change cannot be changed, it is as it was
     and its ruling says so."""
+    if ruling is NO_RULING:
+        return plan
     changed = plan
     rule = ruling.switch
     if rule is not None and rule.switch_to is not None and rule.switch_to != plan.ask.facts.model:

@@ -16,7 +16,7 @@ from policyd.core.runtime import RuntimeState
 from policyd.enforcer.first_use import FirstUseWindows
 from policyd.enforcer.observer import Observer, timed
 from policyd.estimator import ALL_METRICS, Ask
-from policyd.stores.base import Store
+from policyd.stores.base import Stale, Store
 
 POLICIES_KEPT_MAX = 4
 """For how many policies their limits are kept prepared: an exchange keeps the policy that it began with."""
@@ -58,6 +58,11 @@ class Standing:
         """What the store has on the accounts of `applied`, in the same order."""
         call = self._store.balances([(item.account, item.carry) for item in applied])
         return await timed(self._observer, "balances", call)
+
+    async def weighed(self, applied: Sequence[AppliedLimit], *, state: RuntimeState) -> tuple[Balance, ...] | Stale:
+        """The same, unless the run-time state has changed since."""
+        accounts = [(item.account, item.carry) for item in applied]
+        return await timed(self._observer, "balances", self._store.weigh(accounts, state_revision=state.revision))
 
     async def reports(
         self, policy: Policy, attributes: Mapping[str, str], *, state: RuntimeState, now_ms: int

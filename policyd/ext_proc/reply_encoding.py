@@ -54,7 +54,8 @@ def _keys(*path: tuple[Any, str]) -> tuple[bytes, ...]:
 
 
 def _field(key: bytes, content: bytes) -> bytes:
-    return key + _varint(len(content)) + content
+    size = len(content)
+    return key + (_ONE_BYTE[size] if size <= _VARINT_7_BITS_MAX else _varint(size)) + content
 
 
 def _nested(keys: tuple[bytes, ...], content: bytes) -> bytes:

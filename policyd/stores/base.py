@@ -223,6 +223,12 @@ class Store(Protocol):
         """The accounts' balances in one consistent view; unknown ones are zero."""
         ...
 
+    async def weigh(
+        self, accounts: Sequence[tuple[Account, Carry | None]], *, state_revision: int
+    ) -> tuple[Balance, ...] | Stale:
+        """The same, if the run-time state is at the revision that the caller knows."""
+        ...
+
     async def accounts(
         self,
         *,

@@ -1,17 +1,19 @@
 """The store of plain dicts: `memory://`, and the model that the other stores are compared with.
 
 Nothing outlives the process and nothing is shared: it is for trying policyd out and for tests, with one worker on one
-event loop. No method awaits anything, so each is one step.
+event loop. No method awaits anything, so each is one step; a sweep goes in slices, with other calls in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from policyd.core.errors import ReservationMismatch, ReservationNotFound, StoreUnavailable
 from policyd.core.events import OperatorEvent
-from policyd.core.ledger import ZERO_BALANCE, Account, Amounts, Balance, Carry, Entry, carried
+from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry, carried
 from policyd.core.record import Record
 from policyd.core.reservation import TRANSITIONS, Event, State, is_repetition, next_state
 from policyd.stores import postings
@@ -35,6 +37,11 @@ from policyd.stores.memory_state import MemoryState
 from policyd.stores.postings import EndingEvent, Posting
 
 _NO_AMOUNTS: Amounts = {}
+
+SWEEP_ROWS_MAX = 1000
+"""How many rows a sweep looks at before it lets other calls go on: about a millisecond."""
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -135,27 +142,25 @@ class MemoryStore:
 
     async def sweep(self, *, now_ms: int, ended_before_ms: int, usage_before_ms: int) -> Swept:
         self._check_open()
-        expired = tuple(self._expire(reservation, now_ms) for reservation in self._due(now_ms))
-        self._reservations = {
-            reservation_id: row
-            for reservation_id, row in self._reservations.items()
-            if row.ended_at_ms is None or row.ended_at_ms >= ended_before_ms
-        }
-        self._usage = {
-            request_id: record for request_id, record in self._usage.items() if record.at_ms >= usage_before_ms
-        }
-        self._accounts = {
-            key: row
-            for key, row in self._accounts.items()
-            if row.reserved or row.account.keep_until_ms is None or row.account.keep_until_ms > now_ms
-        }
+        expired: list[Record] = []
+        open_reservations = 0
+        async for reservation_id, row in _in_slices(self._reservations):
+            if row.ended_at_ms is not None:
+                if row.ended_at_ms < ended_before_ms:
+                    del self._reservations[reservation_id]
+            elif row.reservation.expires_at_ms <= now_ms:
+                expired.append(self._expire(row.reservation, now_ms))
+            else:
+                open_reservations += 1
+        async for request_id, record in _in_slices(self._usage):
+            if record.at_ms < usage_before_ms:
+                del self._usage[request_id]
+        async for key, account in _in_slices(self._accounts):
+            keep_until_ms = account.account.keep_until_ms
+            if not account.reserved and keep_until_ms is not None and keep_until_ms <= now_ms:
+                del self._accounts[key]
         self._state.sweep(now_ms=now_ms, ended_before_ms=ended_before_ms)
-        states = [row.reservation.state for row in self._reservations.values()]
-        return Swept(expired, open_reservations=states.count(State.RESERVED))
-
-    def _due(self, now_ms: int) -> list[Reservation]:
-        reservations = (row.reservation for row in self._reservations.values())
-        return [each for each in reservations if each.state is State.RESERVED and each.expires_at_ms <= now_ms]
+        return Swept(tuple(expired), open_reservations)
 
     def _expire(self, reservation: Reservation, now_ms: int) -> Record:
         record = reservation.record.expired(charged_nanos=postings.expiry_cost_nanos(reservation.entries))
@@ -168,6 +173,14 @@ class MemoryStore:
 
     async def balances(self, accounts: Sequence[tuple[Account, Carry | None]]) -> tuple[Balance, ...]:
         self._check_open()
+        return tuple(self._balance(account, carry) for account, carry in accounts)
+
+    async def weigh(
+        self, accounts: Sequence[tuple[Account, Carry | None]], *, state_revision: int
+    ) -> tuple[Balance, ...] | Stale:
+        self._check_open()
+        if state_revision != self._state.revision:
+            return Stale(self._state.revision)
         return tuple(self._balance(account, carry) for account, carry in accounts)
 
     async def accounts(
@@ -266,15 +279,12 @@ class MemoryStore:
         return tuple(self._balance(entry.account, entry.carry) for entry in entries)
 
     def _balance(self, account: Account, carry: Carry | None) -> Balance:
-        balance = self._row_balance(account.key)
-        if carry is None:
-            return balance
-        before = self._row_balance(carry.account_key)
-        return replace(balance, carried=carried(before.spent + before.reserved, carry.weight))
-
-    def _row_balance(self, account_key: str) -> Balance:
-        row = self._accounts.get(account_key)
-        return ZERO_BALANCE if row is None else Balance(row.spent, row.reserved)
+        row = self._accounts.get(account.key)
+        spent, reserved = (row.spent, row.reserved) if row is not None else (0, 0)
+        before = self._accounts.get(carry.account_key) if carry is not None else None
+        if carry is None or before is None:
+            return Balance(spent, reserved)
+        return Balance(spent, reserved, carried(before.spent + before.reserved, carry.weight))
 
     def _post(self, posted: Sequence[Posting]) -> None:
         for posting in posted:
@@ -285,6 +295,17 @@ class MemoryStore:
             else:
                 row.spent += posting.spent
                 row.reserved += posting.reserved
+
+
+async def _in_slices(rows: Mapping[str, T]) -> AsyncIterator[tuple[str, T]]:
+    """The rows of now that are still there when their turn comes; other calls may come between the slices."""
+    keys = list(rows)
+    for start in range(0, len(keys), SWEEP_ROWS_MAX):
+        for key in keys[start : start + SWEEP_ROWS_MAX]:
+            row = rows.get(key)
+            if row is not None:
+                yield key, row
+        await asyncio.sleep(0)
 
 
 def _age_order(record: Record) -> tuple[int, str]:

@@ -12,12 +12,9 @@ such as user or session become labels only where the operator switched them on.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, disable_created_metrics
 
 from policyd.core.estimate import Estimate
 from policyd.core.events import OperatorEvent
@@ -27,6 +24,7 @@ from policyd.core.usage import PIECE_KINDS
 from policyd.learning import Corrections
 from policyd.stores.base import Swept
 from policyd.stores.outage.store import OutageStatus
+from policyd.telemetry.families import Counts, Distributions
 from policyd.telemetry.log_line import log_line
 from policyd.telemetry.outages import Outages
 
@@ -67,22 +65,22 @@ class Telemetry:
         self._seen: dict[str, set[str]] = defaultdict(set)
 
         who = ("provider", "model", *attribute_labels)
-        self._exchanges = Counter(
+        self._exchanges = Counts(
             "policyd_exchanges", "Exchanges by how they ended.", ("decision", "outcome", *who), registry=registry
         )
-        self._denials = Counter(
+        self._denials = Counts(
             "policyd_denials",
             "Requests that a limit, a rule or a block refused, or a limit would have refused in shadow.",
             ("limit", "action", *who),
             registry=registry,
         )
-        self._changed = Counter(
+        self._changed = Counts(
             "policyd_changed_requests",
             "Requests that limits let pass with a warning, or that limits or rules clamped or sent to another model.",
             ("limit", "action", *who),
             registry=registry,
         )
-        self._rules = Counter(
+        self._rules = Counts(
             "policyd_rules",
             "Requests that a rule or an anomaly fired for, or a rule would have in shadow.",
             ("rule", "mode", *who),
@@ -94,53 +92,58 @@ class Telemetry:
             ("source",),
             registry=registry,
         )
-        self._tokens = Counter("policyd_tokens", "Tokens by kind.", ("kind", "source", *who), registry=registry)
-        self._pieces = Counter(
+        self._tokens = Counts("policyd_tokens", "Tokens by kind.", ("kind", "source", *who), registry=registry)
+        self._pieces = Counts(
             "policyd_pieces",
             "What is charged by the piece or by the time, by kind.",
             ("kind", "source", *who),
             registry=registry,
         )
-        self._cost = UsdCounter("policyd_cost_usd", "Money charged, in US dollars.", ("outcome", *who))
-        registry.register(self._cost)
-        self._accuracy = Histogram(
+        self._cost = Counts(
+            "policyd_cost_usd",
+            "Money charged, in US dollars.",
+            ("outcome", *who),
+            registry=registry,
+            unit=NANOS_PER_USD,
+        )
+        self._accuracy = Distributions(
             "policyd_actual_to_expected_cost_ratio",
             "Actual cost over the cost that was expected, for served exchanges.",
             ("provider", "confidence"),
             buckets=_RATIO_BUCKETS,
             registry=registry,
         )
-        self._hold_use = Histogram(
+        self._hold_use = Distributions(
             "policyd_actual_to_held_cost_ratio",
             "Actual cost over the cost that was held, for served exchanges.",
             ("provider", "confidence"),
             buckets=_RATIO_BUCKETS,
             registry=registry,
         )
-        self._decision_seconds = Histogram(
+        self._decision_seconds = Distributions(
             "policyd_decision_seconds",
             "Time from the whole request to the decision: reading, counting, pricing and reserving.",
             ("decision",),
             buckets=_SECONDS_BUCKETS,
             registry=registry,
         )
-        self._duration_seconds = Histogram(
+        self._duration_seconds = Distributions(
             "policyd_exchange_seconds",
             "Time from the decision to the exchange's end.",
             ("provider",),
             buckets=_DURATION_BUCKETS,
             registry=registry,
         )
-        self._store_seconds = Histogram(
+        self._store_seconds = Distributions(
             "policyd_store_seconds", "Time of store calls.", ("operation",), buckets=_SECONDS_BUCKETS, registry=registry
         )
-        self._store_errors = Counter(
+        self._store_errors = Counts(
             "policyd_store_errors", "Store calls that failed.", ("operation",), registry=registry
         )
-        self._errors = Counter(
+        self._errors = Counts(
             "policyd_errors", "Exchanges that ended with an error, by error.", ("error",), registry=registry
         )
-        self._cut_streams = Counter(
+        self._cut_streams = Counts(
             "policyd_cut_streams", "Streams that were ended because the budget was used up.", who, registry=registry
         )
         self._expired = Counter(
@@ -180,28 +183,28 @@ class Telemetry:
 
     def ended(self, record: Record, estimate: Estimate | None) -> None:
         who = self._who(record)
-        self._exchanges.labels(record.decision, record.outcome, *who).inc()
+        self._exchanges.add((record.decision, record.outcome, *who))
         self._count_actions(record, who)
         if record.usage is not None:
             for kind, units in record.usage.by_kind().items():
                 counter = self._pieces if kind in PIECE_KINDS else self._tokens
-                counter.labels(kind, record.usage_source, *who).inc(units)
+                counter.add((kind, record.usage_source, *who), units)
         if record.actual_cost_nanos:
             self._cost.add((record.outcome, *who), record.actual_cost_nanos)
         if record.outcome is Outcome.CUT:
-            self._cut_streams.labels(*who).inc()
+            self._cut_streams.add(who)
         if record.error is not None:
-            self._errors.labels(self._bounded("error", record.error)).inc()
+            self._errors.add((self._bounded("error", record.error),))
         if estimate is not None:
             self._measure(record, estimate)
         if record.policy_us:
-            self._decision_seconds.labels(record.decision).observe(record.policy_us / 1_000_000)
+            self._decision_seconds.observe((record.decision,), record.policy_us / 1_000_000)
         self._write_line(log_line(record))
 
     def store_call(self, operation: str, seconds: float, *, failed: bool) -> None:
-        self._store_seconds.labels(operation).observe(seconds)
+        self._store_seconds.observe((operation,), seconds)
         if failed:
-            self._store_errors.labels(operation).inc()
+            self._store_errors.add((operation,))
 
     def swept(self, swept: Swept) -> None:
         self._open_holds.set(swept.open_reservations)
@@ -250,20 +253,20 @@ class Telemetry:
         """Counts what limits and rules did."""
         for action, limits in (("deny", record.denied_by), ("shadow", record.shadow_denied_by)):
             for limit in limits:
-                self._denials.labels(self._bounded("limit", limit), action, *who).inc()
+                self._denials.add((self._bounded("limit", limit), action, *who))
         for action, limits in (
             ("warn", record.warned_by),
             ("clamp", record.clamped_by),
             ("switch_model", record.switched_by),
         ):
             for limit in limits:
-                self._changed.labels(limit, action, *who).inc()
+                self._changed.add((limit, action, *who))
         for mode, rules in (("enabled", record.rules), ("shadow", record.shadow_rules)):
             for rule in rules:
-                self._rules.labels(rule, mode, *who).inc()
+                self._rules.add((rule, mode, *who))
 
     def _measure(self, record: Record, estimate: Estimate) -> None:
-        self._duration_seconds.labels(record.provider).observe(record.duration_ms / 1000)
+        self._duration_seconds.observe((record.provider,), record.duration_ms / 1000)
         if record.outcome is not Outcome.SERVED or record.actual_cost_nanos is None:
             return
         labels = (record.provider, record.confidence or "")
@@ -272,7 +275,7 @@ class Telemetry:
             (self._hold_use, estimate.maximum_cost_nanos),
         ):
             if nanos:
-                histogram.labels(*labels).observe(record.actual_cost_nanos / nanos)
+                histogram.observe(labels, record.actual_cost_nanos / nanos)
 
     def _who(self, record: Record) -> tuple[str, ...]:
         attributes = (self._bounded(name, record.attributes.get(name, "")) for name in self._attribute_labels)
@@ -290,22 +293,3 @@ class Telemetry:
                 return OTHER
             seen.add(value)
         return value
-
-
-class UsdCounter(Collector):
-    """A counter of money: summed as integers of nano-USD, shown in dollars."""
-
-    def __init__(self, name: str, documentation: str, labels: tuple[str, ...]) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._labels = labels
-        self._nanos: dict[tuple[str, ...], int] = defaultdict(int)
-
-    def add(self, labels: tuple[str, ...], nanos: int) -> None:
-        self._nanos[labels] += nanos
-
-    def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
-        for labels, nanos in list(self._nanos.items()):
-            family.add_metric(labels, nanos / NANOS_PER_USD)
-        yield family

@@ -26,6 +26,8 @@ clients, Envoy, servers and provider share a few CPUs.
     http_load.py      a load of HTTP requests; wrk.py the same by wrk, if the machine has it
     grpc_load.py      a load of gRPC calls, which are in calls.py
 
+    hot_path.py       something else: what an exchange costs, message by message, of envoy_messages.py
     decisions.py      something else: what deciding costs, call by call, without processes
+    hot_path.py       the same of whole exchanges, of the bytes in envoy_messages.py
     soak.py           and something else: whether memory stays flat, `make soak`
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ README: Final = Path(__file__).parents[2] / "README.md"
 
 BEGIN: Final = "<!-- The figures up to the end mark are written by: make bench PEERS=1 ARGS=--readme -->\n"
 END: Final = "<!-- end of the figures -->\n"
+
+LINE_CHARACTERS_MAX: Final = 120
 
 COLUMNS: Final = (
     ("requests", "per_second_at_16", "requests/s"),
@@ -44,16 +47,17 @@ def figures(report: Report) -> str:
 
 def _about(report: Report) -> str:
     about = report.about()
-    return (
-        f"Measured on {about['on'].partition(', load')[0]}; {about['of']}; load by {about['load by']}; medians of "
-        f"{report.plan.rounds} interleaved rounds, {COMPARED_AT} requests at once, with the least and the most:"
+    return textwrap.fill(
+        f"Measured on {about['on']}; {about['of']}; load by {about['load by']}; medians of {report.plan.rounds} "
+        f"interleaved rounds, {COMPARED_AT} requests at once, with the least and the most:",
+        width=LINE_CHARACTERS_MAX,
     )
 
 
 def _arrangements(requests: Table, streams: Table, report: Report) -> Iterator[Sequence[str]]:
     tables = {table.key: table for table in (requests, streams)}
     columns = [tables[key].column(column) for key, column, _ in COLUMNS]
-    yield ["", *(name for _, _, name in COLUMNS)]
+    yield ["arrangement", *(name for _, _, name in COLUMNS)]
     for row in requests.rows:
         yield [row, *(_cell(column, report, row) for column in columns)]
 

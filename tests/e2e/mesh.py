@@ -32,7 +32,7 @@ from policyd.v1.policy_service_pb2 import GetBudgetRequest
 from policyd.v1.policy_service_pb2_grpc import PolicyServiceStub
 from policyd.v1.verdict_pb2 import Amount
 
-READY_SECONDS_MAX = 30
+READY_SECONDS_MAX = 60
 RECORD_SECONDS_MAX = 15
 STOP_SECONDS_MAX = 20
 ANSWER_SECONDS_MAX = 10

@@ -20,7 +20,7 @@ from policyd.stores.url import open_store
 from tests.e2e.books import BUDGET, ENDED_SECONDS_MAX, calls, cost, wait_until_idle
 from tests.e2e.conftest import BOTH_TRANSPORTS, Start
 from tests.e2e.load import CLIENTS, load
-from tests.e2e.mesh import Balance, Mesh
+from tests.e2e.mesh import READY_SECONDS_MAX, Balance, Mesh
 from tests.e2e.sdks import OpenAI
 from tests.stores.redis_server import wait_until
 
@@ -68,6 +68,12 @@ def restarts(mesh: Mesh) -> float:
     return mesh.metric("policyd_worker_restarts_total")
 
 
+def wait_until_restarted(mesh: Mesh, times: float) -> None:
+    """Until workers were started again so many times in all, and all are ready: each loads what a server loads."""
+    for metric, value in (("policyd_worker_restarts_total", times), ("policyd_workers", WORKERS)):
+        mesh.wait_for_metric(metric, value, seconds_max=READY_SECONDS_MAX)
+
+
 def truth(provider: SimulatedProvider) -> int:
     """What the provider has served costs, in nano-USD."""
     return cost(OpenAI, Usage(input=provider.served.input_tokens, output=provider.served.output_tokens))
@@ -95,8 +101,7 @@ def test_a_rolling_restart_fails_no_request_and_leaks_no_hold(
         for number, pid in enumerate(pids(workers)):
             asked.wait_for(20)
             os.kill(pid, signal.SIGTERM)
-            workers.wait_for_metric("policyd_worker_restarts_total", before + number + 1)
-            workers.wait_for_metric("policyd_workers", WORKERS)
+            wait_until_restarted(workers, before + number + 1)
         asked.wait_for(20)
     assert set(asked.outcomes) == {"200"}
     assert calls(provider) == asked.requests
@@ -113,8 +118,7 @@ async def test_a_killed_worker_is_replaced_and_what_it_held_is_charged_once(
         asked.wait_for(20)
         os.kill(pids(workers)[0], signal.SIGKILL)
         asked.wait_for(20)
-        workers.wait_for_metric("policyd_worker_restarts_total", before + 1)
-        workers.wait_for_metric("policyd_workers", WORKERS)
+        wait_until_restarted(workers, before + 1)
         asked.wait_for(20)
     wait_until(lambda: workers.balance(BUDGET, project=project).reserved == 0, "what was held is charged")
     store = open_store(store_url)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policyd.core.errors import ProtocolError
 from policyd.ext_proc import messages as m
@@ -31,6 +35,16 @@ def decoded(message: pb.ProcessingRequest, *, provider: str | None = None) -> m.
 
 def encoded(reply: m.Reply) -> pb.ProcessingResponse:
     return pb.ProcessingResponse.FromString(encode(reply))
+
+
+def mutation(set_headers: Mapping[str, str], removed: tuple[str, ...] = ()) -> pb.HeaderMutation:
+    options = [
+        base_pb2.HeaderValueOption(
+            header=base_pb2.HeaderValue(key=name, raw_value=value.encode()), append_action=OVERWRITE
+        )
+        for name, value in set_headers.items()
+    ]
+    return pb.HeaderMutation(set_headers=options, remove_headers=removed)
 
 
 class TestEvents:
@@ -220,6 +234,38 @@ class TestReplies:
         (option,) = reply.headers.set_headers
         assert (option.header.key, option.header.raw_value) == ("content-type", b"application/json")
         assert option.append_action == OVERWRITE
+
+    @given(data=st.data())
+    def test_whatever_it_is_it_is_what_protobuf_writes(self, data: st.DataObject) -> None:
+        """Lengths of one byte and of several, and each field that may be there or not."""
+        texts = st.text(st.characters(codec="utf-8"), max_size=200)
+        bodies = st.binary(max_size=300)
+        set_headers = data.draw(st.dictionaries(texts, texts, max_size=3))
+        response = data.draw(st.booleans())
+
+        removed = tuple(data.draw(st.lists(texts, max_size=3)))
+        common = pb.CommonResponse(header_mutation=mutation(set_headers, removed)) if set_headers or removed else None
+        side = "response" if response else "request"
+        headers = pb.HeadersResponse(response=common or pb.CommonResponse())
+        assert encoded(m.HeadersReply(response, set_headers, removed)) == pb.ProcessingResponse(
+            **{f"{side}_headers": headers}
+        )
+
+        body, ends = data.draw(bodies), data.draw(st.booleans())
+        piece = pb.StreamedBodyResponse(body=body, end_of_stream=ends)
+        common = pb.CommonResponse(body_mutation=pb.BodyMutation(streamed_response=piece))
+        assert encoded(m.StreamedBody(response, body, ends)) == pb.ProcessingResponse(
+            **{f"{side}_body": pb.BodyResponse(response=common)}
+        )
+
+        status = data.draw(st.sampled_from([402, 429, 503]))
+        immediate = pb.ImmediateResponse(body=body, details="policyd")
+        immediate.status.code = status
+        if set_headers:
+            immediate.headers.CopyFrom(mutation(set_headers))
+        assert encoded(m.ImmediateReply(status, set_headers, body)) == pb.ProcessingResponse(
+            immediate_response=immediate
+        )
 
     @pytest.mark.parametrize(
         "reply",

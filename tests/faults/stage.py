@@ -27,7 +27,7 @@ IN_FLIGHT = "in-flight"
 WIDE, TIGHT = "wide", "tight"
 """The projects: one whose budget never ends, and one whose budget ends under the load."""
 
-TIGHT_USD = "0.02"
+TIGHT_USD = "0.005"
 
 TTL_SECONDS = 2
 SWEEP_SECONDS = 5

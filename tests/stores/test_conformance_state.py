@@ -49,6 +49,19 @@ async def sweep(store: Store, *, now_ms: int = NOW_MS, ended_before_ms: int = 0)
     await store.sweep(now_ms=now_ms, ended_before_ms=ended_before_ms, usage_before_ms=0)
 
 
+class TestWeigh:
+    async def test_answers_balances_at_the_revision_that_is_known(self, store: Store) -> None:
+        await reserve(store, "r1", state_revision=None)
+        revision = await put(store, item())
+        assert await store.weigh([(account(), None)], state_revision=revision) == (Balance(0, 10),)
+
+    async def test_tells_a_stale_revision(self, store: Store) -> None:
+        await put(store, item("a"))
+        await put(store, item("b"))
+        for known in (0, 1, 3):
+            assert await store.weigh([(account(), None)], state_revision=known) == Stale(2)
+
+
 class TestState:
     async def test_a_new_store_is_at_revision_0(self, store: Store) -> None:
         assert await store.state() == StateChanges(0, ())

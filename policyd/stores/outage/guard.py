@@ -26,6 +26,7 @@ from policyd.stores.base import (
     EventsPage,
     Reservation,
     ReserveResult,
+    Stale,
     StateChanges,
     StateItem,
     Store,
@@ -173,6 +174,11 @@ class GuardedStore:
 
     async def balances(self, accounts: Sequence[tuple[Account, Carry | None]]) -> tuple[Balance, ...]:
         return await self._guard.bounded(self._inner.balances(accounts))
+
+    async def weigh(
+        self, accounts: Sequence[tuple[Account, Carry | None]], *, state_revision: int
+    ) -> tuple[Balance, ...] | Stale:
+        return await self._guard.bounded(self._inner.weigh(accounts, state_revision=state_revision))
 
     async def accounts(
         self,

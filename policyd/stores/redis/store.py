@@ -16,6 +16,7 @@ from policyd.stores.base import (
     EventsPage,
     Reservation,
     ReserveResult,
+    Stale,
     StateChanges,
     StateItem,
     Swept,
@@ -120,6 +121,15 @@ class RedisStore:
     async def balances(self, accounts: Sequence[tuple[Account, Carry | None]]) -> tuple[Balance, ...]:
         with self._gate:
             return await holding.balances(self._runner, self._shards, accounts)
+
+    async def weigh(
+        self, accounts: Sequence[tuple[Account, Carry | None]], *, state_revision: int
+    ) -> tuple[Balance, ...] | Stale:
+        with self._gate:
+            balances, revision = await asyncio.gather(
+                holding.balances(self._runner, self._shards, accounts), self._runtime.revision()
+            )
+        return balances if revision == state_revision else Stale(revision)
 
     async def accounts(
         self,

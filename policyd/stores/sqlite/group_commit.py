@@ -3,8 +3,9 @@
     event loop --call--> queue --all that wait--> BEGIN, step, step, ..., COMMIT --all answers--> event loop, once
 
 While a batch is being committed the next one gathers in the queue, so the busier the store is, the less a commit costs
-each call. A call is answered after the commit, never before. Each step runs inside a savepoint: one that fails is
-undone alone.
+each call. A call is answered after the commit, never before. A step that fails is undone alone: where it had changed
+anything, the batch is carried out again, each step of it inside a savepoint. A savepoint costs as much as a statement,
+and steps that fail half-way are few.
 
 What a caller sees when SQLite fails (SQLite's own words are logged):
 
@@ -22,10 +23,9 @@ import logging
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from policyd.core.errors import StoreError, StoreUnavailable
 
@@ -45,14 +45,12 @@ BATCH_CALLS_MAX = 256
 """Bounds how long a call waits for the others of its batch: some 10 ms."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(NamedTuple):
     step: Step[Any]
     future: asyncio.Future[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(NamedTuple):
     """What a call's future is told: `error`, or else `result`."""
 
     future: asyncio.Future[Any]
@@ -66,6 +64,10 @@ class _Answer:
             self.future.set_result(self.result)
         else:
             self.future.set_exception(self.error)
+
+
+class _HalfDoneError(Exception):
+    """A step failed that has, or may have, changed something."""
 
 
 class GroupCommit:
@@ -126,8 +128,7 @@ class GroupCommit:
 
     def _transact(self, batch: Sequence[_Call]) -> list[_Answer]:
         try:
-            self._connection.execute(self._begin)
-            answers = [self._answer(call) for call in batch]
+            answers = self._carry_out(batch)
         except _DATABASE_ERRORS as error:
             _log.error("the store's transaction could not be carried out: %s", error)
             self._roll_back()
@@ -140,7 +141,27 @@ class GroupCommit:
             return [_Answer(call.future, error=StoreError(_UNKNOWN)) for call in batch]
         return answers
 
+    def _carry_out(self, batch: Sequence[_Call]) -> list[_Answer]:
+        """Runs the steps in a transaction, which is left open."""
+        self._connection.execute(self._begin)
+        try:
+            return [self._answer(call) for call in batch]
+        except _HalfDoneError:
+            self._roll_back()
+        self._connection.execute(self._begin)
+        return [self._answer_in_savepoint(call) for call in batch]
+
     def _answer(self, call: _Call) -> _Answer:
+        """Runs one step. Raises `_HalfDoneError` if it has to be undone."""
+        changes = self._connection.total_changes
+        try:
+            return _Answer(call.future, call.step(self._connection))
+        except Exception as error:
+            if isinstance(error, _DATABASE_ERRORS) or self._connection.total_changes != changes:
+                raise _HalfDoneError from error
+            return _Answer(call.future, error=error)
+
+    def _answer_in_savepoint(self, call: _Call) -> _Answer:
         """Runs one step, and undoes it if it fails.
 
         Where SQLite took back the whole transaction instead, the savepoint is gone too, and going back to it raises:

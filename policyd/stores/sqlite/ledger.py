@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from policyd.core.errors import ReservationMismatch, ReservationNotFound
-from policyd.core.ledger import ZERO_BALANCE, Account, Amounts, Balance, Carry, Entry, carried
+from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry, carried
 from policyd.core.record import Record
 from policyd.core.reservation import Event, State, is_repetition, next_state
 from policyd.stores import codec, postings
@@ -15,9 +15,16 @@ from policyd.stores.base import AccountsPage, Exists, Granted, Refused, Reservat
 from policyd.stores.postings import EndingEvent, Posting
 from policyd.stores.sqlite import runtime, usage_records
 
-_NO_AMOUNTS: Amounts = {}
+KEYS_MAX = 100
+"""How many accounts one statement asks for: SQLite takes a limited number of values, and prepares each number anew."""
 
-_SELECT_ACCOUNT = "SELECT spent, reserved FROM accounts WHERE key = ?"
+_NO_AMOUNTS: Amounts = {}
+_NOTHING = (0, 0)
+
+_SELECT_STANDING = """
+    SELECT EXISTS (SELECT 1 FROM reservations WHERE id = ?), revision FROM state_revision WHERE only_row = 1
+"""
+_SELECT_BY_KEYS = "SELECT key, spent, reserved FROM accounts WHERE key IN (?)"
 _POST = """
     INSERT INTO accounts (key, spent, reserved, keep_until_ms) VALUES (?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET spent = spent + ?, reserved = reserved + excluded.reserved
@@ -57,12 +64,13 @@ def reserve(
     fingerprint: str,
     state_revision: int | None,
 ) -> ReserveResult:
-    existing = _find(db, reservation_id)
-    if existing is not None:
+    is_known, revision = db.execute(_SELECT_STANDING, (reservation_id,)).fetchone()
+    if is_known:
+        existing = get(db, reservation_id)
         if existing.fingerprint != fingerprint:
             raise ReservationMismatch(reservation_id)
         return Exists(existing)
-    if state_revision is not None and state_revision != (revision := runtime.state_revision(db)):
+    if state_revision not in (None, revision):
         return Stale(revision)
     balances = _entry_balances(db, entries)
     if not postings.all_fit(entries, balances):
@@ -164,20 +172,7 @@ def _find_hold(db: sqlite3.Connection, reservation_id: str) -> tuple[State, tupl
 
 
 def _entry_balances(db: sqlite3.Connection, entries: Sequence[Entry]) -> tuple[Balance, ...]:
-    return tuple(_balance(db, entry.account, entry.carry) for entry in entries)
-
-
-def _balance(db: sqlite3.Connection, account: Account, carry: Carry | None) -> Balance:
-    spent, reserved = _account_row(db, account.key)
-    if carry is None:
-        return Balance(spent, reserved)
-    spent_before, reserved_before = _account_row(db, carry.account_key)
-    return Balance(spent, reserved, carried(spent_before + reserved_before, carry.weight))
-
-
-def _account_row(db: sqlite3.Connection, account_key: str) -> tuple[int, int]:
-    row: tuple[int, int] | None = db.execute(_SELECT_ACCOUNT, (account_key,)).fetchone()
-    return (ZERO_BALANCE.spent, ZERO_BALANCE.reserved) if row is None else row
+    return balances(db, [(entry.account, entry.carry) for entry in entries])
 
 
 def _post(db: sqlite3.Connection, posted: Sequence[Posting]) -> None:
@@ -186,7 +181,34 @@ def _post(db: sqlite3.Connection, posted: Sequence[Posting]) -> None:
 
 
 def balances(db: sqlite3.Connection, accounts: Sequence[tuple[Account, Carry | None]]) -> tuple[Balance, ...]:
-    return tuple(_balance(db, account, carry) for account, carry in accounts)
+    keys = [account.key for account, _ in accounts]
+    before = [carry.account_key for _, carry in accounts if carry is not None]
+    rows = _rows(db, [*keys, *before])
+    return tuple(_balance(rows, key, carry) for key, (_, carry) in zip(keys, accounts, strict=True))
+
+
+def weigh(
+    db: sqlite3.Connection, accounts: Sequence[tuple[Account, Carry | None]], state_revision: int
+) -> tuple[Balance, ...] | Stale:
+    revision = runtime.state_revision(db)
+    return balances(db, accounts) if revision == state_revision else Stale(revision)
+
+
+def _rows(db: sqlite3.Connection, keys: Sequence[str]) -> Mapping[str, tuple[int, int]]:
+    """What is spent and reserved, of those that are known."""
+    rows: dict[str, tuple[int, int]] = {}
+    for start in range(0, len(keys), KEYS_MAX):
+        chosen = keys[start : start + KEYS_MAX]
+        statement = _SELECT_BY_KEYS.replace("?", ",".join("?" * len(chosen)))
+        rows.update((key, (spent, reserved)) for key, spent, reserved in db.execute(statement, chosen))
+    return rows
+
+
+def _balance(rows: Mapping[str, tuple[int, int]], key: str, carry: Carry | None) -> Balance:
+    spent, reserved = rows.get(key, _NOTHING)
+    if carry is None:
+        return Balance(spent, reserved)
+    return Balance(spent, reserved, carried(sum(rows.get(carry.account_key, _NOTHING)), carry.weight))
 
 
 def accounts(

@@ -30,6 +30,7 @@ from policyd.stores.base import (
     EventsPage,
     Reservation,
     ReserveResult,
+    Stale,
     StateChanges,
     StateItem,
     Swept,
@@ -125,6 +126,11 @@ class SqliteStore:
 
     async def balances(self, accounts: Sequence[tuple[Account, Carry | None]]) -> tuple[Balance, ...]:
         return await self._reader.run(lambda db: ledger.balances(db, accounts))
+
+    async def weigh(
+        self, accounts: Sequence[tuple[Account, Carry | None]], *, state_revision: int
+    ) -> tuple[Balance, ...] | Stale:
+        return await self._reader.run(lambda db: ledger.weigh(db, accounts, state_revision))
 
     async def accounts(
         self,
