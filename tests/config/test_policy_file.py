@@ -184,6 +184,7 @@ def test_every_key() -> None:
         on_disconnect=OnDisconnect.MAXIMUM,
         reservations=Reservations(
             ttl_seconds=300,
+            lean_ttl_seconds=1200,
             grace_seconds=0,
             on_expiry=OnExpiry.EXPECTED,
             ended_kept_seconds=7200,
