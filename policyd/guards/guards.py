@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Gauge
 
 from policyd.config import FileSource, Settings
 from policyd.core.errors import ConfigError
 from policyd.guards.access import AccessTokens, load_access_tokens
-from policyd.guards.tls import Certificates, Tls, load_certificates
 from policyd.http import PageGuard
+
+if TYPE_CHECKING:
+    from policyd.guards.tls import Certificates, Tls
 
 CERTIFICATE_METRIC: Final = "policyd_tls_certificate_expires_seconds"
 
@@ -32,6 +34,9 @@ class Guards:
         self.tls: Tls | None = None
         """`None` where everything is served in clear."""
         if (files := settings.tls) is not None:
+            # Not above: its library is worth a tenth of a second and megabytes to those who serve in clear.
+            from policyd.guards.tls import Tls, load_certificates  # noqa: PLC0415
+
             self._certificates = certificates = FileSource(
                 files.cert,
                 load=lambda _: load_certificates(files),

@@ -13,9 +13,6 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from policyd.core.errors import ConfigError
 from policyd.core.provider_secrets import Name
 from policyd.secrets.private import read_private
@@ -47,11 +44,17 @@ class MasterKey:
 
     def seal(self, value: str, *, name: Name, version: int) -> tuple[bytes, bytes]:
         """The nonce, and the value sealed."""
+        # Not above: its library is worth a tenth of a second and megabytes to those who have no secrets.
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
         nonce = os.urandom(NONCE_BYTES)
         return nonce, AESGCM(self.secret).encrypt(nonce, value.encode(), _associated_data(name, version))
 
     def open(self, sealed: bytes, *, nonce: bytes, name: Name, version: int) -> str:
         """Raises `WrongKey`."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
         try:
             return AESGCM(self.secret).decrypt(nonce, sealed, _associated_data(name, version)).decode()
         except (InvalidTag, ValueError):

@@ -7,7 +7,6 @@ settled, what is left in the store's queue is written, then the process may end.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 from contextlib import AsyncExitStack, ExitStack
@@ -29,6 +28,7 @@ from policyd.guards import Guards, worker_pages
 from policyd.http import create_app, listen, serving
 from policyd.server import chores
 from policyd.server.listeners import Listeners, with_port
+from policyd.server.memory import keep_what_is_loaded
 from policyd.server.opened_store import opened_store
 from policyd.server.sources import Sources
 from policyd.signals import handled
@@ -171,10 +171,9 @@ class Server:
 
     async def _open_enforcer(self) -> Enforcer:
         counter = TokenCounter()
-        await asyncio.to_thread(counter.preload)
-        # The vocabularies and the price table stay: a full collection that walks them halts everything for 60 ms.
-        gc.collect()
-        gc.freeze()
+        # Nothing is served yet, so nobody waits; another thread would keep memory of its own for it.
+        counter.preload()
+        keep_what_is_loaded()
         store = opened_store(
             self._settings,
             self._stack,

@@ -23,7 +23,6 @@ from policyd.stores.memory import MemoryStore
 from policyd.stores.redis.options import FORMS as REDIS_FORMS
 from policyd.stores.redis.options import SCHEMES as REDIS_SCHEMES
 from policyd.stores.redis.options import RedisOptions
-from policyd.stores.redis.store import RedisStore
 from policyd.stores.sqlite.file import Synchronous
 from policyd.stores.sqlite.store import SqliteStore
 
@@ -99,6 +98,9 @@ def _synchronous(value: str) -> Synchronous:
 
 
 def _open_redis(parts: SplitResult) -> Store:
+    # Not above: its library is worth a tenth of a second and megabytes to those who have no Redis.
+    from policyd.stores.redis.store import RedisStore  # noqa: PLC0415
+
     return RedisStore(RedisOptions.from_url(parts))
 
 

@@ -47,10 +47,13 @@ class Vocabulary:
         plain = gzip.decompress(resource.read_bytes())
         if hashlib.sha256(plain).hexdigest() != self._sha256:
             raise ValueError(f"{resource} is not the vocabulary {self.name} as published: its hash differs")
-        lines = (line.split() for line in plain.splitlines())
-        ranks = {a2b_base64(token): int(rank) for token, rank in lines}
+        words = plain.split()
+        ranks = dict(zip(map(a2b_base64, words[::2]), map(int, words[1::2]), strict=True))
         # No special tokens: a prompt that spells "<|endoftext|>" is text to the provider too.
-        return Encoding(self.name, pat_str=self._split_pattern, mergeable_ranks=ranks, special_tokens={})
+        encoding = Encoding(self.name, pat_str=self._split_pattern, mergeable_ranks=ranks, special_tokens={})
+        # It counts with a copy of its own, and keeps the dict for who wants to look into it: tens of megabytes.
+        encoding._mergeable_ranks = {}
+        return encoding
 
     def count(self, text: str) -> Counted:
         """Counts `text` in time that grows in step with its length, whatever it contains. Never raises.

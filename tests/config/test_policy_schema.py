@@ -55,7 +55,8 @@ UNSEEN: Mapping[str, str] = {
             anomaly_every_too_long anomaly_rate_past_seconds anomaly_rate_past_too_long anomaly_velocity_of_nothing
             rule_notify_every_too_long
             identity_header_credential identity_pattern identity_pattern_ambiguous identity_pattern_repeats_a_group
-            price_from_text price_from_without_offset reservations_ended_kept_too_long reservations_lean_ttl_zero reservations_ttl_zero
+            price_from_text price_from_without_offset reservations_ended_kept_too_long reservations_lean_ttl_zero
+            reservations_ttl_zero
             reservations_usage_kept_hours rule_header_of_http timezone_number timezone_of_this_machine timezone_unknown
             window_sliding_zero
         """,
