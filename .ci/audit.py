@@ -13,10 +13,17 @@ CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 # The constraints are the whole closure already. Nothing is installed or resolved, so nothing is built either.
 COMMAND = ["pip-audit", "--requirement", str(CONSTRAINTS), "--no-deps", "--disable-pip", "--progress-spinner=off"]
 NOT_AUDITED = 77
+SECONDS_MAX = 60
 
 
 def main() -> int:
-    run = subprocess.run([*COMMAND, "--format=json"], capture_output=True, text=True, check=False)
+    try:
+        run = subprocess.run(
+            [*COMMAND, "--format=json"], capture_output=True, text=True, check=False, timeout=SECONDS_MAX
+        )
+    except subprocess.TimeoutExpired:
+        print(f"the advisories did not come within {SECONDS_MAX} s")
+        return NOT_AUDITED
     last_line = (run.stderr.strip().splitlines() or [""])[-1]
     try:
         found = json.loads(run.stdout)["dependencies"]
