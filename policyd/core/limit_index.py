@@ -144,21 +144,22 @@ class _Scoped:
         applied = apply_limit(self.limit, self.scope, now_ms=now_ms, begun=begun, state=state)
         if self.first_use is None:
             self._latest, self._state = applied, state
-            self._from_ms, self._until_ms = _lasting(self.limit, self.scope, now_ms=now_ms, state=state)
+            # Not from before now: a clock that is put back may find an amount again that has ended by now.
+            self._from_ms = now_ms
+            self._until_ms = _until_ms(self.limit, self.scope, now_ms=now_ms, state=state)
         return applied
 
 
-def _lasting(limit: Limit, scope: str, *, now_ms: int, state: RuntimeState) -> tuple[int, int]:
-    """From when until when the limit applies to its scope as it does at `now_ms`."""
-    from_ms, until_ms = 0, _EVER
+def _until_ms(limit: Limit, scope: str, *, now_ms: int, state: RuntimeState) -> int:
+    """Until when the limit applies to its scope as it does at `now_ms`."""
+    until_ms = _EVER
     window = limit.window
     if window is not None and not isinstance(window, FirstUseWindow):
-        within = bounds(window, now_ms)
-        from_ms, until_ms = within.starts_at_ms, within.ends_at_ms or _EVER
+        until_ms = bounds(window, now_ms).ends_at_ms or _EVER
     override = state.override(limit.name, scope, now_ms=now_ms)
     if override is not None:
-        from_ms, until_ms = max(from_ms, now_ms), min(until_ms, override.expires_at_ms or _EVER)
-    return from_ms, until_ms
+        until_ms = min(until_ms, override.expires_at_ms or _EVER)
+    return until_ms
 
 
 def _check_complete(scoped: Sequence[_Scoped]) -> None:

@@ -101,6 +101,16 @@ def test_the_readmes_examples_are_those_of_envoy_yaml() -> None:
     assert [session, route] == routes[:2]
 
 
+def test_the_readmes_tls_is_what_is_generated() -> None:
+    *_, example, _ = readme_examples()
+    tls = PolicydTls(Path("authority.pem"), Path("envoy.pem"), Path("envoy.key"))
+    bootstrap = build_bootstrap(
+        replace(loopback("openai=http://127.0.0.1:1"), policyd_tls=tls),
+        policyd_addresses=[HostPort("policyd.internal", 50052)],
+    )
+    assert bootstrap["static_resources"]["clusters"][0]["transport_socket"] == example["transport_socket"]
+
+
 def test_a_wildcard_is_reached_by_loopback() -> None:
     for served, reached in (("0.0.0.0", "127.0.0.1"), ("::", "::1")):
         cluster = build_bootstrap(EnvoySettings(), policyd_addresses=[HostPort(served, 1)])["static_resources"][

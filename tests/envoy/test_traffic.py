@@ -59,7 +59,7 @@ async def test_credentials_reach_the_provider_and_never_policyd() -> None:
 
 @PREFIXES_CREDENTIALS
 async def test_a_key_from_a_file_reaches_the_provider_and_never_policyd(tmp_path: Path) -> None:
-    *_, injection, secrets, _ = readme_examples()
+    *_, injection, secrets, _, _ = readme_examples()
     key_file = tmp_path / "openai-key"
     key_file.write_text("sk-from-a-file")
     secrets["secrets"][0]["generic_secret"]["secret"]["filename"] = str(key_file)
