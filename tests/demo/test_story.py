@@ -28,7 +28,7 @@ POLICYD = Path(sys.executable).with_name("policyd")
 FLAGS = ("--listen", "--admin", "--grpc", "--ext-proc", "--http")
 TIMEOUT_SECONDS = 40
 RELOAD_SECONDS_MAX = 10
-MARKER = "POLICYD_TEST_DEMO"
+MARKER = "TEST_OF_THE_DEMO"
 
 
 @dataclass

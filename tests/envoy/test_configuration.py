@@ -1,6 +1,7 @@
 """The generated bootstrap, envoy/envoy.yaml and the examples of envoy/README.md."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 from policyd.config import HostPort, UnixSocket, load_policy
 from policyd.config.settings import Address
 from policyd.core.errors import ConfigError
-from policyd.envoy_config import DEFAULT_UPSTREAMS, EnvoySettings, build_bootstrap, parse_upstreams, to_yaml
+from policyd.envoy_config import DEFAULT_UPSTREAMS, EnvoySettings, PolicydTls, build_bootstrap, parse_upstreams, to_yaml
 from policyd.up import find_envoy
 from tests.envoy.rig import CA, ENVOY_FOLDER, loopback, readme_examples
 
