@@ -8,7 +8,7 @@ of policies, prices or windows; `policyd.core.decision` computes them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from policyd.core.policy import Metric
 from policyd.core.windows import WEIGHT_UNIT
@@ -29,12 +29,13 @@ class Account:
     ends_at_ms: int | None
     keep_until_ms: int | None
     """When the row may be forgotten, once nothing is reserved on it; `None`: never."""
+    key: str = field(init=False, compare=False, repr=False)
+    """The account's stable name. The end is part of it: an hour and a month can start at the same instant."""
 
-    @property
-    def key(self) -> str:
-        """The account's stable name. The end is part of it: an hour and a month can start at the same instant."""
+    def __post_init__(self) -> None:
+        # Once: an account is kept as long as it stays the same, and asked for its name several times a request.
         ends = "" if self.ends_at_ms is None else self.ends_at_ms
-        return f"{self.limit}|{self.scope}|{self.starts_at_ms}-{ends}"
+        object.__setattr__(self, "key", f"{self.limit}|{self.scope}|{self.starts_at_ms}-{ends}")
 
     def has_ended(self, at_ms: int) -> bool:
         """Whether the window is over at `at_ms`."""

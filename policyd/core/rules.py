@@ -54,6 +54,7 @@ ESTIMATED = (Metric.COST, Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKE
 
 
 # --- conditions: each says whether it holds, and which limits it looks at ---
+# They are judged for every request, and a generator for `all()` would cost more than most of them: hence the loops.
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,11 @@ class EstimateReaches:
     limits_read: tuple[str, ...] = ()
 
     def holds(self, situation: Situation) -> bool:
-        return all(situation.estimated[metric] >= amount for metric, amount in self.least.items())
+        estimated = situation.estimated
+        for metric, amount in self.least.items():  # noqa: SIM110
+            if estimated[metric] < amount:
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +95,11 @@ class UsagePercent:
 
     def holds(self, situation: Situation) -> bool:
         fills = situation.fills
-        return all(
-            name in fills and fills[name].used * 100 >= percent * fills[name].amount
-            for name, percent in self.least.items()
-        )
+        for name, percent in self.least.items():
+            fill = fills.get(name)
+            if fill is None or fill.used * 100 < percent * fill.amount:
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,12 @@ class UsageAbsolute:
         return tuple(self.least)
 
     def holds(self, situation: Situation) -> bool:
-        return all(name in situation.fills and situation.fills[name].used >= used for name, used in self.least.items())
+        fills = situation.fills
+        for name, used in self.least.items():
+            fill = fills.get(name)
+            if fill is None or fill.used < used:
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +155,10 @@ class AllOf:
         return _limits_read(self.conditions)
 
     def holds(self, situation: Situation) -> bool:
-        return all(condition.holds(situation) for condition in self.conditions)
+        for condition in self.conditions:  # noqa: SIM110
+            if not condition.holds(situation):
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +170,10 @@ class AnyOf:
         return _limits_read(self.conditions)
 
     def holds(self, situation: Situation) -> bool:
-        return any(condition.holds(situation) for condition in self.conditions)
+        for condition in self.conditions:  # noqa: SIM110
+            if condition.holds(situation):
+                return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)
