@@ -23,7 +23,10 @@ from policyd.ext_proc.servicer import ExternalProcessor, ExtProcServer
 from policyd.guards import Guards
 
 MESSAGE_BYTES_OVERHEAD: Final = 1024 * 1024
-"""What a message from Envoy may be larger than the body in it."""
+"""What a message may be larger than the body in it."""
+
+CHUNK_BYTES_MAX: Final = 64 * 1024 * 1024
+"""What Envoy may say in one message: it gathers as much of a reply while it waits for an answer to its headers."""
 
 _TRANSPORTS: Mapping[Transport, Callable[..., ExtProcServer]] = {
     Transport.GRPCIO: lambda processor, logs, **options: GrpcioServer(
@@ -54,7 +57,7 @@ class Listeners:
         self._logs = AccessLogs(enforcer)
         bytes_max = settings.request_body_bytes_max + MESSAGE_BYTES_OVERHEAD
         self._ext_proc = _TRANSPORTS[settings.transport](
-            processor, self._logs, message_bytes_max=bytes_max, shares_port=shares_ports
+            processor, self._logs, message_bytes_max=max(bytes_max, CHUNK_BYTES_MAX), shares_port=shares_ports
         )
         self._services = grpc.aio.server(
             interceptors=[AccessInterceptor(guards.admit)] if guards.asks_for_tokens else [],
