@@ -15,7 +15,7 @@ from policyd.core.ledger import Account, Balance, Entry
 from policyd.core.policy import FailureMode, Metric
 from policyd.core.reservation import State
 from policyd.stores.base import Granted
-from policyd.stores.outage.leases import IDLE_MS, may_be_leased
+from policyd.stores.outage.leases import IDLE_MS, Leases, may_be_leased
 from policyd.stores.outage.store import JournalledStore
 from tests.builders import policy
 from tests.stores.building import NOW_MS, TTL_MS, account, entry
@@ -59,6 +59,24 @@ class TestWhichBudgets:
     )
     def test_those_of_a_day_or_longer(self, of: Entry, leased: bool) -> None:
         assert may_be_leased(of) is leased
+
+    def test_one_whose_window_is_over_is_leased_no_longer(self) -> None:
+        leases, ends_at_ms = Leases(), NOW_MS + 30 * 86_400_000
+        leases.note([self.MONTH], now_ms=ends_at_ms - 1)
+        (lease,) = leases.wanted(share_percent=PERCENT, now_ms=ends_at_ms - 1)
+        assert not leases.wanted(share_percent=PERCENT, now_ms=ends_at_ms)
+        leases.add(lease)
+        assert not leases.to_end(now_ms=ends_at_ms - 1)
+        assert leases.to_end(now_ms=ends_at_ms) == [lease]
+
+    def test_nothing_is_taken_of_one_that_ends(self) -> None:
+        leases = Leases()
+        leases.note([self.MONTH], now_ms=NOW_MS)
+        (lease,) = leases.wanted(share_percent=PERCENT, now_ms=NOW_MS)
+        leases.add(lease)
+        assert leases.has_room([self.MONTH])
+        lease.is_ending = True
+        assert not leases.has_room([self.MONTH])
 
 
 class TestWhileTheStoreIsThere:
