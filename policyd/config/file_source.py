@@ -7,7 +7,7 @@ with mistakes is reported and changes nothing.
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from policyd.core.errors import ConfigError
 
@@ -18,6 +18,9 @@ class Revised(Protocol):
         """Identifies what the content says."""
         ...
 
+
+POLL_SECONDS: Final = 1.0
+"""How often it is looked whether a file has changed."""
 
 Content = TypeVar("Content", bound=Revised)
 
@@ -86,7 +89,7 @@ class FileSource(Generic[Content]):
         self._versions = versions
         return self._put_in_force(await asyncio.to_thread(self._attempt))
 
-    async def watch(self, *, interval_seconds: float) -> None:
+    async def watch(self, *, interval_seconds: float = POLL_SECONDS) -> None:
         """Polls for ever."""
         while True:
             await asyncio.sleep(interval_seconds)

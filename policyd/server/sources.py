@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Final
+from typing import Any
 
 from policyd.config import FileSource, PolicySource, SecretsSource, Settings
 from policyd.core.errors import ConfigError
@@ -18,9 +18,6 @@ from policyd.guards import Guards
 from policyd.price_finding import check_models
 from policyd.prices.table_file import open_price_book
 from policyd.telemetry import Telemetry
-
-POLL_SECONDS: Final = 1.0
-"""How often it is looked whether a file has changed."""
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +81,7 @@ class Sources:
     def watches(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What has to run for changes to be noticed."""
         for source in (self._prices, self._policy, self._secrets, *self._guards.files()):
-            yield source.watch(interval_seconds=POLL_SECONDS)
+            yield source.watch()
 
     def _check_models(self, policy: Policy, prices: PriceBook) -> None:
         check_models(policy, prices, now_ms=self._now_ms())

@@ -44,7 +44,6 @@ _WATCH_SECONDS = 2.0
 """How long after a worker's answer it is asked again whether it lives."""
 _SILENCES_MAX = 2
 """After so many questions in a row without an answer it hangs; one may be left open by a busy machine."""
-_FILE_POLL_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -103,16 +102,21 @@ class Supervisor:
         return str(self._http_address)
 
     def handle_signals(self) -> None:
-        """Until all is stopped, SIGTERM and SIGINT ask for that, and SIGHUP is passed on to every worker."""
+        """Until all is stopped, SIGTERM and SIGINT ask for that, and SIGHUP reloads every file, here and in workers."""
         self._signals.enter_context(
             handled(
                 {
                     signal.SIGTERM: self._stopping.set,
                     signal.SIGINT: self._stopping.set,
-                    signal.SIGHUP: lambda: self._signal_all(signal.SIGHUP),
+                    signal.SIGHUP: self._reload,
                 }
             )
         )
+
+    def _reload(self) -> None:
+        for file in self._guards.files():
+            file.reload()
+        self._signal_all(signal.SIGHUP)
 
     async def wait(self) -> None:
         """Returns once it was asked to stop; the workers go on serving."""
@@ -153,7 +157,7 @@ class Supervisor:
         for worker in self._workers:
             self._stack.callback(asyncio.create_task(self._watch(worker)).cancel)
         for file in self._guards.files():
-            watch = asyncio.create_task(file.watch(interval_seconds=_FILE_POLL_SECONDS))
+            watch = asyncio.create_task(file.watch())
             self._stack.callback(watch.cancel)
         guard = self._guards.of_pages()
         app = create_app(metrics=self._metrics, ready=self._readiness, guard=guard)
