@@ -15,6 +15,7 @@ from policyd.options import ENVOY_SETTINGS, SERVER_SETTINGS, Flags, takes_settin
 
 if TYPE_CHECKING:
     from policyd.config import Settings
+    from policyd.envoy_config import EnvoySettings
     from policyd.server import Server
     from policyd.workers import Supervisor
 
@@ -51,18 +52,9 @@ def worker() -> None:
 @takes_settings(flags=SERVER_SETTINGS, envoy_flags=ENVOY_SETTINGS)
 def up(flags: Flags, envoy_flags: Flags, upstream: Upstreams = None) -> None:
     """Run Envoy and the server together, in front of the providers."""
-    from policyd.config import Settings, open_policy
-    from policyd.envoy_config import EnvoySettings
     from policyd.up import running
 
-    settings = Settings.from_environment(os.environ, **flags)
-    envoy = EnvoySettings.from_environment(
-        os.environ,
-        envoy_flags,
-        upstreams=upstream,
-        server=settings,
-        policy=open_policy(settings.policy_path),
-    )
+    settings, envoy = _settings(flags, envoy_flags, upstream)
 
     async def run() -> None:
         server = _server(settings, flags)
@@ -93,7 +85,7 @@ def demo(
     from policyd.envoy_config import EnvoySettings
 
     settings = Settings.from_environment(os.environ, **flags)
-    envoy = EnvoySettings.from_environment(os.environ, envoy_flags, server=settings)
+    envoy = EnvoySettings.from_environment(os.environ, envoy_flags)
     _run(run_demo(settings, envoy, screen=Screen(), keep=keep))
 
 
@@ -102,18 +94,22 @@ def demo(
 )
 def envoy_config(flags: Flags, envoy_flags: Flags, upstream: Upstreams = None) -> None:
     """Print the Envoy configuration that `up` runs, as YAML."""
+    from policyd.envoy_config import build_bootstrap, to_yaml
+
+    settings, envoy = _settings(flags, envoy_flags, upstream)
+    typer.echo(to_yaml(build_bootstrap(envoy, policyd_addresses=settings.ext_proc_addresses)), nl=False)
+
+
+def _settings(flags: Flags, envoy_flags: Flags, upstreams: list[str] | None) -> tuple[Settings, EnvoySettings]:
+    """Of policyd, and of an Envoy before it."""
     from policyd.config import Settings, open_policy
-    from policyd.envoy_config import EnvoySettings, build_bootstrap, to_yaml
+    from policyd.envoy_config import EnvoySettings
 
     settings = Settings.from_environment(os.environ, **flags)
-    envoy = EnvoySettings.from_environment(
-        os.environ,
-        envoy_flags,
-        upstreams=upstream,
-        server=settings,
-        policy=open_policy(settings.policy_path),
+    policy = open_policy(settings.policy_path)
+    return settings, EnvoySettings.from_environment(
+        os.environ, envoy_flags, upstreams=upstreams, server=settings, policy=policy
     )
-    typer.echo(to_yaml(build_bootstrap(envoy, policyd_addresses=settings.ext_proc_addresses)), nl=False)
 
 
 def _server(settings: Settings, flags: Flags) -> Server | Supervisor:

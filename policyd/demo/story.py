@@ -24,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -104,7 +103,10 @@ async def _run(settings: Settings, envoy: EnvoySettings, folder: Folder, *, scre
         )
         async with SimulatedProvider(count_text=_count_text) as provider:
             upstreams = parse_upstreams([f"openai={provider.url}", f"anthropic={provider.url}"])
-            async with running(server, replace(envoy, upstreams=upstreams)) as mesh:
+            in_front = EnvoySettings(
+                listen_address=envoy.listen_address, admin_address=envoy.admin_address, upstreams=upstreams
+            )
+            async with running(server, in_front) as mesh:
                 await _tell(mesh, provider, screen)
                 seconds = round(time.monotonic() - began)
                 screen.title(f"{screen.claims} claims, each checked while it was told, in {seconds} seconds.")
