@@ -8,7 +8,7 @@ of policies, prices or windows; `policyd.core.decision` computes them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from policyd.core.policy import Metric
 from policyd.core.windows import WEIGHT_UNIT
@@ -17,8 +17,17 @@ Amounts = Mapping[Metric, int]
 """An amount for every metric: nano-USD for `COST`, whole units for the rest."""
 
 
+class _Named:
+    """Holds what is worked out of an account's fields, apart from them: a store keeps the fields alone."""
+
+    __slots__ = ("key",)
+
+    key: str
+    """The account's stable name. The end is part of it: an hour and a month can start at the same instant."""
+
+
 @dataclass(frozen=True, slots=True)
-class Account:
+class Account(_Named):
     """The ledger row of one limit for one scope in one window."""
 
     limit: str
@@ -29,8 +38,6 @@ class Account:
     ends_at_ms: int | None
     keep_until_ms: int | None
     """When the row may be forgotten, once nothing is reserved on it; `None`: never."""
-    key: str = field(init=False, compare=False, repr=False)
-    """The account's stable name. The end is part of it: an hour and a month can start at the same instant."""
 
     def __post_init__(self) -> None:
         # Once: an account is kept as long as it stays the same, and asked for its name several times a request.
