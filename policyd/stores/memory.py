@@ -7,7 +7,10 @@ event loop. No method awaits anything, so each is one step.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from policyd.core.errors import ReservationMismatch, ReservationNotFound, StoreUnavailable
 from policyd.core.events import OperatorEvent
@@ -44,8 +47,7 @@ class _AccountRow:
     reserved: int
 
 
-@dataclass(frozen=True, slots=True)
-class _ReservationRow:
+class _ReservationRow(Struct, frozen=True):
     reservation: Reservation
     ended_at_ms: int | None = None
 
