@@ -235,6 +235,8 @@ class TestWhileItIsAway:
         rig.store.calls_left = None
         await rig.process().mend()
         assert await rig.balance() == Balance(7 + 20, 0)
+        costs = await rig.costs()
+        assert (costs["ended"], costs["open"]) == (7, 20)
         assert not rig.journals
 
 
