@@ -255,7 +255,7 @@ class LostLeases:
         self._taken[took.request_id] = took.amounts
 
     def hold(self, held: Held) -> None:
-        if held.record.request_id in self._taken:
+        if self._taken.get(held.record.request_id):
             self._held[held.record.request_id] = held
 
     def give_back(self, request_id: str, amounts: Amounts | None) -> None:
@@ -279,11 +279,14 @@ class LostLeases:
         ]
 
     def _expired(self, held: Held, *, now_ms: int) -> Ended:
-        """What it holds itself is charged as by an expiry."""
-        amounts = {entry.metric: expiry_charge(entry) for entry in held.entries}
-        for lease_id, amount in self._taken[held.record.request_id].items():
-            if (leased := self._leased.get(lease_id)) is not None:
-                amounts[leased.entry.metric] = max(amount, amounts.get(leased.entry.metric, 0))
+        """By each metric it is charged the most that it had taken, or that expiry charges."""
+        taken = self._taken[held.record.request_id]
+        amounts: dict[Metric, int] = {}
+        for metric, amount in (
+            *((entry.metric, expiry_charge(entry)) for entry in held.entries),
+            *((self._leased[each].entry.metric, amount) for each, amount in taken.items() if each in self._leased),
+        ):
+            amounts[metric] = max(amount, amounts.get(metric, 0))
         record = held.record.expired(charged_nanos=amounts.get(Metric.COST, 0))
         return Ended(amounts, record, held.entries, now_ms)
 
