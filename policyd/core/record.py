@@ -34,7 +34,8 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
     """The request could not be priced; the provider never saw it."""
     UNMETERED = "unmetered"
-    """Passed without a charge: a free endpoint, or a defect of policyd's own and `failure_mode: open`."""
+    """Its reply is not read: it passed without a charge (a free endpoint), or met a defect of policyd's own under
+    `failure_mode: open`, and was charged the most that it could cost."""
     EXPIRED = "expired"
     FAILED = "failed"
     """policyd itself failed, and the request was refused."""

@@ -12,6 +12,9 @@
 in each `mend` (twice a second) finds out when the store is back. So an outage costs few requests the bound, and the
 others nothing.
 
+A defect of the store's own code is a call without an answer, too. It says nothing of the store, and does not open the
+breaker; what it hits while the journal is drained is put aside.
+
 **The journal** (`journal`). A file of this process's own under `--journal`, made when it is first needed. Each line has
 its length and checksum (`frames`): a line that a crash cut short is told from one that was damaged. An event is written
 before what it stands for is let through, so it survives `kill -9`; it is flushed to the disk within a second, which is

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from policyd.core.errors import ReservationNotFound, StoreError, StoreUnavailable, Unjournalled
+from policyd.core.errors import ReservationNotFound, StoreDefect, StoreError, StoreUnavailable, Unjournalled
 from policyd.core.events import OperatorEvent
 from policyd.core.ledger import ZERO_BALANCE, Amounts, Entry
 from policyd.core.policy import FailureMode, Policy
@@ -263,8 +263,10 @@ class JournalledStore(GuardedStore):
             return True
         try:
             await replay.apply(event, now_ms=self._now_ms())
-        except StoreError:
-            return False
+        except StoreError as error:
+            if not isinstance(error, StoreDefect):
+                return False
+            return self._put_aside(written)
         except Exception:  # whatever it is, it must not hold up the charges behind it
             log.exception("an event of the journal cannot be charged")
             return self._put_aside(written)
