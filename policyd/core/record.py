@@ -98,6 +98,11 @@ class Record(NamedTuple):
     """Time that policyd itself spent until the decision, in microseconds."""
     error: str | None = None
 
+    @property
+    def is_of_the_past(self) -> bool:
+        """Whether it is of a usage that was reported, and never estimated: whatever fails, it has to be charged."""
+        return self.maximum is None
+
     def expired(self, *, charged_nanos: int) -> Record:
         """The record of a reservation whose exchange never came back."""
         return self._replace(

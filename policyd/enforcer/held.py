@@ -10,7 +10,7 @@ from policyd.core.errors import ReservationNotFound
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
 from policyd.core.policy import Policy
-from policyd.core.record import Outcome, Record
+from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.usage import Usage
 from policyd.enforcer.endings import Ended, Ending
 from policyd.enforcer.observer import Observer, timed
@@ -116,6 +116,7 @@ class HeldForOthers:
             model=ask.facts.model,
             attributes=dict(ask.identity),
             terms=dict(ask.facts.terms),
+            maximum=None if ending.source is UsageSource.REPORTED else usage,
         )
 
         async def charge() -> ReserveResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from tests.ext_proc.session_rig import (
 )
 from tests.ext_proc.trying_stores import failing
 from tests.providers.frames import frame
+from tests.stores.outage.rig import AWAY, Rig
 
 SETUP: dict[str, Any] = {"setup": {"model": "models/gemini-live-2.5-flash"}}
 
@@ -320,6 +322,22 @@ async def test_a_transcription_is_charged_to_its_own_model() -> None:
     assert (await world.books()).spent["budget"] == charged
     assert world.record.model == "gpt-4o-transcribe"
     await rig.close()
+
+
+@pytest.mark.parametrize("mode", FailureMode)
+async def test_a_transcription_is_charged_once_the_store_is_back(tmp_path: Path, mode: FailureMode) -> None:
+    """It has taken place, whatever the mode says of what is new."""
+    rig = Rig(tmp_path, policy=policy(failure_mode=mode))
+    store = rig.process()
+    session = SessionRig(World(rig.policy, store=rig.store.inner, wrap=lambda _: store))
+    await session.open()
+    rig.store.error = AWAY
+    usage = {"type": "tokens", "input_tokens": 60, "output_tokens": 9, "input_token_details": {"audio_tokens": 60}}
+    await session.answer({"type": "conversation.item.input_audio_transcription.completed", "usage": usage})
+    await session.close()
+    rig.store.error = None
+    await store.mend()
+    assert await session.world.spent() == REALTIME.cost_nanos(Usage(audio_input=60, output=9))
 
 
 async def test_a_session_that_only_transcribes_is_decided_once_it_names_its_model() -> None:

@@ -5,7 +5,7 @@
                +-----------------+--> `failure_mode`    closed   `StoreUnavailable`: the edge answers 503
                                                         open     held and charged in the journal
                                                         degraded the same, within what is leased (`leases`)
-    settle, release ------------------------------------------> in every mode: the journal
+    settle, release, what was used without a hold -------------> in every mode: the journal
 
 **Bounds** (`guard`). A call of a decision or a settlement has `--store-timeout` (1 s) to be answered. After
 `FAILURES_MAX` that failed or took half of that or longer, in a row, the breaker opens: calls fail at once, and a ping

@@ -112,7 +112,7 @@ class JournalledStore(GuardedStore):
                 state_revision=state_revision,
             )
         except StoreError as error:
-            # A service that reserves for itself is told, and decides for itself.
+            # A service that reserves for itself, or reports, is told, and decides for itself.
             if fingerprint:
                 raise
             return self._decide_alone(Held(tuple(entries), record, now_ms, expires_at_ms), error)
@@ -293,6 +293,8 @@ class JournalledStore(GuardedStore):
 
     def _decide_alone(self, held: Held, error: StoreError) -> ReserveResult:
         """Raises `error` where the mode, or what is leased, does not let it pass."""
+        if held.record.is_of_the_past:
+            return self._hold_later(held, past_maximum=True)
         match self._mode:
             case FailureMode.CLOSED:
                 raise error
@@ -307,10 +309,14 @@ class JournalledStore(GuardedStore):
             return Refused(balances)
         if self._mode is FailureMode.DEGRADED:
             self._take(held)
-        else:
-            self._journal.append(held)
+            self._unheld.add(held.record.request_id)
+            return Granted(balances)
+        return self._hold_later(held)
+
+    def _hold_later(self, held: Held, *, past_maximum: bool = False) -> Granted:
+        self._journal.append(held, past_maximum=past_maximum)
         self._unheld.add(held.record.request_id)
-        return Granted(balances)
+        return Granted((ZERO_BALANCE,) * len(held.entries))
 
     def _take(self, held: Held) -> None:
         """Takes of the leases, and has the rest held by itself."""

@@ -239,6 +239,29 @@ class TestInEveryMode:
         assert (await rig.balance()).spent == 7  # beside which a lease may be held
         assert await rig.costs() == {"r1": 7, "r2": 0}
 
+    @pytest.mark.parametrize("error", [AWAY, UNKNOWN], ids=["away", "unknown"])
+    async def test_what_has_been_spent_without_a_hold_is_charged_later(
+        self, rig: Rig, mode: FailureMode, error: StoreError
+    ) -> None:
+        process = rig.process()
+        rig.use(mode)
+        rig.store.error, rig.store.after = error, error is UNKNOWN
+        past = record("past", at_ms=rig.now_ms)
+        assert past.is_of_the_past
+        held = await process.reserve(
+            "past",
+            entries=(entry(7, enforce=False),),
+            record=past,
+            now_ms=rig.now_ms,
+            expires_at_ms=rig.now_ms + TTL_MS,
+        )
+        assert isinstance(held, Granted)
+        await rig.settle(process, "past", 7)
+        rig.store.error = None
+        await process.mend()
+        assert await rig.balance() == Balance(7, 0)
+        assert (await rig.costs())["past"] == 7
+
     async def test_one_that_expired_meanwhile_is_corrected(self, rig: Rig, mode: FailureMode) -> None:
         rig.use(mode)
         process = rig.process()
