@@ -27,7 +27,7 @@ HELD_KEPT_MAX = 100_000
 """Of how many open reservations is remembered what they hold; exchanges end, and only a defect leaves one here."""
 
 FILE_BYTES_MAX = 2**20
-"""A file that is larger, and drained but for leases, is begun anew."""
+"""A file that is larger, and tells of leases alone, is begun anew: of those that have ended too."""
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ class JournalledStore(GuardedStore):
                 return
         elif self._leases:
             del self._replays[file]
-            if file.size > FILE_BYTES_MAX and self._leases.are_clean:
+            if (file.has_requests or file.size > FILE_BYTES_MAX) and self._leases.are_clean:
                 self._journal.begin_anew(lease.told for lease in self._leases)
             return
         del self._replays[file]
