@@ -6,6 +6,7 @@ effects. The life of an exchange is `TABLE`, and nothing else:
     IDLE ----> READING_REQUEST ----> DECIDING ----> FORWARDED ----> METERING <---> TOPPING_UP
       |               |                 |  |            |               |              |
       |               |                 |  +--> ABANDONED -------> +----+-----> SETTLING -----> ENDED
+      |               |                 |  +--> CHARGING ---> PASSING or ENDED
       +---------------+-----------------+-----> ENDED (refused)
       +---------------+-----------------+-----> PASSING ----> ENDED
       +--> AUTHENTICATING, from there on like IDLE
@@ -14,7 +15,8 @@ effects. The life of an exchange is `TABLE`, and nothing else:
     AUTHENTICATING   the enforcer was asked what the request's API key stands for
     READING_REQUEST  a metered request, its body not yet whole
     DECIDING         the enforcer was asked whether it fits
-    ABANDONED        the same, but the client has gone: what is granted will be returned
+    CHARGING         policyd failed, and the policy lets pass: the enforcer was asked to charge the most it can cost
+    ABANDONED        as DECIDING, but the client has gone: what is granted will be returned
     FORWARDED        the request went upstream with its hold taken
     METERING         the reply passes and is read
     TOPPING_UP       the reply outgrows its hold; the enforcer was asked for more
@@ -22,8 +24,9 @@ effects. The life of an exchange is `TABLE`, and nothing else:
     PASSING          not metered: everything passes as it is
     ENDED            nothing more will be done
 
-An event without a row is a `ProtocolError`. A failure has a row in every state: before the request went upstream
-`failure_mode` decides, after that what was seen is charged.
+An event without a row is a `ProtocolError`. A failure has a row in every state: before it is known what the request
+says it is refused, whatever `failure_mode` says, for nobody could charge it; from then until it goes upstream
+`failure_mode` decides; after that what was seen is charged.
 """
 
 from __future__ import annotations
@@ -197,6 +200,9 @@ class Exchange(Admission):
 
     # --- what passes unmetered ---
 
+    def _pass_undecided(self) -> Step:
+        return State.PASSING, self._request.forward_unread()
+
     def _pass_request_body(self, event: m.RequestBody) -> Step:
         return State.PASSING, [self._request.pass_body(event)]
 
@@ -229,22 +235,26 @@ _S, _X = State, Exchange
 TABLE: Table[State, Exchange] = {
     (_S.IDLE, m.RequestHeaders): row(_X._begin, _S.AUTHENTICATING, _S.READING_REQUEST, _S.PASSING, _S.ENDED),
     (_S.IDLE, m.ResponseHeaders): row(_X._pass_early_reply, _S.PASSING),
-    (_S.IDLE, m.Failed): row(_X._fail_before, _S.PASSING, _S.ENDED),
+    (_S.IDLE, m.Failed): row(_X._fail_closed, _S.ENDED),
     (_S.IDLE, m.Closed): row(_X._stop, _S.ENDED),
     (_S.AUTHENTICATING, m.Identified): row(_X._identified, _S.READING_REQUEST, _S.PASSING, _S.ENDED),
     (_S.AUTHENTICATING, m.Rejected): row(_X._rejected, _S.ENDED),
-    (_S.AUTHENTICATING, m.Failed): row(_X._fail_before, _S.ENDED),
+    (_S.AUTHENTICATING, m.Failed): row(_X._fail_closed, _S.ENDED),
     (_S.AUTHENTICATING, m.Closed): row(_X._stop, _S.ENDED),
     (_S.READING_REQUEST, m.RequestBody): row(_X._read_request, _S.READING_REQUEST, _S.DECIDING, _S.ENDED),
     (_S.READING_REQUEST, m.RequestTrailers): row(_X._refuse_trailers, _S.ENDED),
     (_S.READING_REQUEST, m.RequestTimedOut): row(_X._refuse_slowness, _S.ENDED),
     (_S.READING_REQUEST, m.ResponseHeaders): row(_X._pass_early_reply, _S.PASSING),
-    (_S.READING_REQUEST, m.Failed): row(_X._fail_before, _S.PASSING, _S.ENDED),
+    (_S.READING_REQUEST, m.Failed): row(_X._fail_closed, _S.ENDED),
     (_S.READING_REQUEST, m.Closed): row(_X._stop, _S.ENDED),
     (_S.DECIDING, m.Decided): row(_X._decided, _S.FORWARDED, _S.ENDED),
     (_S.DECIDING, m.Rejected): row(_X._rejected, _S.ENDED),
-    (_S.DECIDING, m.Failed): row(_X._fail_before, _S.PASSING, _S.ENDED),
+    (_S.DECIDING, m.Failed): row(_X._fail_undecided, _S.CHARGING, _S.PASSING, _S.ENDED),
     (_S.DECIDING, m.Closed): row(_X._abandon, _S.ABANDONED),
+    (_S.CHARGING, m.Ended): row(_X._pass_charged, _S.PASSING),
+    (_S.CHARGING, m.Rejected): row(_X._rejected, _S.ENDED),
+    (_S.CHARGING, m.Failed): row(_X._fail_closed, _S.ENDED),
+    (_S.CHARGING, m.Closed): row(_X._stop, _S.ENDED),
     (_S.ABANDONED, m.Decided): row(_X._return_hold, _S.SETTLING, _S.ENDED),
     (_S.ABANDONED, m.Rejected): row(_X._stop, _S.ENDED),
     (_S.ABANDONED, m.Failed): row(_X._stop, _S.ENDED),

@@ -281,6 +281,18 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True)
+class ChargeMaximum:
+    """Charge the most that a request can cost, for it passes though it could not be decided on.
+
+    Answered like `Charge`.
+    """
+
+    ask: Ask
+    error: str
+    """Why it could not, as in `Failed`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Store and report an exchange that holds nothing. Answered by nothing."""
 
@@ -295,5 +307,5 @@ class Abort:
 
 
 Reply = HeadersReply | BodyReply | MarkedBody | StreamedBody | TrailersReply | ImmediateReply
-Request = Authenticate | Decide | TopUp | Finish | Charge | Report
+Request = Authenticate | Decide | TopUp | Finish | Charge | ChargeMaximum | Report
 Effect = Reply | Request | Abort
