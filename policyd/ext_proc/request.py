@@ -14,7 +14,8 @@ A request that its client signed (AWS SigV4) goes on as it was signed, or not at
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from policyd.core.api_keys import CREDENTIAL_HEADERS, PROTOCOL_HEADER
 from policyd.core.attributes import (
