@@ -105,6 +105,8 @@ class Exchange(Admission):
 
     def _meter(self, event: m.ResponseBody) -> Step:
         reply = self._reply
+        if reply.passes_unread(event):
+            return State.METERING, [reply.piece(event.chunk, end_of_stream=False)]
         if reply.is_whole(event):
             self._waiting_reply = m.BodyReply(response=True, body=reply.read_whole(event.chunk))
             return State.SETTLING, [self._finish(self._ending())]

@@ -62,10 +62,10 @@ class Session:
     def receive(self, data: bytes, *, now_ms: int) -> None:
         for event in self.connection.receive(data, now_ms=now_ms):
             match event:
+                case DataReceived():  # first, since most are
+                    self._data(event)
                 case RequestReceived():
                     self._begin(event)
-                case DataReceived():
-                    self._data(event)
                 case RequestEnded(stream_id):
                     if call := self._calls.get(stream_id):
                         self._half_close(call)

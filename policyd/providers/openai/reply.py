@@ -27,7 +27,8 @@ class OpenAIChatReply:
     """
 
     document_members = ("model", "usage", "service_tier", "error")
-    telling = re.compile(rb'"usage"\s*:\s*\{|"error"|"x_groq"|"finish_reason"\s*:\s*"|\[DONE\]|event:')
+    # Without the quotation marks before the names, of which every event is full.
+    telling = re.compile(rb'usage"\s*:\s*\{|error"|x_groq"|finish_reason"\s*:\s*"|\[DONE\]|event:')
 
     __slots__ = (
         "_counts_all",
