@@ -125,12 +125,12 @@ async def site(folder: Path, provider: SimulatedProvider, *, mode: str, replicas
 def inject(bootstrap: Json, cluster: str, *, header: str, prefix: str, overwrite: bool) -> None:
     """Has Envoy add the provider's real key, as envoy/README.md shows."""
     name = f"{cluster}-key"
-    secret = {"name": name, "generic_secret": {"secret": {"inline_string": REAL_KEY}}}
+    # The prefix stands before the key, as every version of Envoy takes it: `header_value_prefix` is of 1.37.
+    secret = {"name": name, "generic_secret": {"secret": {"inline_string": f"{prefix}{REAL_KEY}"}}}
     bootstrap["static_resources"].setdefault("secrets", []).append(secret)
     generic = typed(
         "envoy.extensions.http.injected_credentials.generic.v3.Generic",
         header=header,
-        header_value_prefix=prefix,
         credential={"name": name},
     )
     injector = typed(

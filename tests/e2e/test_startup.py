@@ -25,7 +25,7 @@ def taken() -> Iterator[str]:
 
 def complaint(command: str, flags: Mapping[str, str], environ: Mapping[str, str] | None = None) -> str:
     """What policyd writes to standard error as it gives up; fails if it writes anything to standard output."""
-    addresses = {"grpc": ANY_PORT, "http": ANY_PORT}
+    addresses = {"ext-proc": ANY_PORT, "grpc": ANY_PORT, "http": ANY_PORT}
     if command == "up":
         addresses |= {"listen": ANY_PORT, "admin": ANY_PORT, "upstream": "openai=http://127.0.0.1:1"}
     given = {**addresses, "store": "memory://", **flags}
@@ -40,7 +40,7 @@ def complaint(command: str, flags: Mapping[str, str], environ: Mapping[str, str]
     return ended.stderr.decode()
 
 
-@pytest.mark.parametrize("flag", ["listen", "grpc", "http"])
+@pytest.mark.parametrize("flag", ["listen", "ext-proc", "grpc", "http"])
 def test_a_port_that_is_taken(taken: str, flag: str) -> None:
     (line,) = complaint("up", {flag: taken}).splitlines()
     assert line.startswith(f"policyd: --{flag}: cannot listen on {taken}")

@@ -29,6 +29,9 @@ HELD = frozenset({Outcome.EXPIRED})
 LEFT = frozenset({Outcome.DISCONNECTED, Outcome.PROVIDER_ERROR})
 NOT_SENT = frozenset({Outcome.DENIED, Outcome.FAILED, Outcome.REJECTED})
 
+LEASE = "lease"
+"""The endpoint of a lease's record: it charges nothing by itself."""
+
 PAGE = 1_000
 
 
@@ -62,15 +65,25 @@ class Books:
         return Counter(record.outcome for record in self.records)
 
 
+async def spent_in(store_url: str) -> Mapping[tuple[str, str], int]:
+    """What was spent of each limit by each scope, by a store that no policyd has open."""
+    store = open_store(store_url)
+    try:
+        page = await store.accounts(page=PAGE)
+        return {(account.limit, account.scope): balance.spent for account, balance in page.rows}
+    finally:
+        await store.close()
+
+
 async def records_in(store_url: str) -> list[Record]:
-    """Every usage record of a store that no policyd has open."""
+    """Every usage record of a request, of a store that no policyd has open."""
     store = open_store(store_url)
     try:
         records: list[Record] = []
         cursor = ""
         while True:
             page = await store.usage(UsageFilter(), limit=PAGE, cursor=cursor)
-            records += page.records
+            records += (record for record in page.records if record.endpoint != LEASE)
             cursor = page.next_cursor
             if not cursor:
                 return records

@@ -51,6 +51,8 @@ class Expectation:
     """Whether streams that were open when it broke come to their end, and are charged what they cost."""
     overspends: bool = False
     """Whether budgets may be overspent meanwhile."""
+    serves: bool = False
+    """Whether requests are served meanwhile, whether others fail or not."""
 
 
 BREAKS_OFF = Expectation(promise=Promise.HOLDS)
@@ -58,6 +60,7 @@ BREAKS_OFF_UNSEEN = Expectation(promise=Promise.OBSERVED)
 REFUSES = Expectation(promise=Promise.HOLDS, streams_go_on=True)
 BREAKS_OFF_OPEN = Expectation(promise=Promise.HOLDS, overspends=True)
 LETS_PASS = Expectation(promise=Promise.EXACT, fails=False, streams_go_on=True, overspends=True)
+SPENDS_LEASES = Expectation(promise=Promise.HOLDS, streams_go_on=True, serves=True)
 UNNOTICED = Expectation(promise=Promise.EXACT, fails=False, streams_go_on=True)
 
 
@@ -207,6 +210,9 @@ H2RPC_CHARGING_THE_MOST = Setting(store=Kind.SQLITE, transport=Transport.H2RPC, 
 OPEN = Setting(store=Kind.REDIS_EVERYSEC, failure_mode="open")
 OPEN_WORKERS = Setting(store=Kind.REDIS_EVERYSEC, failure_mode="open", workers=2)
 
+DEGRADED = Setting(store=Kind.REDIS_EVERYSEC, failure_mode="degraded")
+DEGRADED_WORKERS = Setting(store=Kind.REDIS_EVERYSEC, failure_mode="degraded", workers=2)
+
 _ROWS = (
     Fault("policyd killed", SQLITE, policyd_killed, BREAKS_OFF),
     Fault("policyd killed", EVERYSEC, policyd_killed, BREAKS_OFF),
@@ -221,14 +227,19 @@ _ROWS = (
     Fault("Redis killed", EVERYSEC, redis_killed, REFUSES),
     Fault("Redis killed", ALWAYS, redis_killed, REFUSES),
     Fault("Redis killed", OPEN_WORKERS, redis_killed, LETS_PASS),
+    Fault("Redis killed", DEGRADED_WORKERS, redis_killed, SPENDS_LEASES),
     Fault("Redis hangs", EVERYSEC, redis_hangs, REFUSES),
     Fault("Redis hangs", OPEN, redis_hangs, LETS_PASS),
+    Fault("Redis hangs", DEGRADED, redis_hangs, SPENDS_LEASES),
     Fault("partition from Redis", EVERYSEC, partitioned, REFUSES),
     Fault("partition from Redis", OPEN, partitioned, LETS_PASS),
+    Fault("partition from Redis", DEGRADED, partitioned, SPENDS_LEASES),
     Fault("Redis's answers lost", EVERYSEC, answers_lost, REFUSES),
     Fault("Redis's answers lost", OPEN, answers_lost, LETS_PASS),
+    Fault("Redis's answers lost", DEGRADED, answers_lost, SPENDS_LEASES),
     Fault("Redis and policyd killed", EVERYSEC, redis_and_policyd_killed, BREAKS_OFF),
     Fault("Redis and policyd killed", OPEN, redis_and_policyd_killed, BREAKS_OFF_OPEN),
+    Fault("Redis and policyd killed", DEGRADED, redis_and_policyd_killed, BREAKS_OFF),
     Fault("Envoy killed", SQLITE, envoy_killed, BREAKS_OFF_UNSEEN),
     Fault("Envoy killed", CHARGING_THE_MOST, envoy_killed, BREAKS_OFF),
     Fault("provider killed", SQLITE, provider_killed, BREAKS_OFF_UNSEEN),

@@ -16,13 +16,15 @@ import grpc
 from policyd.core.money import parse_usd
 from tests.e2e.books import open_holds
 from tests.e2e.load import Asked, load
-from tests.faults.audit import SERVED, Books, findings, records_in
+from tests.faults.audit import SERVED, Books, findings, records_in, spent_in
 from tests.faults.clients import THROUGH, begin_streams, read_to_the_end
 from tests.faults.faults import BACK_SECONDS_MAX, Fault, Promise
-from tests.faults.stage import BUDGET, TIGHT, TIGHT_BUDGET, TIGHT_USD, WIDE, Stage, staged
+from tests.faults.stage import BUDGET, PROJECTS, TIGHT, TIGHT_BUDGET, TIGHT_USD, WIDE, Stage, staged
 
 CLIENTS, TIGHT_CLIENTS = 6, 2
 CHUNK_DELAY_MS = 10
+
+SERVED_MEANWHILE_MIN = 10
 
 BEFORE, AFTER = 20, 30
 """How many requests have to pass before the fault, and again after it."""
@@ -101,9 +103,10 @@ async def _witness(fault: Fault, stage: Stage) -> Witnessed:
         await stage.until_all_is_booked()
     except (AssertionError, grpc.RpcError) as error:
         problems.append(str(error))
-    spent = {project: stage.balance(BUDGET, project).spent for project in (WIDE, TIGHT)}
-    tight_spent = stage.balance(TIGHT_BUDGET, TIGHT).spent
     await stage.close()
+    accounts = await spent_in(stage.store_url)
+    spent = {project: accounts[BUDGET, f"project={project}"] for project in PROJECTS}
+    tight_spent = accounts[TIGHT_BUDGET, ""]
     books = Books(stage.provider.bill(), await records_in(stage.store_url))
     if left := await open_holds(stage.store_url):
         problems.append(f"{left} holds are left in the store")
@@ -121,6 +124,7 @@ async def _under_load(fault: Fault, stage: Stage, problems: list[str]) -> tuple[
     ):
         try:
             await asyncio.to_thread(wide.wait_for, BEFORE)
+            await stage.until_leased()
             begun = await asyncio.to_thread(begin_streams, listen, connections) if fault.expected.streams_go_on else ()
             broken = time.monotonic()
             await fault.happen(stage)
@@ -143,6 +147,8 @@ def judge(fault: Fault, seen: Witnessed) -> list[str]:
     ]
     if seen.moments is not None:
         problems += _bystanders(fault, seen.asked, seen.moments)
+        if fault.expected.serves and not _is_served_meanwhile(seen.asked, seen.moments):
+            problems.append("nobody was served while the store was away")
     if seen.tight_spent > parse_usd(TIGHT_USD) and not fault.expected.overspends:
         problems.append(f"a budget of {TIGHT_USD} USD is overspent: {seen.tight_spent} nano-USD")
     if fault.expected.promise is Promise.EXACT and books.charged_nanos != books.billed_nanos:
@@ -180,6 +186,12 @@ def _bystanders(fault: Fault, asked: Sequence[Asked], moments: Moments) -> list[
             at = each.ended - moments.mended
             problems.append(f"{each.session}: {each.outcome}, {at:.2f} s after all was mended")
     return problems
+
+
+def _is_served_meanwhile(asked: Sequence[Asked], moments: Moments) -> bool:
+    """Whether requests were decided and served between the break and the mend."""
+    served = (each for each in asked if each.began >= moments.broken and each.ended <= moments.mended)
+    return sum(each.outcome == "200" for each in served) >= SERVED_MEANWHILE_MIN
 
 
 def _back_seconds(asked: Sequence[Asked], moments: Moments) -> float:

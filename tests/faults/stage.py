@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from policyd.config import Address, HostPort, Settings, Transport, UnixSocket
+from policyd.core.money import parse_usd
 from policyd.envoy_config import EnvoySettings, build_bootstrap, parse_upstreams
 from policyd.up import EnvoyProcess, find_envoy
 from policyd.workers.ports import real_address, reserve_port
@@ -24,10 +25,14 @@ BUDGET = "project-spend"
 TIGHT_BUDGET = "tight"
 IN_FLIGHT = "in-flight"
 
-WIDE, TIGHT = "wide", "tight"
+WIDE, TIGHT = PROJECTS = "wide", "tight"
 """The projects: one whose budget never ends, and one whose budget ends under the load."""
 
-TIGHT_USD = "0.005"
+WIDE_USD, TIGHT_USD = "1000", "0.005"
+
+LEASED_PERCENT = 20
+"""So much that a lease of the smaller budget has room for some requests, and is used up by an outage."""
+LEASED_SECONDS_MAX = 5
 
 TTL_SECONDS = 2
 SWEEP_SECONDS = 5
@@ -38,6 +43,7 @@ BOOKED_SECONDS_MAX = TTL_SECONDS + 2 * SWEEP_SECONDS
 POLICY = """
 version: 1
 failure_mode: {failure_mode}
+degraded: {{share_percent: {leased_percent}}}
 on_disconnect: {on_disconnect}
 reservations: {{ttl: {ttl_seconds}s, grace: 0s}}
 identity:
@@ -46,7 +52,7 @@ identity:
 limits:
   - name: project-spend
     per: [project]
-    cost_usd: 1000
+    cost_usd: {wide_usd}
     window: lifetime
   - name: tight
     match: {{project: tight}}
@@ -93,11 +99,18 @@ class Setting:
         return ", ".join(words)
 
     @property
+    def leased_nanos(self) -> int:
+        """What one process leases of the budget that never ends; 0: it leases none."""
+        return parse_usd(WIDE_USD) * LEASED_PERCENT // 100 if self.failure_mode == "degraded" else 0
+
+    @property
     def policy(self) -> str:
         return POLICY.format(
             failure_mode=self.failure_mode,
             on_disconnect=self.on_disconnect,
+            leased_percent=LEASED_PERCENT,
             ttl_seconds=TTL_SECONDS,
+            wide_usd=WIDE_USD,
             tight_usd=TIGHT_USD,
         )
 
@@ -160,6 +173,13 @@ class Stage:
         children = map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split())
         return [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"policyd\0worker\0")]
 
+    async def until_leased(self) -> None:
+        """Waits until every worker has leased of the budgets, where it does so at all."""
+        deadline = time.monotonic() + LEASED_SECONDS_MAX
+        while self.balance(BUDGET, WIDE).reserved < self.setting.leased_nanos * self.setting.workers:
+            assert time.monotonic() < deadline, f"not leased after {LEASED_SECONDS_MAX} s"
+            await asyncio.sleep(0.1)
+
     async def until_all_is_booked(self) -> None:
         """Waits until every hold has ended and every journal is empty; `AssertionError` if one outlives its time."""
         deadline = time.monotonic() + BOOKED_SECONDS_MAX
@@ -169,10 +189,12 @@ class Stage:
 
     def _unbooked(self) -> dict[str, float]:
         """What is held still, by limit and project, and what waits in journals."""
-        limits = {(BUDGET, WIDE), (BUDGET, TIGHT), (IN_FLIGHT, WIDE), (IN_FLIGHT, TIGHT)}
-        left: dict[str, float] = {
-            f"{limit} of {project}": self.balance(limit, project).reserved for limit, project in limits
-        }
+        left: dict[str, float] = {f"{IN_FLIGHT} of {each}": self.balance(IN_FLIGHT, each).reserved for each in PROJECTS}
+        for project in PROJECTS:
+            reserved, leased = self.balance(BUDGET, project).reserved, self.setting.leased_nanos
+            # What is leased is a hold too, and stays.
+            is_leased = leased and reserved <= leased * self.setting.workers
+            left[f"{BUDGET} of {project}"] = reserved % leased if is_leased else reserved
         left["bytes in journals"] = self.policyd.metric("policyd_journal_bytes")
         return {name: amount for name, amount in left.items() if amount}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import sys
@@ -31,6 +32,7 @@ def main() -> None:
         "--seconds", type=float, default=SECONDS_MAX, help=f"none begins later (default: {SECONDS_MAX})"
     )
     options = parser.parse_args()
+    logging.disable()
     if options.seed is not None:
         sys.exit(_replay(options.seed, store=options.store or "memory"))
     first = options.first if options.first is not None else random.randrange(10**9)

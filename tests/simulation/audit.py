@@ -78,10 +78,15 @@ def check_records(model: Model, records: Sequence[Record]) -> None:
         record = by_name.get(name)
         check(record is not None, "every request that ended has its usage record", name)
         assert record is not None
-        check(record.outcome is _OUTCOMES[row.state], "records say how it ended", (name, record.outcome))
-        for share in row.shares.values():
-            if share.limit.metric is Metric.COST and row.state is not State.EXPIRED:
-                check(record.actual_cost_nanos == share.charged, "records say what was charged", name)
+        if name in model.leasing.leases:
+            check(record.actual_cost_nanos == 0 or row.state is State.EXPIRED, "a lease by itself costs nothing", name)
+            continue
+        outcome = Outcome.EXPIRED if row.died else _OUTCOMES[row.state]
+        check(record.outcome is outcome, "records say how it ended", (name, record.outcome))
+        costs = {share.charged for share in row.all_shares if share.limit.metric is Metric.COST}
+        if costs and row.state is not State.EXPIRED:
+            check(row.died or len(costs) == 1, "a request costs every budget the same", name)
+            check(record.actual_cost_nanos == max(costs), "records say what was charged", name)
     for name in (
         name
         for name, truth in model.truths.items()
@@ -98,6 +103,7 @@ def check_reports(endings: Mapping[tuple[str, Outcome], int]) -> None:
 
 def check_end(model: Model) -> None:
     """Whether every request ended as it had to, once all is quiet. Raises `Broken`."""
+    _check_leases(model)
     for name, truth in model.truths.items():
         row = model.books.rows.get(name)
         state = model.books.past.get(name) if row is None else row.state
@@ -116,12 +122,20 @@ def check_end(model: Model) -> None:
             check(wanted, "without faults every request ends as it was meant to", name)
 
 
+def _check_leases(model: Model) -> None:
+    """Whether nothing is leased any more, or was charged but for what was spent of it."""
+    for name in model.leasing.leases:
+        row = model.books.rows.get(name)
+        state = model.books.past.get(name) if row is None else row.state
+        check(state in (None, State.SETTLED, State.RELEASED), "every lease is settled or returned", (name, state))
+
+
 def _check_charged(truth: Truth, row: Row) -> None:
     """Whether what the provider did is charged in full; a hold that expired is charged the most it can have done."""
-    if row.state is State.EXPIRED and truth.script.max_output_tokens is None and truth.script.way is not Way.REPORT:
+    if row.has_expired and truth.script.max_output_tokens is None and truth.script.way is not Way.REPORT:
         return
     used = truth.used
-    for share in row.shares.values():
+    for share in row.all_shares:
         waived = share.limit.hold is Hold.EXPECTED or share.on_expiry is not None
-        if not (row.state is State.EXPIRED and waived):
+        if not (row.has_expired and waived):
             check(share.charged >= used[share.limit.metric], "no bypass", (truth.script.name, share.limit.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -34,6 +35,8 @@ AFTER_THE_END = {Metric.CONCURRENT_REQUESTS: 0}
 class Machine(Protocol):
     """A replica's machine, which calls the store."""
 
+    name: str
+
     def world_ms(self) -> int:
         """What time it really is."""
         ...
@@ -55,6 +58,10 @@ class Share:
     on_expiry: int | None
     charged: int = 0
 
+    @property
+    def expiry_charge(self) -> int:
+        return self.held if self.on_expiry is None else self.on_expiry
+
 
 @dataclass
 class Row:
@@ -68,8 +75,20 @@ class Row:
     fingerprint: str
     output_tokens_max: int
     """What it was first held for."""
+    leased: dict[str, Share] = field(default_factory=dict)
+    """What it takes of leases instead of holding it on accounts, by account."""
+    died: bool = False
+    """Whether it was ended as by an expiry by whoever found its replica's journal."""
     state: State = State.RESERVED
     ended_at_ms: int | None = None
+
+    @property
+    def has_expired(self) -> bool:
+        return self.died or self.state is State.EXPIRED
+
+    @property
+    def all_shares(self) -> Iterable[Share]:
+        return (*self.shares.values(), *self.leased.values())
 
 
 @dataclass

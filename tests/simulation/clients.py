@@ -79,7 +79,7 @@ class Client:
             if held.verdict.HasField("block"):
                 self._check_block()
             else:
-                check(script.name in self._world.model.refused, "no refusal without a reason", script.name)
+                check(self._world.model.may_be_refused(script.name), "no refusal without a reason", script.name)
             truth.denied = True
             return
         maximum = held.set_max_output_tokens if held.HasField("set_max_output_tokens") else None
@@ -195,7 +195,7 @@ class Client:
             self._check_block()
             return
         if not verdict.decision.allowed:
-            check(script.name in self._world.model.refused, "no refusal without a reason", script.name)
+            check(self._world.model.may_be_refused(script.name), "no refusal without a reason", script.name)
             await enforcer.end_unheld(verdict.record)
             truth.denied = True
             return
@@ -252,7 +252,7 @@ class Client:
 
     def _granted(self, maximum: int | None) -> None:
         """The client was told that it may go on, with its output lowered to `maximum` if there is one."""
-        row = self._world.model.books.row_of(self._script.name)
+        row = self._world.model.row_of(self._script.name)
         bound = self._script.max_output_tokens
         told = maximum if maximum is not None else bound
         check(told in (None, row.output_tokens_max), "who is clamped is told so", (self._script.name, told))

@@ -17,6 +17,8 @@ from policyd.core.reservation import Event, State
 from policyd.enforcer import deciding, enforcer
 from policyd.stores import memory, postings
 from policyd.stores.memory_state import MemoryState
+from policyd.stores.outage.keeping import LeaseKeeper
+from policyd.stores.outage.leases import Lease, Leases, LostLeases, lease_end
 from policyd.stores.postings import Posting
 from policyd.stores.sqlite.group_commit import GroupCommit
 
@@ -157,6 +159,30 @@ def _holds_are_free(right: Any) -> Any:
     return property(lambda self: max(0, self.limit.amount - self.spent))
 
 
+def _always(right: Any) -> Any:
+    return lambda *_: True
+
+
+def _spends_nothing(right: Any) -> Any:
+    return lambda self, request_id, amounts: right(self, request_id, None)
+
+
+def _ends_while_in_use(right: Any) -> Any:
+    return lambda self, *, now_ms, all_of_them=False: [each for each in self if each.is_used or all_of_them]
+
+
+def _charges_all_of_it(right: Any) -> Any:
+    return lambda self, *, now_ms: lease_end(self.entry, self.record, self.entry.amount, now_ms=now_ms)
+
+
+def _none(right: Any) -> Any:
+    return lambda *_, **__: []
+
+
+def _ignored(right: Any) -> Any:
+    return lambda *_, **__: None
+
+
 @dataclass(frozen=True, slots=True)
 class Defect:
     what: str
@@ -186,6 +212,14 @@ DEFECTS = (
     Defect("a window of first use begins with every replica", MemoryState, "begin_window", _begins_again),
     Defect("a clamped request goes on with its own maximum", deciding, "verdict_on", _clamps_the_hold_alone),
     Defect("what is held is told to be free", decision.LimitReport, "remaining", _holds_are_free),
+    Defect("leases have room for everything", Leases, "has_room", _always),
+    Defect("a growing stream takes nothing more of its lease", Leases, "take_more", _all_granted),
+    Defect("what was spent of a lease is forgotten", Leases, "give_back", _spends_nothing),
+    Defect("a lease ends while a request has a part of it", Leases, "to_end", _ends_while_in_use),
+    Defect("a lease is charged in full", Lease, "end", _charges_all_of_it),
+    Defect("leases are not renewed", LeaseKeeper, "_renew", _nothing),
+    Defect("the leases of a replica that died are left to expire", LostLeases, "ends", _none),
+    Defect("what its open requests had taken is forgotten", LostLeases, "take", _ignored),
 )
 
 SQLITE_DEFECTS = (

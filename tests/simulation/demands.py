@@ -51,6 +51,15 @@ class Demands:
             shares.append(Share(limit, entry.account, cap, enforced, amount, on_expiry))
         return shares
 
+    def exceed(self, script: Script) -> bool:
+        """Whether a request asks for more than a limit gives that is empty."""
+        maximum, expected = self._asked(script, self._unclamped(script))
+        return any(
+            (maximum if limit.hold is Hold.MAXIMUM else expected)[limit.metric] > limit.amount
+            for limit in self.plan.policy.limits
+            if limit.action in _ENFORCED
+        )
+
     def _check_account(self, script: Script, limit: Limit, entry: Entry, at_ms: int) -> None:
         account, place = entry.account, (script.name, limit.name)
         scope = ",".join(f"{each}={script.identity[each]}" for each in limit.per)

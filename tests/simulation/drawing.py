@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 
 from policyd.core.own_prices import OwnPrice, OwnPrices
-from policyd.core.policy import Action, Hold, Limit, Metric, OnExpiry, Policy, Reservations
+from policyd.core.policy import Action, FailureMode, Hold, Limit, Metric, OnExpiry, Policy, Reservations
 from policyd.core.pricing import Rate, RateTier
 from policyd.core.windows import CalendarUnit, CalendarWindow, FirstUseWindow, Lifetime, SlidingWindow, Window
 from tests.builders import policy
@@ -57,6 +58,11 @@ _CRASHING = (
 )
 """The calls of the store that replicas die in."""
 
+_CRASHING_WITH_LEASES = (*("reserve", "settle", "release", "renew", "balances"), *("ping",) * 5)
+
+_LEASES_EVERY = 5
+"""One of so many histories has leases."""
+
 _TYPICAL = {
     Metric.COST: 400 * INPUT_NANOS + 200 * OUTPUT_NANOS,
     Metric.TOKENS: 600,
@@ -74,6 +80,65 @@ _PRICES = OwnPrices(
 
 def draw(seed: int) -> Plan:
     """The plan of a seed, always the same."""
+    plan, chance = _draw(seed), Random(f"{seed} leases")
+    return _with_leases(plan, chance) if chance.randrange(_LEASES_EVERY) == 0 else plan
+
+
+def _with_leases(plan: Plan, chance: Random) -> Plan:
+    """The plan with replicas that lease shares of budgets, and a store that is often away.
+
+    Without what leases do not bear on: other services' calls (they are told of the outage and decide themselves),
+    operators' commands. Messages to the store are not doubled: one that says that it had no effect had none.
+    """
+    replicas, lasts = len(plan.skews_ms), 300
+    limits = tuple(
+        replace(
+            each,
+            amount=each.amount * chance.choice([1, 4, 10]),
+            window=Lifetime() if isinstance(each.window, FirstUseWindow) else each.window,
+        )
+        for each in plan.policy.limits
+    )
+    scripts = tuple(
+        replace(_script(chance, f"r{n}", replicas, lasts), way=Way.EXCHANGE) for n in range(1, chance.randint(10, 50))
+    )
+    incidents: list[Incident] = []
+    if not plan.calm:
+        incidents += [
+            StoreRestart(chance.uniform(0, lasts), chance.uniform(5, 100)) for _ in range(chance.randint(1, 3))
+        ]
+        incidents += [
+            Partition(chance.randrange(replicas), chance.uniform(0, lasts), chance.uniform(1, 100))
+            for _ in range(chance.randint(0, 2))
+        ]
+        incidents += [
+            Crash(
+                replica=chance.randrange(replicas),
+                operation=chance.choice(_CRASHING_WITH_LEASES),
+                nth=chance.randint(1, 20),
+                boundary=chance.choice(list(Boundary)),
+                down_seconds=chance.uniform(0.1, 60),
+            )
+            for _ in range(chance.randint(0, 4))
+        ]
+    return replace(
+        plan,
+        policy=replace(
+            plan.policy,
+            limits=limits,
+            failure_mode=FailureMode.DEGRADED,
+            lease_percent=chance.choice([5, 20, 50]),
+            reservations=replace(plan.policy.reservations, ttl_seconds=chance.choice([20, 40, 120])),
+        ),
+        sweep_seconds=chance.choice([5, 15, 30]),
+        weather=replace(plan.weather, doubled=0),
+        scripts=scripts,
+        incidents=tuple(incidents),
+        commands=(),
+    )
+
+
+def _draw(seed: int) -> Plan:
     chance = Random(seed)
     replicas = chance.randint(1, 4)
     jumping = chance.randrange(8) == 0

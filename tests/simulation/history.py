@@ -5,23 +5,30 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from operator import methodcaller
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 from policyd.core.errors import PolicydError, StoreUnavailable
 from policyd.core.record import Record
 from policyd.core.reservation import State
 from policyd.core.windows import SlidingWindow
 from policyd.stores.base import Store, UsageFilter
+from policyd.stores.outage import journal, leases
+from policyd.stores.outage.events import Line
 from tests.simulation import audit
 from tests.simulation.clients import Client
 from tests.simulation.hosts import Host
+from tests.simulation.leases import Life, NumberedIds
 from tests.simulation.model import NOTHING_DUE, Call, Model
 from tests.simulation.operators import operate
 from tests.simulation.plan import ClockJump, Crash, Incident, Partition, Plan, StoreRestart
-from tests.simulation.replica import Replica, Reported
+from tests.simulation.replica import MEND_SECONDS, Replica, Reported
 from tests.simulation.virtual_time import VirtualLoop
 from tests.simulation.wire import Wire
 
@@ -35,7 +42,7 @@ finds."""
 
 _DIGITS = re.compile(r"-?[1-9][0-9]*")
 
-_ROUTINE = {"state", "balances"}
+_ROUTINE = {"state", "balances", "ping"}
 """The calls that are not worth a line."""
 
 _COUNTED = {"reserve", "extend", "settle", "release"}
@@ -56,22 +63,36 @@ class Told:
 
 def tell(plan: Plan, host: Host) -> Told:
     """Carries out `plan` on a store of its own."""
-    loop = VirtualLoop()
-    history = _History(plan, host, loop)
-    broken: Exception | None = None
-    try:
-        loop.run_until_complete(history.run())
-    except Exception as error:  # noqa: BLE001 - whatever escapes breaks the history
-        broken = error
-        history.tell("BROKEN", f"{type(error).__name__}: {error}")
-    finally:
-        loop.run_until_complete(history.close())
-        loop.close()
+    with ExitStack() as stack:
+        folder = stack.enter_context(_journals()) if plan.leases else Path()
+        loop = VirtualLoop()
+        history = _History(plan, host, loop, folder)
+        broken: Exception | None = None
+        try:
+            loop.run_until_complete(history.run())
+        except Exception as error:  # noqa: BLE001 - whatever escapes breaks the history
+            broken = error
+            history.tell("BROKEN", f"{type(error).__name__}: {error}")
+        finally:
+            loop.run_until_complete(history.close())
+            loop.close()
     return Told(plan, history.lines, history.seen, broken)
 
 
+@contextmanager
+def _journals() -> Iterator[Path]:
+    """A folder for journals, in which names are the same whenever a seed is told."""
+    ids = NumberedIds()
+    with (
+        TemporaryDirectory() as folder,
+        mock.patch.object(journal, "uuid", ids),
+        mock.patch.object(leases, "uuid", ids),
+    ):
+        yield Path(folder)
+
+
 class _History:
-    def __init__(self, plan: Plan, host: Host, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, plan: Plan, host: Host, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
         self.lines: list[str] = []
         self.seen: Counter[str] = Counter()
         self.model = Model(plan, self.seen)
@@ -79,10 +100,11 @@ class _History:
         self.replicas: list[Replica] = []
         self._plan = plan
         self._host = host
+        self.folder = folder
         self._loop = loop
         self._store_is_up = True
         self._timers: list[asyncio.TimerHandle] = []
-        self._reported = Reported()
+        self.reported = Reported()
         self._failure: asyncio.Future[None] = loop.create_future()
 
     def now_ms(self) -> int:
@@ -93,7 +115,7 @@ class _History:
 
     async def run(self) -> None:
         plan = self._plan
-        self.replicas += [self._replica(number) for number in range(len(plan.skews_ms))]
+        self.replicas += [Replica(number, plan=plan, world=self) for number in range(len(plan.skews_ms))]
         for incident in plan.incidents:
             self._schedule(incident)
         await self._unless_broken(
@@ -122,17 +144,6 @@ class _History:
             for each in done:
                 each.result()
 
-    def _replica(self, number: int) -> Replica:
-        return Replica(
-            number,
-            plan=self._plan,
-            wire=self.wire,
-            server=self,
-            world_ms=self.now_ms,
-            reported=self._reported,
-            told=self._incident,
-        )
-
     # --- the store's end of every link ---
 
     def execute(self, replica: Replica, operation: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
@@ -146,7 +157,7 @@ class _History:
         try:
             self._check(Call(operation, arguments, keywords, replica, answer), replica)
         except Exception as error:
-            self._break(error)
+            self.broke(error)
             raise
         if isinstance(answer, PolicydError):
             raise answer
@@ -161,9 +172,20 @@ class _History:
         if call.operation in _CHANGING:
             audit.check_accounts(self.model, self._host.run(lambda store: store.accounts(page=_ALL)).rows)
 
-    def _break(self, error: Exception) -> None:
+    def broke(self, error: Exception) -> None:
         if not self._failure.done():
             self._failure.set_exception(error)
+
+    def journalled(self, line: Line, life: Life) -> None:
+        """A replica has written into its journal."""
+        kind = type(line).__name__.lower()
+        self.seen[f"journal: {kind}"] += 1
+        self.tell(life.machine.name, f"writes down: {kind}")
+        try:
+            self.model.leasing.journalled(line, life)
+        except Exception as error:
+            self.broke(error)
+            raise
 
     # --- what goes wrong ---
 
@@ -181,31 +203,31 @@ class _History:
                 pass
 
     def _stop_store(self) -> None:
-        self._incident("store", "STOPS")
+        self.incident("store", "STOPS")
         self._store_is_up = False
 
     def _restart_store(self) -> None:
         try:
             self._host.restart()
             self._store_is_up = True
-            self._incident("store", "starts again")
+            self.incident("store", "starts again")
             self._check_everything()
         except Exception as error:  # noqa: BLE001 - nothing awaits this
-            self._break(error)
+            self.broke(error)
 
     def _cut_off(self, number: int) -> None:
         self.replicas[number].is_cut_off = True
-        self._incident(f"replica-{number}", "PARTITION from the store")
+        self.incident(f"replica-{number}", "PARTITION from the store")
 
     def _reconnect(self, number: int) -> None:
         self.replicas[number].is_cut_off = False
-        self._incident(f"replica-{number}", "partition over")
+        self.incident(f"replica-{number}", "partition over")
 
     def _jump(self, number: int, by_seconds: int) -> None:
         self.replicas[number].set_clock(by_seconds)
-        self._incident(f"replica-{number}", f"CLOCK JUMPS by {by_seconds} s")
+        self.incident(f"replica-{number}", f"CLOCK JUMPS by {by_seconds} s")
 
-    def _incident(self, who: str, what: str) -> None:
+    def incident(self, who: str, what: str) -> None:
         self.tell(who, what)
         if what[0].isupper():  # the rest is how it ends
             self.seen[f"{who.partition('-')[0]}: {_DIGITS.sub('some', what)}"] += 1
@@ -224,6 +246,8 @@ class _History:
         self._store_is_up, last.is_cut_off = True, False
         self.wire.calm_down()
         last.start()
+        if self._plan.leases:
+            await asyncio.sleep(2 * MEND_SECONDS)  # until the journals of all are in the store
         await asyncio.sleep(1)  # between two sweeps, so that nothing changes while budgets are asked for
         await self._check_budgets(last)
         grace_ms = self._plan.policy.reservations.grace_seconds * 1000
@@ -244,7 +268,7 @@ class _History:
     def _check_end(self) -> None:
         self._check_everything()
         audit.check_end(self.model)
-        audit.check_reports(self._reported.endings)
+        audit.check_reports(self.reported.endings)
         audit.check_records(self.model, self._host.run(_records))
 
     def _check_everything(self) -> None:

@@ -18,6 +18,7 @@ from policyd.core.reservation import State
 from policyd.stores.base import Exists, Granted, Refused, Stale, Swept
 from tests.simulation.books import Books, Machine, Row, Share, Truth
 from tests.simulation.demands import Demands
+from tests.simulation.leases import Leasing
 from tests.simulation.plan import OUTPUT_NANOS, Plan, Way
 from tests.simulation.promises import check
 from tests.simulation.state_model import StateModel
@@ -53,12 +54,14 @@ class Model:
     state: StateModel = field(default_factory=StateModel)
     books: Books = field(init=False)
     refused: set[str] = field(default_factory=set)
+    leasing: Leasing = field(init=False)
     _demands: Demands = field(init=False)
 
     def __post_init__(self) -> None:
         self.truths = {script.name: Truth(script) for script in self.plan.scripts}
         self.books = Books(self.state)
         self._demands = Demands(self.plan, self.state)
+        self.leasing = Leasing(self.plan, self.books, self.truths, self._demands)
 
     def took_effect(self, call: Call) -> str:
         """Takes in one step of the store; returns its outcome in a word. Raises `Broken`."""
@@ -67,14 +70,27 @@ class Model:
 
     def acknowledged(self, name: str, ending: State) -> None:
         """Somebody was told how the reservation ended."""
-        state = self.books.row_of(name).state
+        state = self.leasing.ends.get(name) or self.books.row_of(name).state
         check(state is ending, "nothing is lost that was acknowledged", (name, ending, state))
         self.truths[name].ended = ending
+
+    def row_of(self, name: str) -> Row:
+        """The row of a request that somebody was told of, whether the store knows it by now or not."""
+        alone = self.leasing.alone.get(name)
+        return self.books.row_of(name) if alone is None else alone.row
+
+    def may_be_refused(self, name: str) -> bool:
+        """Whether the store has refused it, or it asks for more than there is of some limit."""
+        return name in self.refused or (self.plan.leases and self._demands.exceed(self.truths[name].script))
 
     def _reserved(self, call: Call) -> str:
         row, keywords = self.books.rows.get(call.name), call.keywords
         if row is not None:
             return _reserved_again(row, call)
+        if call.name in self.leasing.leases:
+            return self._lease_reserved(call)
+        if call.name in self.leasing.alone:
+            return self._replayed(call)
         if keywords["state_revision"] != self.state.revision:
             check(call.answer == Stale(self.state.revision), "who knows the state of before is told so", call.answer)
             return "stale"
@@ -101,6 +117,37 @@ class Model:
         )
         self.books.accounts |= {share.account.key: share.account for share in shares}
         return "granted"
+
+    def _lease_reserved(self, call: Call) -> str:
+        keywords = call.keywords
+        (entry,) = keywords["entries"]
+        row = self.leasing.lease_row(
+            call.name, self.plan.policy.limits, expires_at_ms=keywords["expires_at_ms"], by=call.by
+        )
+        (share,) = row.shares.values()
+        check((entry.account, entry.amount) == (share.account, share.held), "a lease is what was written", call.name)
+        has_room = sum(self.books.total(entry.account.key)) + entry.amount <= entry.cap
+        if isinstance(call.answer, Refused):
+            check(not has_room, "nothing is refused that fits", call.name)
+            return "a lease, refused"
+        check(isinstance(call.answer, Granted), "reserve answers", call.answer)
+        check(has_room or not entry.enforce, "no overspend", call.name)
+        share.enforced = entry.enforce
+        self.books.rows[call.name] = row
+        self.books.accounts[entry.account.key] = entry.account
+        return "a lease, granted"
+
+    def _replayed(self, call: Call) -> str:
+        """What a replica has let through alone comes into the store, past every cap."""
+        row = self.leasing.alone[call.name].row
+        held = {entry.account.key: entry.amount for entry in call.keywords["entries"]}
+        right = {key: share.held for key, share in row.shares.items()}
+        check(held == right, "what was let through is what is held", call.name)
+        check(isinstance(call.answer, Granted), "what was let through is held past every cap", call.answer)
+        row.expires_at_ms, row.alive_by = call.keywords["expires_at_ms"], call.by
+        self.books.rows[call.name] = row
+        self.books.accounts |= {key: share.account for key, share in row.shares.items()}
+        return "replayed"
 
     def _used_with(self, shares: Iterable[Share], call: Call) -> Iterator[tuple[Share, int, int]]:
         """What each account with a limit that is enforced would come to, at least and at most."""
@@ -145,11 +192,26 @@ class Model:
         check(answer is row.state, "a store says what it found", (call.name, answer, row.state))
         if row.state is ending:
             return "repeated"
-        used = self.truths[call.name].used if ending is State.SETTLED else {}
-        for share in row.shares.values():
-            share.charged = used.get(share.limit.metric, 0)
+        if call.name in self.leasing.leases:
+            (share,) = row.shares.values()
+            share.charged = self.leasing.lease_charge(call.name, ending)
+        elif self.leasing.died(call.name):
+            row.died = True
+            for share in row.leased.values():
+                share.charged = share.held
+            for share in row.shares.values():
+                share.charged = max(
+                    *(each.expiry_charge for each in row.shares.values() if each.limit.metric is share.limit.metric),
+                    *(each.charged for each in row.leased.values() if each.limit.metric is share.limit.metric),
+                    0,
+                )
+        else:
+            used = self.truths[call.name].used if ending is State.SETTLED else {}
+            for share in row.shares.values():
+                share.charged = used.get(share.limit.metric, 0)
         found, row.state, row.ended_at_ms = row.state, ending, call.keywords["now_ms"]
-        return f"{ending}, was {found}"
+        what = "a lease, " if call.name in self.leasing.leases else ""
+        return f"{what}{ending}, was {found}"
 
     def _renewed(self, call: Call) -> str:
         expires_at_ms = call.keywords["expires_at_ms"]
@@ -172,7 +234,7 @@ class Model:
             check(self.plan.jumps or not is_alive, "no hold ends while its replica counts on it", name)
             row.state, row.ended_at_ms = State.EXPIRED, now_ms
             for share in row.shares.values():
-                share.charged = share.held if share.on_expiry is None else share.on_expiry
+                share.charged = share.expiry_charge
         check(answer.open_reservations == len(held) - len(due), "open holds are counted", answer.open_reservations)
         self.seen["holds that expired"] += len(due)
         forgotten = self.books.forget(now_ms=now_ms, ended_before_ms=call.keywords["ended_before_ms"])

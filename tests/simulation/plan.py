@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from random import Random
 
-from policyd.core.policy import Policy
+from policyd.core.policy import FailureMode, Policy
 
 MODEL = "sim-1"
 INPUT_NANOS = 1_000
@@ -191,6 +191,11 @@ class Plan:
     def jumps(self) -> bool:
         """Whether clocks jump beyond the grace, which takes some promises away."""
         return any(isinstance(each, ClockJump) for each in self.incidents)
+
+    @property
+    def leases(self) -> bool:
+        """Whether replicas lease shares of budgets, to spend while the store is away."""
+        return self.policy.failure_mode is FailureMode.DEGRADED
 
     def fate(self, message: str) -> Fate:
         """What becomes of a message by its name."""

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from policyd.api.service import PolicyServicer
@@ -18,11 +19,19 @@ from policyd.core.record import Outcome, Record
 from policyd.enforcer import Enforcer
 from policyd.learning import Corrections
 from policyd.stores.base import Store, Swept
+from policyd.stores.outage.events import Event, Line
+from policyd.stores.outage.journal import Journal
+from policyd.stores.outage.store import JournalledStore
 from tests.builders import COUNTER
+from tests.simulation.leases import Life
 from tests.simulation.plan import STORE_TIMEOUT_SECONDS, Boundary, Crash, Plan
 from tests.simulation.wire import NoAnswer, Wire
 
 T = TypeVar("T")
+
+_GUARD_SECONDS = 1.5 * STORE_TIMEOUT_SECONDS
+"""The bound of the circuit breaker. The link gives up before; half of it counts as slow."""
+MEND_SECONDS = 2
 
 _NO_PRICES = PriceBook((), version="none")
 
@@ -31,11 +40,34 @@ class Unreachable(Exception):
     """The replica is down, or went down before it answered."""
 
 
-class StoreServer(Protocol):
-    """The store's end of every link."""
+class Surroundings(Protocol):
+    """What is around replicas: the store's end of every link, the time, and who looks on."""
+
+    @property
+    def wire(self) -> Wire: ...
+    @property
+    def reported(self) -> Reported: ...
+    @property
+    def folder(self) -> Path:
+        """Where all replicas have their journals."""
+        ...
+
+    def now_ms(self) -> int:
+        """What time it really is."""
+        ...
 
     def execute(self, replica: Replica, operation: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Carries out a call that arrived, in one step. Raises what the store raises."""
+        ...
+
+    def journalled(self, line: Line, life: Life) -> None:
+        """A replica has written into its journal."""
+        ...
+
+    def incident(self, who: str, what: str) -> None: ...
+
+    def broke(self, error: Exception) -> None:
+        """A replica fails where it never may."""
         ...
 
 
@@ -77,17 +109,7 @@ class Reported:
 class Replica:
     """Up from `start` to `crash`, any number of times."""
 
-    def __init__(
-        self,
-        number: int,
-        *,
-        plan: Plan,
-        wire: Wire,
-        server: StoreServer,
-        world_ms: Callable[[], int],
-        reported: Reported,
-        told: Callable[[str, str], None],
-    ) -> None:
+    def __init__(self, number: int, *, plan: Plan, world: Surroundings) -> None:
         self.name = f"replica-{number}"
         self.skew_ms = plan.skews_ms[number]
         self.is_up = False
@@ -95,16 +117,13 @@ class Replica:
         """Whether a partition stands between it and the store."""
         self._number = number
         self._plan = plan
-        self._wire = wire
-        self._server = server
-        self._world_ms = world_ms
-        self._reported = reported
-        self._told = told
+        self._world = world
         self._crashes = [each for each in plan.incidents if isinstance(each, Crash) and each.replica == number]
         self._calls: Counter[str] = Counter()
         self._tasks: dict[asyncio.Task[Any], None] = {}  # a set would end them in any order
         self._life = 0
         self._is_retired = False
+        self._at_end: Callable[[], None] = _nothing
         self.start()
 
     # --- its life ---
@@ -112,23 +131,47 @@ class Replica:
     def start(self) -> None:
         self.is_up = True
         self._life += 1
-        self.clock = SkewedClock(self._world_ms, self.skew_ms)
+        self.clock = SkewedClock(self._world.now_ms, self.skew_ms)
+        self.store = cast("Store", _Link(self, self._life))
+        if self._plan.leases:
+            self.store = self._leasing(self.store)
         self.enforcer = Enforcer(
-            store=cast("Store", _Link(self, self._life)),
+            store=self.store,
             prices=_NO_PRICES,
             counter=COUNTER,
             clock=self.clock,
             policy=lambda: self._plan.policy,
-            observer=self._reported,
+            observer=self._world.reported,
         )
         self.servicer = PolicyServicer(self.enforcer)
         self._start(self._repeat(self.enforcer.renew_open, self._plan.policy.reservations.ttl_seconds / 3))
         self._start(self._repeat(self.enforcer.refresh_state, 2 * self._plan.sweep_seconds))
         self._start(self._repeat(self.enforcer.sweep, self._plan.sweep_seconds))
 
+    def _leasing(self, store: Store) -> JournalledStore:
+        """The store with a journal before it, and what looks after both."""
+        life = Life(self)
+        journal = _ToldJournal(self._world.folder, store="simulated", bytes_max=2**20)
+        journal.told = lambda line: self._world.journalled(line, life)
+        leasing = JournalledStore(
+            store,
+            journal,
+            policy=lambda: self._plan.policy,
+            now_ms=self.clock.now_ms,
+            timeout_seconds=_GUARD_SECONDS,
+        )
+
+        def end() -> None:
+            life.is_over = True
+            journal.close()
+
+        self._at_end = end
+        self._start(self._repeat(leasing.mend, MEND_SECONDS))
+        return leasing
+
     def crash(self, why: str) -> None:
         """Ends every coroutine where it stands; whatever they do on their way out reaches nobody."""
-        self._told(self.name, f"CRASH {why}")
+        self._world.incident(self.name, f"CRASH {why}")
         self.halt()
 
     def halt(self) -> None:
@@ -138,6 +181,8 @@ class Replica:
         for task in self._tasks:
             task.cancel()
         self._tasks.clear()
+        self._at_end()
+        self._at_end = _nothing
 
     def retire(self) -> None:
         """Ends it for good, unless somebody starts it again: no incident does."""
@@ -156,11 +201,11 @@ class Replica:
 
     def world_ms(self) -> int:
         """What time it really is."""
-        return self._world_ms()
+        return self._world.now_ms()
 
     def raw_now_ms(self) -> int:
         """What time it is by this machine."""
-        return self._world_ms() + self.skew_ms
+        return self._world.now_ms() + self.skew_ms
 
     def serve(self, work: Callable[[Replica], Coroutine[Any, Any, T]]) -> asyncio.Future[T]:
         """Does `work` inside the replica. Ends in `Unreachable` if it is down or goes down meanwhile."""
@@ -193,7 +238,10 @@ class Replica:
             try:
                 await chore()
             except StoreError:
-                self._told(self.name, "a chore failed")
+                self._world.incident(self.name, "a chore failed")
+            except Exception as error:
+                self._world.broke(error)
+                raise
             await asyncio.sleep(seconds)
 
     # --- its link to the store ---
@@ -212,7 +260,7 @@ class Replica:
         def effect() -> asyncio.Future[Any]:
             done = loop.create_future()
             try:
-                done.set_result(self._server.execute(self, operation, arguments, keywords))
+                done.set_result(self._world.execute(self, operation, arguments, keywords))
             except Exception as error:  # noqa: BLE001 - it is the caller's
                 done.set_exception(error)
             if life == self._life:
@@ -223,7 +271,7 @@ class Replica:
             loop.call_soon(self._crash_at, Boundary.SENT, crash, operation)
         name = f"{self.name} {operation} {arguments[0] if arguments and isinstance(arguments[0], str) else ''}"
         try:
-            return await self._wire.call(
+            return await self._world.wire.call(
                 name, effect, timeout_seconds=STORE_TIMEOUT_SECONDS, is_cut=lambda: self.is_cut_off
             )
         except NoAnswer:
@@ -243,8 +291,25 @@ class Replica:
 
     def _start_again(self) -> None:
         if not self._is_retired:
-            self._told(self.name, "starts again")
+            self._world.incident(self.name, "starts again")
             self.start()
+
+
+def _nothing() -> None:
+    pass
+
+
+class _ToldJournal(Journal):
+    """A journal that tells what is written into it. Bringing it to the disk is left out: only power cuts need it."""
+
+    told: Callable[[Line], None]
+
+    def append(self, event: Event, *, past_maximum: bool = False) -> None:
+        super().append(event, past_maximum=past_maximum)
+        self.told(event)
+
+    async def flush(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)

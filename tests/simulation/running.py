@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -70,7 +71,7 @@ def run_many(seeds: Sequence[int], *, store: str, processes: int, ends_at: float
     """As many as there is time for by the monotonic clock, in several processes; none begins after one has broken."""
     tally = Tally()
     chunks = [seeds[start : start + _CHUNK] for start in range(0, len(seeds), _CHUNK)]
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=logging.disable) as pool:
         for done in pool.map(partial(run_seeds, store=store), chunks):
             tally.add(done)
             if tally.broken_seeds or time.monotonic() > ends_at:

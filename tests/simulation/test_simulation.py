@@ -63,6 +63,13 @@ def test_the_histories_meet_what_they_are_there_for() -> None:
         "release: ended, settled",
         "extend: a part of it",
         "extend: nothing",
+        "journal: took",
+        "reserve: a lease, granted",
+        "reserve: a lease, refused",
+        "reserve: replayed",
+        "settle: a lease, settled, was reserved",
+        "settle: a lease, settled, was expired",
+        "release: a lease, released, was reserved",
     ):
         assert seen[outcome], outcome
 

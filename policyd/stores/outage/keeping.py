@@ -68,8 +68,14 @@ class LeaseKeeper:
         if not balance.fits(entry.amount, cap=entry.cap):
             return  # the budget is used up, or nearly
         self._journal.append(lease.told)
-        result = await self._store.reserve(
-            lease.id, entries=(entry,), record=lease.record, now_ms=now_ms, expires_at_ms=now_ms + ttl_ms
-        )
+        try:
+            result = await self._store.reserve(
+                lease.id, entries=(entry,), record=lease.record, now_ms=now_ms, expires_at_ms=now_ms + ttl_ms
+            )
+        except StoreError:
+            # It may be held all the same, and its expiry would charge it: it is ended once the store answers.
+            lease.is_ending = True
+            self._leases.add(lease)
+            raise
         if isinstance(result, Granted):
             self._leases.add(lease)

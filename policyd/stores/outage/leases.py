@@ -23,7 +23,8 @@ from typing import Final
 from policyd.core.ledger import ZERO_BALANCE, Amounts, Balance, Entry
 from policyd.core.policy import Metric
 from policyd.core.record import Outcome, Record
-from policyd.stores.outage.events import Ended, Leased, Took
+from policyd.stores.outage.events import Ended, Held, Leased, Took
+from policyd.stores.postings import expiry_charge
 
 ACCOUNTS_MAX: Final = 1_000
 """How many budgets are leased at most: those that were used last."""
@@ -244,6 +245,8 @@ class LostLeases:
         self._spent: dict[str, int] = {}
         self._taken: dict[str, Mapping[str, int]] = {}
         """What requests have taken that did not end, by request and lease."""
+        self._held: dict[str, Held] = {}
+        """What those hold beside it."""
 
     def add(self, leased: Leased) -> None:
         self._leased[leased.record.request_id] = leased
@@ -251,21 +254,41 @@ class LostLeases:
     def take(self, took: Took) -> None:
         self._taken[took.request_id] = took.amounts
 
+    def hold(self, held: Held) -> None:
+        if self._taken.get(held.record.request_id):
+            self._held[held.record.request_id] = held
+
     def give_back(self, request_id: str, amounts: Amounts | None) -> None:
+        self._held.pop(request_id, None)
         for lease_id in self._taken.pop(request_id, {}):
             if (leased := self._leased.get(lease_id)) is not None:
                 self._spend(lease_id, charged(amounts, leased.entry))
 
     def ends(self, *, now_ms: int) -> Sequence[Ended]:
-        """What ends them. A request that did not end is charged what it had taken."""
+        """What ends them. A request that did not end is charged what it had taken, and its record says so."""
+        spent = dict(self._spent)
         for taken in self._taken.values():
             for lease_id, amount in taken.items():
-                self._spend(lease_id, amount)
-        self._taken.clear()
+                spent[lease_id] = spent.get(lease_id, 0) + amount
         return [
-            lease_end(leased.entry, leased.record, self._spent.get(lease_id), now_ms=now_ms)
-            for lease_id, leased in self._leased.items()
+            *(self._expired(held, now_ms=now_ms) for held in self._held.values()),
+            *(
+                lease_end(leased.entry, leased.record, spent.get(lease_id), now_ms=now_ms)
+                for lease_id, leased in self._leased.items()
+            ),
         ]
+
+    def _expired(self, held: Held, *, now_ms: int) -> Ended:
+        """By each metric it is charged the most that it had taken, or that expiry charges."""
+        taken = self._taken[held.record.request_id]
+        amounts: dict[Metric, int] = {}
+        for metric, amount in (
+            *((entry.metric, expiry_charge(entry)) for entry in held.entries),
+            *((self._leased[each].entry.metric, amount) for each, amount in taken.items() if each in self._leased),
+        ):
+            amounts[metric] = max(amount, amounts.get(metric, 0))
+        record = held.record.expired(charged_nanos=amounts.get(Metric.COST, 0))
+        return Ended(amounts, record, held.entries, now_ms)
 
     def _spend(self, lease_id: str, amount: int) -> None:
         self._spent[lease_id] = self._spent.get(lease_id, 0) + amount

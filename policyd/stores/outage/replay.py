@@ -46,6 +46,7 @@ class Replay:
                 limit_and_scope, _, _ = key.rpartition("|")
                 self._begun[limit_and_scope, began_ms, length_ms] = began_ms if begun is None else begun
             case Held(entries, record, held_ms, expires_at_ms):
+                self.leases.hold(event)
                 # Its exchange may be open still, and renews it once it is held.
                 lives_until_ms = max(expires_at_ms, now_ms + expires_at_ms - held_ms)
                 if now_ms - record.at_ms < self._ended_kept_ms or not await self._is_recorded(record):

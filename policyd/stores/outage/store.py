@@ -304,21 +304,23 @@ class JournalledStore(GuardedStore):
         if not all_fit(held.entries, balances):  # not even an empty account has room for it
             return Refused(balances)
         if self._mode is FailureMode.DEGRADED:
-            held = self._take(held)
-        self._journal.append(held)
+            self._take(held)
+        else:
+            self._journal.append(held)
         self._unheld.add(held.record.request_id)
         return Granted(balances)
 
-    def _take(self, held: Held) -> Held:
-        """Takes of the leases; returns what is left to be held by itself."""
+    def _take(self, held: Held) -> None:
+        """Takes of the leases, and has the rest held by itself."""
         request_id = held.record.request_id
         self._leases.take(request_id, held.entries)
         try:
             self._journal.append(Took(request_id, self._leases.taken(request_id), held.now_ms))
+            rest = tuple(entry for entry in held.entries if not may_be_leased(entry))
+            self._journal.append(structs.replace(held, entries=rest))
         except Unjournalled:
             self._leases.give_back(request_id, None)
             raise
-        return structs.replace(held, entries=tuple(entry for entry in held.entries if not may_be_leased(entry)))
 
     def _take_more(
         self, request_id: str, unit_amounts: Amounts, wanted_units: int, at_least_units: int, now_ms: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -114,6 +115,24 @@ class TestWhileTheStoreIsThere:
         await rig.process().mend()
         assert await rig.balance() == Balance(0, 0)
         assert not rig.journals
+
+    async def test_one_that_may_have_been_made_is_returned(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+        process = rig.process()
+        await rig.reserve(process, "r1", amount=1)
+        await rig.release(process, "r1")
+        make = rig.store.inner.reserve
+
+        async def unheard(*arguments: Any, **keywords: Any) -> None:
+            await make(*arguments, **keywords)
+            raise StoreError("who knows")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.store.inner, "reserve", unheard)
+            await process.mend()
+        assert await rig.balance() == Balance(0, LEASED)
+        rig.use(FailureMode.CLOSED)
+        await process.mend()
+        assert await rig.balance() == Balance(0, 0)
 
     async def test_a_budget_that_is_used_up_is_not_leased(self, rig: Rig) -> None:
         process = rig.process()
@@ -235,6 +254,8 @@ class TestWhileItIsAway:
         rig.store.calls_left = None
         await rig.process().mend()
         assert await rig.balance() == Balance(7 + 20, 0)
+        costs = await rig.costs()
+        assert (costs["ended"], costs["open"]) == (7, 20)
         assert not rig.journals
 
 
