@@ -11,6 +11,7 @@ import typer
 
 from policyd import __version__
 from policyd.cli import asking, serving
+from policyd.cli.journal_commands import journal_app
 from policyd.cli.price_commands import prices_app
 from policyd.cli.secret_commands import secrets_app
 from policyd.control.commands import add_commands
@@ -38,6 +39,7 @@ app.command("explain")(asking.explain_request)
 app.command("envoy-config")(serving.envoy_config)
 app.add_typer(prices_app, name="prices", help="Look up what models cost, and why.")
 app.add_typer(secrets_app, name="secrets", help="Keep the providers' keys, encrypted.")
+app.add_typer(journal_app, name="journal", help="Look at what waits for the store to come back.")
 add_commands(app)
 add_key_commands(app)
 add_event_commands(app)

@@ -22,6 +22,7 @@
     │   ├── ReservationEnded     it ended otherwise already (settling what was released, and so on)
     │   └── ReservationMismatch  the same id was used for another content
     ├── StoreError               the store failed; nothing is known of the call's outcome
+    │   ├── StoreDefect          its own code did, by an exception that nobody foresaw
     │   └── StoreUnavailable     the store cannot be reached or is shutting down; the call had no effect
     │       └── Unjournalled     nor can the journal take what it should have got: nothing passes, whatever the policy
     ├── StaleState               the run-time state changed since it was read; nothing was changed
@@ -146,6 +147,10 @@ class ReservationMismatch(ReservationError):
 
 class StoreError(PolicydError):
     """The store failed; nothing is known of the call's outcome."""
+
+
+class StoreDefect(StoreError):
+    """The store's own code failed, by an exception that nobody foresaw; nothing is known of the call's outcome."""
 
 
 class StoreUnavailable(StoreError):

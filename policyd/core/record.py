@@ -34,7 +34,8 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
     """The request could not be priced; the provider never saw it."""
     UNMETERED = "unmetered"
-    """Passed without a charge: a free endpoint, or a defect of policyd's own and `failure_mode: open`."""
+    """Its reply is not read: it passed without a charge (a free endpoint), or met a defect of policyd's own under
+    `failure_mode: open`, and was charged the most that it could cost."""
     EXPIRED = "expired"
     FAILED = "failed"
     """policyd itself failed, and the request was refused."""
@@ -96,6 +97,11 @@ class Record(NamedTuple):
     policy_us: int = 0
     """Time that policyd itself spent until the decision, in microseconds."""
     error: str | None = None
+
+    @property
+    def is_of_the_past(self) -> bool:
+        """Whether it is of a usage that was reported, and never estimated: whatever fails, it has to be charged."""
+        return self.maximum is None
 
     def expired(self, *, charged_nanos: int) -> Record:
         """The record of a reservation whose exchange never came back."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from policyd.clock import Clock
 from policyd.core.decision import Decision, LimitReport
+from policyd.core.errors import PolicydError
 from policyd.core.estimate import Estimate
 from policyd.core.policy import Policy
 from policyd.core.price_book import PriceBook
-from policyd.core.record import Outcome, Record
+from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.runtime import ApiKey, Block
 from policyd.core.usage import Usage
 from policyd.enforcer.deciding import Deciding
-from policyd.enforcer.endings import Ended, Ending
+from policyd.enforcer.endings import Ended, Ending, reported_ending
 from policyd.enforcer.held import HeldForOthers
 from policyd.enforcer.lessons import SharedLessons
 from policyd.enforcer.observer import Observer, timed
@@ -241,8 +243,31 @@ class Enforcer:
         priced, `ReservationMismatch`, `ReservationEnded`.
         """
         return await self._held_for_others.record_usage(
-            ask, usage, fingerprint=fingerprint, status=status, policy=self.policy, now_ms=self.now_ms()
+            ask,
+            reported_ending(usage, status=status),
+            fingerprint=fingerprint,
+            policy=self.policy,
+            now_ms=self.now_ms(),
         )
+
+    async def charge_maximum(self, ask: Ask, *, error: str) -> Record:
+        """Charges the most that a request can cost, once, for it passes though it could not be decided on.
+
+        `error` tells why it could not. Where its input cannot be counted either, every byte is taken for a token.
+        Raises what `record_usage` does.
+        """
+        now_ms = self.now_ms()
+        try:
+            estimate = await self._estimator.estimate(ask, now_ms=now_ms)
+        except PolicydError:
+            raise
+        except Exception:
+            if not ask.content:
+                raise
+            estimate = await self._estimator.estimate(replace(ask, input_tokens=len(ask.content)), now_ms=now_ms)
+        ending = Ending(Outcome.UNMETERED, usage=estimate.maximum, source=UsageSource.NONE, error=error)
+        ended = await self._held_for_others.record_usage(ask, ending, fingerprint="", policy=self.policy, now_ms=now_ms)
+        return ended.record
 
     async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:
         """A page of usage records, newest first. Raises `ValueError` for a bad cursor."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from policyd.core.decision import charges
@@ -9,9 +10,9 @@ from policyd.core.errors import ReservationNotFound
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
 from policyd.core.policy import Policy
-from policyd.core.record import Outcome, Record
+from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.usage import Usage
-from policyd.enforcer.endings import Ended, Ending, reported_ending
+from policyd.enforcer.endings import Ended, Ending
 from policyd.enforcer.observer import Observer, timed
 from policyd.enforcer.repeating import with_passed
 from policyd.enforcer.runtime_state import FollowedState
@@ -100,12 +101,10 @@ class HeldForOthers:
         )
         return await self._settling.first(ended)
 
-    async def record_usage(
-        self, ask: Ask, usage: Usage, *, fingerprint: str, status: int | None, policy: Policy, now_ms: int
-    ) -> Ended:
+    async def record_usage(self, ask: Ask, ending: Ending, *, fingerprint: str, policy: Policy, now_ms: int) -> Ended:
         tariff = self._estimator.tariff(ask.policy)
         price = price_asked(ask, tariff, now_ms=now_ms)
-        usage = with_request_fee(usage, price)
+        usage = with_request_fee(ending.usage or Usage(), price)
         amounts = charges(usage, cost_nanos=cost_nanos(price, usage))
         record = Record(
             request_id=ask.request_id,
@@ -117,6 +116,7 @@ class HeldForOthers:
             model=ask.facts.model,
             attributes=dict(ask.identity),
             terms=dict(ask.facts.terms),
+            maximum=None if ending.source is UsageSource.REPORTED else usage,
         )
 
         async def charge() -> ReserveResult:
@@ -140,10 +140,10 @@ class HeldForOthers:
         if isinstance(result, Exists):
             record = result.reservation.record
             price = self._estimator.estimate_again(record, policy).price
-        ending = reported_ending(usage, status=status)
-        return await self._settling.first(
-            await self._settling.end(record, ending, price=price, tariff=tariff, estimate=None)
+        ended = await self._settling.end(
+            record, replace(ending, usage=usage), price=price, tariff=tariff, estimate=None
         )
+        return await self._settling.first(ended)
 
     async def _pending(self, reservation_id: str, policy: Policy) -> tuple[Record, Estimate]:
         """What the reservation will end with, of whichever process made it."""

@@ -16,7 +16,7 @@ from policyd.ext_proc import messages as m
 from policyd.ext_proc.headers import block_headers
 from policyd.ext_proc.life import Life
 from policyd.ext_proc.refusal import block_refusal, immediate
-from policyd.ext_proc.request import NO_UPGRADE, UNMETERED
+from policyd.ext_proc.request import NO_UPGRADE
 from policyd.ext_proc.settings import CountText, ExchangeSettings
 from policyd.ext_proc.states import State
 from policyd.providers.base import RequestEdits, WireFormat
@@ -36,6 +36,7 @@ class Admission(Life[State]):
     _destination: Endpoint | UnknownEndpoint | None
     _endpoint: Endpoint
     _wire: WireFormat
+    _ask: Ask
     _verdict: Verdict
 
     _holding = False
@@ -114,6 +115,7 @@ class Admission(Life[State]):
             question = self._question(ask)
         except RequestError as error:
             return self._refuse(error)
+        self._ask = ask
         self._model, self._attributes = ask.facts.model, ask.identity
         return State.DECIDING, [question]
 
@@ -182,18 +184,26 @@ class Admission(Life[State]):
 
     # --- what does not get that far ---
 
-    def _fail_before(self, event: m.Failed) -> Step:
-        """policyd failed before the request went upstream: the policy's `failure_mode` decides."""
+    def _fail_undecided(self, event: m.Failed) -> Step:
+        """policyd failed, and knows what the request says: the policy's `failure_mode` decides.
+
+        What passes is charged the most that it can cost; what cannot be charged is refused.
+        """
         if not self._may_pass(event):
             return self._fail_closed(event)
-        passing: list[m.Effect] = [m.HeadersReply(response=False, mode=UNMETERED)]
-        if self.state is not State.IDLE:
-            passing = self._request.forward_unread()
-        return State.PASSING, [*passing, *self._fail_open(event)]
+        if not self._holding:
+            return State.CHARGING, [m.ChargeMaximum(self._ask, event.error)]
+        maximum = self._verdict.decision.estimate.maximum
+        ending = Ending(Outcome.UNMETERED, usage=maximum, source=UsageSource.NONE, error=event.error)
+        state, passing = self._pass_undecided()
+        return state, [*passing, m.Finish(self._verdict, ending)]
 
-    def _fail_open(self, event: m.Failed) -> list[m.Effect]:
-        """What is told of a request that passes undecided."""
-        return self._conclude(self._unheld(Outcome.UNMETERED, error=event.error))
+    def _pass_charged(self, _: m.Ended) -> Step:
+        return self._pass_undecided()
+
+    @abstractmethod
+    def _pass_undecided(self) -> Step:
+        """Lets the request go upstream as it came; its reply is not read."""
 
     def _conclude(self, record: Record) -> list[m.Effect]:
         if not self._holding:

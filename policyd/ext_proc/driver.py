@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 Send = Callable[[m.Reply], Awaitable[None]]
 
-_REQUESTS = (m.Authenticate, m.Decide, m.TopUp, m.Finish, m.Charge, m.Report)
+_REQUESTS = (m.Authenticate, m.Decide, m.TopUp, m.Finish, m.Charge, m.ChargeMaximum, m.Report)
 
 NOT_FAILURES = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 """What ends a task or the process. Any other exception is a failure: a panic in a library of Rust is no `Exception`."""
@@ -117,12 +117,16 @@ class Driver:
                 return m.Extended(tokens)
             case m.Finish(verdict, ending):
                 enforcer.let_go(verdict.record.request_id)
-                return m.Ended(await enforcer.end(verdict.record, verdict.decision.estimate, ending))
+                record = await enforcer.end(verdict.record, verdict.decision.estimate, ending)
             case m.Charge(ask, usage):
-                return m.Ended((await enforcer.record_usage(ask, usage, fingerprint="")).record)
+                record = (await enforcer.record_usage(ask, usage, fingerprint="")).record
+            case m.ChargeMaximum(ask, error):
+                enforcer.let_go(ask.request_id)
+                record = await enforcer.charge_maximum(ask, error=error)
             case m.Report(record):
                 await enforcer.end_unheld(record)
                 return None
+        return m.Ended(record)
 
     def _receive(self, event: m.Event) -> list[m.Effect]:
         try:

@@ -6,6 +6,7 @@ effects. The life of an exchange is `TABLE`, and nothing else:
     IDLE ----> READING_REQUEST ----> DECIDING ----> FORWARDED ----> METERING <---> TOPPING_UP
       |               |                 |  |            |               |              |
       |               |                 |  +--> ABANDONED -------> +----+-----> SETTLING -----> ENDED
+      |               |                 |  +--> CHARGING ---> PASSING or ENDED
       +---------------+-----------------+-----> ENDED (refused)
       +---------------+-----------------+-----> PASSING ----> ENDED
       +--> AUTHENTICATING, from there on like IDLE
@@ -14,7 +15,8 @@ effects. The life of an exchange is `TABLE`, and nothing else:
     AUTHENTICATING   the enforcer was asked what the request's API key stands for
     READING_REQUEST  a metered request, its body not yet whole
     DECIDING         the enforcer was asked whether it fits
-    ABANDONED        the same, but the client has gone: what is granted will be returned
+    CHARGING         policyd failed, and the policy lets pass: the enforcer was asked to charge the most it can cost
+    ABANDONED        as DECIDING, but the client has gone: what is granted will be returned
     FORWARDED        the request went upstream with its hold taken
     METERING         the reply passes and is read
     TOPPING_UP       the reply outgrows its hold; the enforcer was asked for more
@@ -22,13 +24,16 @@ effects. The life of an exchange is `TABLE`, and nothing else:
     PASSING          not metered: everything passes as it is
     ENDED            nothing more will be done
 
-An event without a row is a `ProtocolError`. A failure has a row in every state: before the request went upstream
-`failure_mode` decides, after that what was seen is charged.
+An event without a row is a `ProtocolError`. A failure has a row in every state: before it is known what the request
+says it is refused, whatever `failure_mode` says, for nobody could charge it; from then until it goes upstream
+`failure_mode` decides; after that what was seen is charged.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+
+from msgspec import structs
 
 from policyd.core.errors import RequestSigned
 from policyd.core.policy import OnDisconnect, Policy
@@ -81,7 +86,7 @@ class Exchange(Admission):
     # --- the reply ---
 
     def _begin_reply(self, event: m.ResponseHeaders) -> Step:
-        facts, vendor = self._verdict.facts, self._endpoint.vendor
+        facts, vendor, count_text = self._verdict.facts, self._endpoint.vendor, self._count_text
         head = ReplyHead.of(event)
         reader = self._wire.reply_reader(facts, usage_added=self._usage_added)
         if reads_headers(reader):
@@ -92,7 +97,8 @@ class Exchange(Admission):
             reader=reader,
             verdict=self._verdict,
             streamed=facts.streamed,
-            count_text=lambda text: self._count_text(text, vendor.id, facts.model),
+            # Without `self`, which would hold itself by this.
+            count_text=lambda text: count_text(text, vendor.id, facts.model),
         )
         self._head = head
         headers = self._reply.headers(decision_headers(self._verdict, self._settings.header_prefix))
@@ -102,6 +108,8 @@ class Exchange(Admission):
 
     def _meter(self, event: m.ResponseBody) -> Step:
         reply = self._reply
+        if reply.passes_unread(event):
+            return State.METERING, [reply.piece(event.chunk, end_of_stream=False)]
         if reply.is_whole(event):
             self._waiting_reply = m.BodyReply(response=True, body=reply.read_whole(event.chunk))
             return State.SETTLING, [self._finish(self._ending())]
@@ -162,7 +170,7 @@ class Exchange(Admission):
     def _last_reply(self, record: Record) -> list[m.Effect]:
         if self._waiting_reply is None:
             return []
-        return [replace(self._waiting_reply, set_headers=cost_headers(record, self._settings.header_prefix))]
+        return [structs.replace(self._waiting_reply, set_headers=cost_headers(record, self._settings.header_prefix))]
 
     def _hang_up(self, _: m.Closed) -> Step:
         if (meter := self._running_meter) is not None:
@@ -197,6 +205,9 @@ class Exchange(Admission):
 
     # --- what passes unmetered ---
 
+    def _pass_undecided(self) -> Step:
+        return State.PASSING, self._request.forward_unread()
+
     def _pass_request_body(self, event: m.RequestBody) -> Step:
         return State.PASSING, [self._request.pass_body(event)]
 
@@ -229,22 +240,26 @@ _S, _X = State, Exchange
 TABLE: Table[State, Exchange] = {
     (_S.IDLE, m.RequestHeaders): row(_X._begin, _S.AUTHENTICATING, _S.READING_REQUEST, _S.PASSING, _S.ENDED),
     (_S.IDLE, m.ResponseHeaders): row(_X._pass_early_reply, _S.PASSING),
-    (_S.IDLE, m.Failed): row(_X._fail_before, _S.PASSING, _S.ENDED),
+    (_S.IDLE, m.Failed): row(_X._fail_closed, _S.ENDED),
     (_S.IDLE, m.Closed): row(_X._stop, _S.ENDED),
     (_S.AUTHENTICATING, m.Identified): row(_X._identified, _S.READING_REQUEST, _S.PASSING, _S.ENDED),
     (_S.AUTHENTICATING, m.Rejected): row(_X._rejected, _S.ENDED),
-    (_S.AUTHENTICATING, m.Failed): row(_X._fail_before, _S.ENDED),
+    (_S.AUTHENTICATING, m.Failed): row(_X._fail_closed, _S.ENDED),
     (_S.AUTHENTICATING, m.Closed): row(_X._stop, _S.ENDED),
     (_S.READING_REQUEST, m.RequestBody): row(_X._read_request, _S.READING_REQUEST, _S.DECIDING, _S.ENDED),
     (_S.READING_REQUEST, m.RequestTrailers): row(_X._refuse_trailers, _S.ENDED),
     (_S.READING_REQUEST, m.RequestTimedOut): row(_X._refuse_slowness, _S.ENDED),
     (_S.READING_REQUEST, m.ResponseHeaders): row(_X._pass_early_reply, _S.PASSING),
-    (_S.READING_REQUEST, m.Failed): row(_X._fail_before, _S.PASSING, _S.ENDED),
+    (_S.READING_REQUEST, m.Failed): row(_X._fail_closed, _S.ENDED),
     (_S.READING_REQUEST, m.Closed): row(_X._stop, _S.ENDED),
     (_S.DECIDING, m.Decided): row(_X._decided, _S.FORWARDED, _S.ENDED),
     (_S.DECIDING, m.Rejected): row(_X._rejected, _S.ENDED),
-    (_S.DECIDING, m.Failed): row(_X._fail_before, _S.PASSING, _S.ENDED),
+    (_S.DECIDING, m.Failed): row(_X._fail_undecided, _S.CHARGING, _S.PASSING, _S.ENDED),
     (_S.DECIDING, m.Closed): row(_X._abandon, _S.ABANDONED),
+    (_S.CHARGING, m.Ended): row(_X._pass_charged, _S.PASSING),
+    (_S.CHARGING, m.Rejected): row(_X._rejected, _S.ENDED),
+    (_S.CHARGING, m.Failed): row(_X._fail_closed, _S.ENDED),
+    (_S.CHARGING, m.Closed): row(_X._stop, _S.ENDED),
     (_S.ABANDONED, m.Decided): row(_X._return_hold, _S.SETTLING, _S.ENDED),
     (_S.ABANDONED, m.Rejected): row(_X._stop, _S.ENDED),
     (_S.ABANDONED, m.Failed): row(_X._stop, _S.ENDED),

@@ -7,6 +7,7 @@ the log entry never comes, the hold expires. The life of such an exchange is `TA
     IDLE ----> DECIDING ----> ENDED (the request went upstream with its hold taken, or was refused)
       |            |
       |            +--> ABANDONED ----> SETTLING ----> ENDED
+      |            +--> CHARGING ----> ENDED
       +--> AUTHENTICATING, from there on like IDLE
 
 Envoy shows single headers with the body, and takes no changes of any: what identity was taken from is removed by its
@@ -88,10 +89,8 @@ class LeanExchange(Admission):
     def _pass_unmetered(self) -> Step:
         return State.ENDED, [m.MarkedBody(None, {}), m.Report(self._unheld(Outcome.UNMETERED))]
 
-    def _fail_before(self, event: m.Failed) -> Step:
-        if not self._may_pass(event):
-            return self._fail_closed(event)
-        return State.ENDED, [m.MarkedBody(None, {}), *self._fail_open(event)]
+    def _pass_undecided(self) -> Step:
+        return State.ENDED, [m.MarkedBody(None, {})]
 
 
 def _check_single(headers: Mapping[str, str]) -> None:
@@ -105,16 +104,20 @@ _S, _X = State, LeanExchange
 
 TABLE: Table[State, LeanExchange] = {
     (_S.IDLE, m.WholeRequest): row(_X._begin_whole, _S.AUTHENTICATING, _S.DECIDING, _S.ENDED),
-    (_S.IDLE, m.Failed): row(_X._fail_before, _S.ENDED),
+    (_S.IDLE, m.Failed): row(_X._fail_closed, _S.ENDED),
     (_S.IDLE, m.Closed): row(_X._stop, _S.ENDED),
     (_S.AUTHENTICATING, m.Identified): row(_X._identified, _S.DECIDING, _S.ENDED),
     (_S.AUTHENTICATING, m.Rejected): row(_X._rejected, _S.ENDED),
-    (_S.AUTHENTICATING, m.Failed): row(_X._fail_before, _S.ENDED),
+    (_S.AUTHENTICATING, m.Failed): row(_X._fail_closed, _S.ENDED),
     (_S.AUTHENTICATING, m.Closed): row(_X._stop, _S.ENDED),
     (_S.DECIDING, m.Decided): row(_X._decided, _S.ENDED),
     (_S.DECIDING, m.Rejected): row(_X._rejected, _S.ENDED),
-    (_S.DECIDING, m.Failed): row(_X._fail_before, _S.ENDED),
+    (_S.DECIDING, m.Failed): row(_X._fail_undecided, _S.CHARGING, _S.ENDED),
     (_S.DECIDING, m.Closed): row(_X._abandon, _S.ABANDONED),
+    (_S.CHARGING, m.Ended): row(_X._pass_charged, _S.ENDED),
+    (_S.CHARGING, m.Rejected): row(_X._rejected, _S.ENDED),
+    (_S.CHARGING, m.Failed): row(_X._fail_closed, _S.ENDED),
+    (_S.CHARGING, m.Closed): row(_X._stop, _S.ENDED),
     (_S.ABANDONED, m.Decided): row(_X._return_hold, _S.SETTLING, _S.ENDED),
     (_S.ABANDONED, m.Rejected): row(_X._stop, _S.ENDED),
     (_S.ABANDONED, m.Failed): row(_X._stop, _S.ENDED),

@@ -107,10 +107,8 @@ class Life(ABC, Generic[S]):
         return self._answer(self._unavailable(), Outcome.FAILED, error=event.error, retry_after_seconds=1)
 
     def _may_pass(self, event: m.Failed) -> bool:
-        """Whether the policy lets a request pass that it could not decide on."""
-        # Nobody passes because it could not be found out who they are.
-        unknown = self._policy.reads_credentials and self.state in {self.IDLE, self.AUTHENTICATING}
-        return self._policy.failure_mode is FailureMode.OPEN and not unknown and not event.closes
+        """Whether the policy lets a request pass that it could not decide on, if it can be charged."""
+        return self._policy.failure_mode is FailureMode.OPEN and not event.closes
 
     def _answer(
         self, info: ErrorInfo, outcome: Outcome, *, error: str, retry_after_seconds: int | None = None

@@ -8,7 +8,6 @@ time; what is asked of the enforcer is answered before anything more passes. The
       |           |             |  +-------|-------- SETTLING
       |           |             |          |  -----> ANSWERED ---> ENDED
       |           +-------------+----------+-------> ENDED
-      |           +-------------+------------------> PASSING ----> ENDED
       +--> OPEN (the model is not known yet), from there to ADMITTING
       +--> AUTHENTICATING, from there on like IDLE
 
@@ -21,7 +20,6 @@ time; what is asked of the enforcer is answered before anything more passes. The
     SETTLING     a response has ended; the enforcer was asked to charge it
     CHARGING     the enforcer was asked to charge what is not a response's (a transcription)
     ANSWERED     the provider answered with something else than a session
-    PASSING      not metered: policyd failed, and the policy lets requests pass then
     ENDED        nothing more passes
 
 What it holds, and how it is charged and cut, stands in `session_holds`.
@@ -211,13 +209,11 @@ class Session(HoldingSession):
         return self._refuse(event.error)
 
     def _fail(self, event: m.Failed) -> Step:
-        """policyd failed: `failure_mode` decides of a handshake; a session that is under way is cut."""
+        """policyd failed: a handshake is refused, whatever `failure_mode` says, for nobody knows what a session that is
+        not read will cost; one that is under way is cut."""
         if self._connected:
             return self._cut(self._unavailable(), code=INTERNAL, outcome=Outcome.FAILED)
-        if self.state is State.IDLE or not self._may_pass(event):
-            return self._fail_closed(event)
-        concluded = self._conclude(self._unheld(Outcome.UNMETERED, error=event.error))
-        return State.PASSING, [self._request.pass_headers(), *concluded]
+        return self._fail_closed(event)
 
     def _used_up(self) -> ErrorInfo:
         return self._info(402, "budget_exceeded", "The budget was used up during this session; it ends here.")
@@ -244,11 +240,11 @@ TABLE: Table[State, Session] = {
     (_S.AUTHENTICATING, m.Closed): row(_X._stop, _S.ENDED),
     (_S.ADMITTING, m.Decided): row(_X._admitted, _S.HOLDING, _S.ENDED),
     (_S.ADMITTING, m.Rejected): row(_X._rejected, _S.ENDED),
-    (_S.ADMITTING, m.Failed): row(_X._fail, _S.PASSING, _S.ENDED),
+    (_S.ADMITTING, m.Failed): row(_X._fail, _S.ENDED),
     (_S.ADMITTING, m.Closed): row(_X._hang_up, _S.ENDED),
     (_S.HOLDING, m.Decided): row(_X._held, *_ON),
     (_S.HOLDING, m.Rejected): row(_X._rejected, _S.ENDED),
-    (_S.HOLDING, m.Failed): row(_X._fail, _S.PASSING, _S.ENDED),
+    (_S.HOLDING, m.Failed): row(_X._fail, _S.ENDED),
     (_S.HOLDING, m.Closed): row(_X._hang_up, _S.ENDED),
     (_S.OPEN, m.ResponseHeaders): row(_X._answered, _S.OPEN, _S.ANSWERED),
     (_S.OPEN, m.RequestBody): row(_X._take, *_ON),
@@ -274,9 +270,6 @@ TABLE: Table[State, Session] = {
     (_S.ANSWERED, m.Ended): row(_X._ignore, _S.ANSWERED),
     (_S.ANSWERED, m.Failed): row(_X._ignore, _S.ANSWERED),
     (_S.ANSWERED, m.Closed): row(_X._stop, _S.ENDED),
-    (_S.PASSING, m.Ended): row(_X._ignore, _S.PASSING),
-    (_S.PASSING, m.Failed): row(_X._ignore, _S.PASSING),
-    (_S.PASSING, m.Closed): row(_X._stop, _S.ENDED),
     (_S.ENDED, m.Decided): row(_X._return_hold, _S.ENDED),
     **{
         (_S.ENDED, late): row(_X._ignore, _S.ENDED)

@@ -10,6 +10,7 @@ class State(StrEnum):
     AUTHENTICATING = "authenticating"
     READING_REQUEST = "reading_request"
     DECIDING = "deciding"
+    CHARGING = "charging"
     ABANDONED = "abandoned"
     FORWARDED = "forwarded"
     METERING = "metering"
@@ -29,5 +30,4 @@ class SessionState(StrEnum):
     SETTLING = "settling"
     CHARGING = "charging"
     ANSWERED = "answered"
-    PASSING = "passing"
     ENDED = "ended"

@@ -93,6 +93,9 @@ class ByHand:
                 self.receive(self.headers())
             case State.DECIDING:
                 self.bring_to(State.READING_REQUEST).receive(m.RequestBody(wire.chat(stream=True), end_of_stream=True))
+            case State.CHARGING:
+                # `failure_mode: open`
+                self.bring_to(State.DECIDING).receive(m.Failed("a defect"))
             case State.ABANDONED:
                 self.bring_to(State.DECIDING).receive(m.Closed())
             case State.FORWARDED:

@@ -12,11 +12,12 @@ import pytest
 from policyd.core.errors import AttributeMissing
 from policyd.core.policy import FailureMode, Metric, Policy, Unbounded, UnknownEndpoint
 from policyd.core.record import Outcome
+from policyd.core.usage import Usage
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.messages import BodyMode
 from policyd.ext_proc.request import decimal
 from policyd.ext_proc.settings import ExchangeSettings
-from tests.builders import World, limit, policy
+from tests.builders import World, limit, policy, price_of
 from tests.ext_proc import wire
 from tests.ext_proc.by_hand import ByHand, denied
 from tests.ext_proc.envoy_model import BUFFER_BYTES_MAX, Envoy
@@ -26,6 +27,14 @@ READABLE = [mode for mode in BodyMode if mode is not BodyMode.NONE]
 """The modes in which policyd sees a body."""
 
 FULL_DUPLEX = BodyMode.FULL_DUPLEX_STREAMED
+
+PRICE = price_of("gpt-4o")
+
+DEFECTS_BEFORE_IT_IS_DECIDED = (
+    "policyd.tokens.counter.TokenCounter.count_prompt",
+    "policyd.enforcer.deciding.entries",
+    "policyd.enforcer.deciding.verdict_on",  # it is held by then
+)
 
 
 class TestEffects:
@@ -57,7 +66,7 @@ class TestEffects:
             ("denied", "answered", ["Report"]),
             ("rejected", "answered", ["Report"]),
             ("failed closed", "answered", ["Report"]),
-            ("failed open", "forwarded", ["Report"]),
+            ("failed open", "forwarded", []),
         ],
     )
     def test_once_it_is_decided(self, mode: BodyMode, outcome: str, replies: str, concluded: list[str]) -> None:
@@ -73,6 +82,9 @@ class TestEffects:
                 it.receive(m.Rejected(AttributeMissing("who are you")))
             case _:
                 it.receive(m.Failed("StoreUnavailable"))
+                if failure_mode is FailureMode.OPEN:
+                    assert effect_names(it.effects) == ["ChargeMaximum"]
+                    it.receive(m.Ended(it.verdict().record))
         forwarded = ["HeadersReply", "StreamedBody"] if mode is FULL_DUPLEX else ["BodyReply"]
         expected = forwarded if replies == "forwarded" else ["ImmediateReply"]
         assert effect_names(it.effects) == [*expected, *concluded]
@@ -132,21 +144,39 @@ class TestOutcomes:
         envoy = Envoy(world, request_mode=mode)
         body = chat(stream=True)
         await envoy.request(request_headers(body, x_policyd_user="ann"), pieces(body))
-        if failure_mode is not FailureMode.OPEN:
-            assert envoy.client.status == 503
-            assert envoy.client.headers["retry-after"] == "1"
-            assert "x-should-retry" not in envoy.client.headers
-            assert wire.decision_fields(envoy.client.body)["reason"] == "policy_unavailable"
-            assert not envoy.upstream.body
-            assert (world.record.outcome, world.record.decision) == (Outcome.FAILED, "deny")
-        else:
-            assert envoy.upstream.body == body
-            assert "x-policyd-user" not in envoy.upstream.headers
-            await envoy.response(wire.SSE, wire.chat_stream())
-            assert envoy.client.body == b"".join(wire.chat_stream())
-            assert (world.record.outcome, world.record.decision) == (Outcome.UNMETERED, "allow")
+        # Whatever the mode: nothing keeps the charge.
+        assert envoy.client.status == 503
+        assert envoy.client.headers["retry-after"] == "1"
+        assert "x-should-retry" not in envoy.client.headers
+        assert wire.decision_fields(envoy.client.body)["reason"] == "policy_unavailable"
+        assert not envoy.upstream.body
+        assert (world.record.outcome, world.record.decision) == (Outcome.FAILED, "deny")
         assert world.record.error == "the store is closed"
         await envoy.close()
+
+    @pytest.mark.parametrize("what", DEFECTS_BEFORE_IT_IS_DECIDED)
+    async def test_a_defect_where_the_policy_lets_pass(
+        self, monkeypatch: pytest.MonkeyPatch, mode: BodyMode, what: str
+    ) -> None:
+        """It passes, its reply is not read, and it is charged the most that it can cost."""
+        world = World(policy(failure_mode=FailureMode.OPEN))
+        envoy = Envoy(world, request_mode=mode)
+        monkeypatch.setattr(what, broken)
+        body = chat(stream=True, max_tokens=20)
+        await envoy.request(request_headers(body, x_policyd_user="ann"), pieces(body))
+        assert envoy.upstream.body == body
+        assert "x-policyd-user" not in envoy.upstream.headers
+        await envoy.response(wire.SSE, wire.chat_stream())
+        assert envoy.client.body == b"".join(wire.chat_stream())
+        await envoy.close()
+        record = world.record
+        assert (record.outcome, record.decision, record.error) == (Outcome.UNMETERED, "allow", "ValueError")
+        assert record.usage is not None
+        # Where nothing can count it, every byte is taken for a token.
+        assert record.usage.input == (len(body) if "counter" in what else 10)
+        assert record.usage.output == 20
+        assert await world.spent() == record.actual_cost_nanos == PRICE.cost_nanos(record.usage)
+        assert world.enforcer.open_reservations == (await world.books()).open_reservations == 0
 
     async def test_not_json(self, world: World, mode: BodyMode) -> None:
         envoy = Envoy(world, request_mode=mode)
@@ -424,53 +454,43 @@ async def test_a_body_in_full_duplex_goes_in_pieces(world: World) -> None:
     assert max(sizes) == 65_536
 
 
-def broken_edit(body: bytes, *_: Any, **__: Any) -> bytes:
+def broken(body: bytes, *_: Any, **__: Any) -> bytes:
     raise ValueError("a defect")
 
 
 @pytest.mark.parametrize("mode", READABLE)
 @pytest.mark.parametrize("failure_mode", FailureMode)
-async def test_a_defect_after_the_hold_returns_it_and_keeps_the_body(
+async def test_a_defect_after_the_hold_returns_it_or_charges_it(
     monkeypatch: pytest.MonkeyPatch, mode: BodyMode, failure_mode: FailureMode
 ) -> None:
     world = World(policy(failure_mode=failure_mode))
     envoy = Envoy(world, request_mode=mode)
-    monkeypatch.setattr("policyd.providers.openai.chat.OpenAIChat.edit_request", broken_edit)
+    monkeypatch.setattr("policyd.providers.openai.chat.OpenAIChat.edit_request", broken)
     body = chat()
     await envoy.request(request_headers(body), [body[:9], body[9:]])
     await envoy.close()
     if failure_mode is not FailureMode.OPEN:
         assert envoy.client.status == 503
         assert (world.record.outcome, world.record.decision, world.record.status) == (Outcome.FAILED, "deny", 503)
+        assert await world.spent() == 0
     else:
         assert envoy.upstream.body == body
         assert (world.record.outcome, world.record.decision) == (Outcome.UNMETERED, "allow")
+        assert await world.spent() == PRICE.cost_nanos(Usage(input=10, output=4096))
     assert world.record.error == "ValueError"
-    assert await world.spent() == 0
 
 
 @pytest.mark.parametrize("mode", [BodyMode.STREAMED, FULL_DUPLEX])
-def test_a_failure_amid_the_body_lets_it_pass_whole_where_the_policy_says_so(mode: BodyMode) -> None:
-    it = ByHand(World(policy(failure_mode=FailureMode.OPEN)), request_mode=mode)
+@pytest.mark.parametrize("failure_mode", FailureMode)
+def test_a_failure_amid_the_body_is_refused(mode: BodyMode, failure_mode: FailureMode) -> None:
+    """Whatever the mode: nobody knows yet what it would be charged."""
+    it = ByHand(World(policy(failure_mode=failure_mode)), request_mode=mode)
     body = chat()
-    upstream = b""
-    ended = False
-    for event in (
-        it.headers(body),
-        m.RequestBody(body[:5], end_of_stream=False),
-        m.Failed("a defect"),
-        m.RequestBody(body[5:], end_of_stream=True),
-    ):
-        for effect in it.receive(event):
-            if isinstance(effect, m.StreamedBody):
-                assert not ended
-                upstream += effect.body
-                ended = effect.end_of_stream
-            elif isinstance(effect, m.BodyReply) and isinstance(event, m.RequestBody | m.Failed):
-                original = event.chunk if isinstance(event, m.RequestBody) else b""
-                upstream += original if effect.body is None else effect.body
-    assert upstream == body
-    assert ended is (mode is FULL_DUPLEX)
+    refusal, report = it.receive(it.headers(body), m.RequestBody(body[:5], end_of_stream=False), m.Failed("a defect"))
+    assert isinstance(refusal, m.ImmediateReply)
+    assert refusal.status == 503
+    assert isinstance(report, m.Report)
+    assert it.receive(m.RequestBody(body[5:], end_of_stream=True)) == []
 
 
 @pytest.mark.parametrize(

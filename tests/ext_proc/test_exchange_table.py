@@ -67,6 +67,12 @@ def refused(by_hand: ByHand) -> m.Event:
     return m.Decided(denied(by_hand.verdict()))
 
 
+def failed_with_hold(by_hand: ByHand) -> m.Event:
+    """The request was granted, and could not be sent on."""
+    by_hand.exchange._verdict, by_hand.exchange._holding = by_hand.verdict(), True
+    return EVENTS[m.Failed]
+
+
 OPEN, STREAMED = FailureMode.OPEN, m.BodyMode.STREAMED
 
 CASES = [
@@ -81,8 +87,7 @@ CASES = [
         api_keys=ApiKeys.OPTIONAL,
     ),
     Case(S.IDLE, m.ResponseHeaders, S.PASSING),
-    Case(S.IDLE, m.Failed, S.ENDED),
-    Case(S.IDLE, m.Failed, S.PASSING, failure_mode=OPEN),
+    Case(S.IDLE, m.Failed, S.ENDED, failure_mode=OPEN),
     Case(S.IDLE, m.Closed, S.ENDED),
     Case(S.AUTHENTICATING, m.Identified, S.READING_REQUEST, api_keys=ApiKeys.REQUIRED),
     Case(S.AUTHENTICATING, m.Identified, S.PASSING, path="/v1/messages/count_tokens", api_keys=ApiKeys.REQUIRED),
@@ -102,15 +107,19 @@ CASES = [
     Case(S.READING_REQUEST, m.RequestTrailers, S.ENDED),
     Case(S.READING_REQUEST, m.RequestTimedOut, S.ENDED),
     Case(S.READING_REQUEST, m.ResponseHeaders, S.PASSING),
-    Case(S.READING_REQUEST, m.Failed, S.ENDED),
-    Case(S.READING_REQUEST, m.Failed, S.PASSING, failure_mode=OPEN),
+    Case(S.READING_REQUEST, m.Failed, S.ENDED, failure_mode=OPEN),
     Case(S.READING_REQUEST, m.Closed, S.ENDED),
     Case(S.DECIDING, m.Decided, S.FORWARDED, allowed),
     Case(S.DECIDING, m.Decided, S.ENDED, refused),
     Case(S.DECIDING, m.Rejected, S.ENDED),
     Case(S.DECIDING, m.Failed, S.ENDED),
-    Case(S.DECIDING, m.Failed, S.PASSING, failure_mode=OPEN),
+    Case(S.DECIDING, m.Failed, S.CHARGING, failure_mode=OPEN),
+    Case(S.DECIDING, m.Failed, S.PASSING, failed_with_hold, failure_mode=OPEN),
     Case(S.DECIDING, m.Closed, S.ABANDONED),
+    Case(S.CHARGING, m.Ended, S.PASSING, failure_mode=OPEN),
+    Case(S.CHARGING, m.Rejected, S.ENDED, failure_mode=OPEN),
+    Case(S.CHARGING, m.Failed, S.ENDED, failure_mode=OPEN),
+    Case(S.CHARGING, m.Closed, S.ENDED, failure_mode=OPEN),
     Case(S.ABANDONED, m.Decided, S.SETTLING, allowed),
     Case(S.ABANDONED, m.Decided, S.ENDED, refused),
     Case(S.ABANDONED, m.Rejected, S.ENDED),
@@ -187,7 +196,7 @@ MISSING = [(state, kind) for state in State for kind in get_args(m.Event) if (st
 @pytest.mark.parametrize(("state", "kind"), MISSING, ids=lambda it: getattr(it, "__name__", str(it)))
 def test_a_missing_row_is_an_error_and_changes_nothing(state: State, kind: type[m.Event]) -> None:
     api_keys = ApiKeys.OPTIONAL if state is S.AUTHENTICATING else ApiKeys.OFF
-    exchange = by_hand(Case(state, kind, state, api_keys=api_keys))
+    exchange = by_hand(Case(state, kind, state, api_keys=api_keys, failure_mode=OPEN))
     event = allowed(exchange) if kind is m.Decided else EVENTS[kind]
     with pytest.raises(ProtocolError, match=f"{kind.__name__} cannot come while {state}"):
         exchange.receive(event)
@@ -206,7 +215,8 @@ PICTURE = {
     S.IDLE: {S.AUTHENTICATING, S.READING_REQUEST, S.PASSING, S.ENDED},
     S.AUTHENTICATING: {S.READING_REQUEST, S.PASSING, S.ENDED},
     S.READING_REQUEST: {S.DECIDING, S.PASSING, S.ENDED},
-    S.DECIDING: {S.FORWARDED, S.ABANDONED, S.PASSING, S.ENDED},
+    S.DECIDING: {S.FORWARDED, S.CHARGING, S.ABANDONED, S.PASSING, S.ENDED},
+    S.CHARGING: {S.PASSING, S.ENDED},
     S.ABANDONED: {S.SETTLING, S.ENDED},
     S.FORWARDED: {S.METERING, S.SETTLING},
     S.METERING: {S.TOPPING_UP, S.SETTLING},

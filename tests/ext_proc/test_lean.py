@@ -242,8 +242,13 @@ CASES = [
     Case(S.AUTHENTICATING, m.Closed, S.ENDED, api_keys=ApiKeys.REQUIRED),
     Case(S.DECIDING, m.Decided, S.ENDED, decided),
     Case(S.DECIDING, m.Rejected, S.ENDED),
-    Case(S.DECIDING, m.Failed, S.ENDED, failure_mode=FailureMode.OPEN),
+    Case(S.DECIDING, m.Failed, S.ENDED),
+    Case(S.DECIDING, m.Failed, S.CHARGING, failure_mode=FailureMode.OPEN),
     Case(S.DECIDING, m.Closed, S.ABANDONED),
+    Case(S.CHARGING, m.Ended, S.ENDED, failure_mode=FailureMode.OPEN),
+    Case(S.CHARGING, m.Rejected, S.ENDED, failure_mode=FailureMode.OPEN),
+    Case(S.CHARGING, m.Failed, S.ENDED, failure_mode=FailureMode.OPEN),
+    Case(S.CHARGING, m.Closed, S.ENDED, failure_mode=FailureMode.OPEN),
     Case(S.ABANDONED, m.Decided, S.SETTLING, decided),
     Case(S.ABANDONED, m.Decided, S.ENDED, refused),
     Case(S.ABANDONED, m.Rejected, S.ENDED),
@@ -267,6 +272,10 @@ def brought_to(state: State, world: World, body: bytes = b"{}") -> LeanExchange:
             it.receive(with_key(body))
         case S.DECIDING:
             it.receive(whole())
+        case S.CHARGING:
+            brought = brought_to(S.DECIDING, world)
+            brought.receive(m.Failed("a defect"))
+            return brought
         case S.ABANDONED:
             brought = brought_to(S.DECIDING, world)
             brought.receive(m.Closed())
@@ -309,8 +318,8 @@ STATES = tuple(dict.fromkeys(state for state, _ in TABLE))
     ids=lambda it: getattr(it, "__name__", str(it)),
 )
 def test_a_missing_row_is_an_error(state: State, kind: type[m.Event]) -> None:
-    world = World(policy(api_keys=ApiKeys.REQUIRED if state is S.AUTHENTICATING else ApiKeys.OFF))
-    it = brought_to(state, world)
+    api_keys = ApiKeys.REQUIRED if state is S.AUTHENTICATING else ApiKeys.OFF
+    it = brought_to(state, World(policy(failure_mode=FailureMode.OPEN, api_keys=api_keys)))
     event = decided(World()) if kind is m.Decided else EVENTS[kind]
     with pytest.raises(ProtocolError, match=f"{kind.__name__} cannot come while {state}"):
         it.receive(event)
@@ -327,17 +336,20 @@ def test_the_picture_names_every_state() -> None:
     assert {State(name.lower()) for name in re.findall(r"\b[A-Z_]{4,}\b", picture)} == set(STATES)
 
 
-@pytest.mark.parametrize(("mode", "passes"), [(FailureMode.OPEN, True), (FailureMode.CLOSED, False)])
-def test_a_failure_follows_the_failure_mode(mode: FailureMode, passes: bool) -> None:
-    it = brought_to(S.DECIDING, World(policy(failure_mode=mode)))
-    reply, report = it.receive(m.Failed("StoreUnavailable"))
+def test_closed_a_failure_is_refused() -> None:
+    reply, report = brought_to(S.DECIDING, World()).receive(m.Failed("StoreUnavailable"))
     assert isinstance(report, m.Report)
     assert report.record.error == "StoreUnavailable"
-    if passes:
-        assert reply == m.MarkedBody(None, {})
-    else:
-        assert isinstance(reply, m.ImmediateReply)
-        assert reply.status == 503
+    assert isinstance(reply, m.ImmediateReply)
+    assert reply.status == 503
+
+
+def test_open_it_passes_once_it_is_charged() -> None:
+    it = brought_to(S.DECIDING, World(policy(failure_mode=FailureMode.OPEN)))
+    (charge,) = it.receive(m.Failed("a defect"))
+    assert isinstance(charge, m.ChargeMaximum)
+    assert charge.error == "a defect"
+    assert it.receive(EVENTS[m.Ended]) == [m.MarkedBody(None, {})]
 
 
 def test_a_refusal_by_the_enforcer_is_worded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from tests.ext_proc.session_rig import (
 )
 from tests.ext_proc.trying_stores import failing
 from tests.providers.frames import frame
+from tests.stores.outage.rig import AWAY, Rig
 
 SETUP: dict[str, Any] = {"setup": {"model": "models/gemini-live-2.5-flash"}}
 
@@ -170,15 +172,15 @@ async def test_a_handshake_that_cannot_be_metered_is_refused(path: str, headers:
     assert rig.world.record.outcome is Outcome.REJECTED
 
 
-@pytest.mark.parametrize(
-    ("mode", "state", "status"), [(FailureMode.CLOSED, State.ENDED, 503), (FailureMode.OPEN, State.PASSING, None)]
-)
-async def test_failure_mode_decides_of_a_handshake(mode: FailureMode, state: State, status: int | None) -> None:
+@pytest.mark.parametrize("mode", FailureMode)
+async def test_a_handshake_that_meets_a_failure_is_refused(mode: FailureMode) -> None:
+    """Whatever the mode: nobody knows what a session will cost."""
     world = World(policy(failure_mode=mode), wrap=failing("reserve"))
     rig = SessionRig(world)
     await rig.tell(rig.handshake)
-    assert rig.session.state is state
-    assert (rig.refusal.status if rig.refusal is not None else None) == status
+    assert rig.session.state is State.ENDED
+    assert rig.refusal is not None
+    assert rig.refusal.status == 503
 
 
 # --- cut ---
@@ -320,6 +322,22 @@ async def test_a_transcription_is_charged_to_its_own_model() -> None:
     assert (await world.books()).spent["budget"] == charged
     assert world.record.model == "gpt-4o-transcribe"
     await rig.close()
+
+
+@pytest.mark.parametrize("mode", FailureMode)
+async def test_a_transcription_is_charged_once_the_store_is_back(tmp_path: Path, mode: FailureMode) -> None:
+    """It has taken place, whatever the mode says of what is new."""
+    rig = Rig(tmp_path, policy=policy(failure_mode=mode))
+    store = rig.process()
+    session = SessionRig(World(rig.policy, store=rig.store.inner, wrap=lambda _: store))
+    await session.open()
+    rig.store.error = AWAY
+    usage = {"type": "tokens", "input_tokens": 60, "output_tokens": 9, "input_token_details": {"audio_tokens": 60}}
+    await session.answer({"type": "conversation.item.input_audio_transcription.completed", "usage": usage})
+    await session.close()
+    rig.store.error = None
+    await store.mend()
+    assert await session.world.spent() == REALTIME.cost_nanos(Usage(audio_input=60, output=9))
 
 
 async def test_a_session_that_only_transcribes_is_decided_once_it_names_its_model() -> None:

@@ -247,9 +247,9 @@ async def _exchange(order: bytes, world: World) -> None:
     books = await world.books()
     assert (books.open_reservations, world.enforcer.open_reservations) == (0, 0)
     assert books.spent["budget"] == sum(record.actual_cost_nanos or 0 for record in world.seen.records)
-    if world.policy.failure_mode is FailureMode.CLOSED:
-        failed = [record for record in world.seen.records if record.outcome is Outcome.UNMETERED and record.error]
-        assert not failed
+    failed = [record for record in world.seen.records if record.outcome is Outcome.UNMETERED and record.error]
+    assert all(record.actual_cost_nanos for record in failed)
+    assert not failed or world.policy.failure_mode is FailureMode.OPEN
 
 
 def _messages(order: bytes) -> Iterator[bytes]:

@@ -5,12 +5,15 @@
                +-----------------+--> `failure_mode`    closed   `StoreUnavailable`: the edge answers 503
                                                         open     held and charged in the journal
                                                         degraded the same, within what is leased (`leases`)
-    settle, release ------------------------------------------> in every mode: the journal
+    settle, release, what was used without a hold -------------> in every mode: the journal
 
 **Bounds** (`guard`). A call of a decision or a settlement has `--store-timeout` (1 s) to be answered. After
 `FAILURES_MAX` that failed or took half of that or longer, in a row, the breaker opens: calls fail at once, and a ping
 in each `mend` (twice a second) finds out when the store is back. So an outage costs few requests the bound, and the
 others nothing.
+
+A defect of the store's own code is a call without an answer, too. It says nothing of the store, and does not open the
+breaker; what it hits while the journal is drained is put aside.
 
 **The journal** (`journal`). A file of this process's own under `--journal`, made when it is first needed. Each line has
 its length and checksum (`frames`): a line that a crash cut short is told from one that was damaged. An event is written

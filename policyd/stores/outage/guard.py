@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
+from traceback import format_tb
 from typing import Any, Final, TypeVar
 
-from policyd.core.errors import StoreError, StoreUnavailable
+from policyd.core.errors import PolicydError, StoreDefect, StoreError, StoreUnavailable
 from policyd.core.events import OperatorEvent
 from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry
 from policyd.core.record import Record
@@ -93,6 +94,10 @@ class Guard:
         except StoreError:
             self._count_bad()
             raise
+        except (PolicydError, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - also a panic in a library of Rust, which is no `Exception`
+            raise _defect(error) from None
         ended = loop.time()
         if ended - began < self._slow_seconds:
             self._bad_in_a_row = 0
@@ -105,6 +110,14 @@ class Guard:
         self._bad_in_a_row += 1
         if self._bad_in_a_row == FAILURES_MAX:
             log.error("the store is away: %s calls in a row failed or took too long", FAILURES_MAX)
+
+
+def _defect(error: BaseException) -> StoreDefect:
+    """What becomes of an exception that is none of the store's contract. What it says is not told: it could be a
+    client's words."""
+    name = type(error).__name__
+    log.error("the store's code failed: %s\n%s", name, "".join(format_tb(error.__traceback__)))
+    return StoreDefect(f"the store's code failed: {name}")
 
 
 class GuardedStore:

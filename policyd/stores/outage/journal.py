@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policyd.core.errors import ConfigError, Unjournalled
-from policyd.stores.outage.events import Event, Line, Opened, decode, encode
+from policyd.stores.outage.events import Event, Leased, Line, Opened, decode, encode
 from policyd.stores.outage.frames import framed, frames
 
 SUFFIX = ".journal"
@@ -50,6 +50,8 @@ class JournalFile:
         self.size = size
         self.drained = 0
         """How far it is in the store."""
+        self.has_requests = False
+        """Whether anything was appended that is not of a lease alone."""
         self.oldest_ms: int | None = None
         """Of what waits in it, as far as that is known."""
         self._descriptor = descriptor
@@ -104,6 +106,7 @@ class JournalFile:
             raise
         self.size += len(data)
         self._is_flushed = False
+        self.has_requests = self.has_requests or not isinstance(line, Opened | Leased)
         if self.oldest_ms is None and not isinstance(line, Opened):
             self.oldest_ms = line.now_ms
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from policyd.core.errors import ReservationNotFound, StoreError, StoreUnavailable, Unjournalled
+from policyd.core.errors import ReservationNotFound, StoreDefect, StoreError, StoreUnavailable, Unjournalled
 from policyd.core.events import OperatorEvent
 from policyd.core.ledger import ZERO_BALANCE, Amounts, Entry
 from policyd.core.policy import FailureMode, Policy
@@ -27,7 +27,7 @@ HELD_KEPT_MAX = 100_000
 """Of how many open reservations is remembered what they hold; exchanges end, and only a defect leaves one here."""
 
 FILE_BYTES_MAX = 2**20
-"""A file that is larger, and drained but for leases, is begun anew."""
+"""A file that is larger, and tells of leases alone, is begun anew: of those that have ended too."""
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class JournalledStore(GuardedStore):
                 state_revision=state_revision,
             )
         except StoreError as error:
-            # A service that reserves for itself is told, and decides for itself.
+            # A service that reserves for itself, or reports, is told, and decides for itself.
             if fingerprint:
                 raise
             return self._decide_alone(Held(tuple(entries), record, now_ms, expires_at_ms), error)
@@ -243,7 +243,7 @@ class JournalledStore(GuardedStore):
                 return
         elif self._leases:
             del self._replays[file]
-            if file.size > FILE_BYTES_MAX and self._leases.are_clean:
+            if (file.has_requests or file.size > FILE_BYTES_MAX) and self._leases.are_clean:
                 self._journal.begin_anew(lease.told for lease in self._leases)
             return
         del self._replays[file]
@@ -263,8 +263,10 @@ class JournalledStore(GuardedStore):
             return True
         try:
             await replay.apply(event, now_ms=self._now_ms())
-        except StoreError:
-            return False
+        except StoreError as error:
+            if not isinstance(error, StoreDefect):
+                return False
+            return self._put_aside(written)
         except Exception:  # whatever it is, it must not hold up the charges behind it
             log.exception("an event of the journal cannot be charged")
             return self._put_aside(written)
@@ -291,6 +293,8 @@ class JournalledStore(GuardedStore):
 
     def _decide_alone(self, held: Held, error: StoreError) -> ReserveResult:
         """Raises `error` where the mode, or what is leased, does not let it pass."""
+        if held.record.is_of_the_past:
+            return self._hold_later(held, past_maximum=True)
         match self._mode:
             case FailureMode.CLOSED:
                 raise error
@@ -305,10 +309,14 @@ class JournalledStore(GuardedStore):
             return Refused(balances)
         if self._mode is FailureMode.DEGRADED:
             self._take(held)
-        else:
-            self._journal.append(held)
+            self._unheld.add(held.record.request_id)
+            return Granted(balances)
+        return self._hold_later(held)
+
+    def _hold_later(self, held: Held, *, past_maximum: bool = False) -> Granted:
+        self._journal.append(held, past_maximum=past_maximum)
         self._unheld.add(held.record.request_id)
-        return Granted(balances)
+        return Granted((ZERO_BALANCE,) * len(held.entries))
 
     def _take(self, held: Held) -> None:
         """Takes of the leases, and has the rest held by itself."""

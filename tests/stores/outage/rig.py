@@ -11,6 +11,7 @@ from policyd.core.errors import StoreUnavailable
 from policyd.core.ledger import Balance, Entry
 from policyd.core.policy import FailureMode, Metric, Policy
 from policyd.core.reservation import State
+from policyd.core.usage import Usage
 from policyd.stores.base import ReserveResult, Store, UsageFilter
 from policyd.stores.memory import MemoryStore
 from policyd.stores.outage.journal import Journal
@@ -95,7 +96,7 @@ class Rig:
         return await process.reserve(
             name,
             entries=entries or (entry(amount),),
-            record=record(name, at_ms=self.now_ms),
+            record=record(name, at_ms=self.now_ms)._replace(maximum=Usage()),
             now_ms=self.now_ms,
             expires_at_ms=self.now_ms + TTL_MS,
             fingerprint=fingerprint,

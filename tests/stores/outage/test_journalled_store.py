@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policyd.core.errors import ReservationNotFound, StoreError, StoreUnavailable, Unjournalled
+from policyd.core.errors import ReservationNotFound, StoreDefect, StoreError, StoreUnavailable, Unjournalled
 from policyd.core.ledger import Account, Balance
 from policyd.core.policy import FailureMode, Metric
 from policyd.core.reservation import State
@@ -145,6 +145,52 @@ class TestOpen:
         assert await rig.balance() == Balance(0, 0)
 
 
+class Panic(BaseException):
+    """What a library written in Rust raises: no `Exception`."""
+
+
+@pytest.mark.parametrize("after", [True, False])
+@pytest.mark.parametrize("error", [TypeError("what somebody asked"), Panic("what somebody asked")], ids=type)
+class TestADefectOfTheStore:
+    """It is a call without an answer."""
+
+    async def test_open_a_request_passes_and_is_charged_once(
+        self, rig: Rig, error: Exception, after: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        process = rig.process()
+        rig.store.error, rig.store.after = error, after
+        for name in ("r1", "r2", "r3", "r4", "r5", "r6"):
+            assert isinstance(await rig.reserve(process, name), Granted)
+            assert await rig.settle(process, name, 7) is State.RESERVED
+        assert not process.status.is_away
+        rig.store.error = None
+        await process.mend()
+        assert await rig.balance() == Balance(6 * 7, 0)
+        assert not rig.journals
+        assert "TypeError" in caplog.text or "Panic" in caplog.text
+        assert "what somebody asked" not in caplog.text
+
+    async def test_closed_a_charge_is_made_later(self, rig: Rig, error: Exception, after: bool) -> None:
+        process = rig.process()
+        rig.use(FailureMode.CLOSED)
+        await rig.reserve(process, "r1")
+        rig.store.error, rig.store.after = error, after
+        with pytest.raises(StoreDefect):
+            await rig.reserve(process, "r2", entry(1, on=account(scope="project=other")))
+        await rig.settle(process, "r1", 7)
+        rig.store.error = None
+        await process.mend()
+        assert await rig.balance() == Balance(7, 0)
+
+    async def test_an_event_that_it_hits_is_put_aside(self, rig: Rig, error: Exception, after: bool) -> None:
+        process = rig.process()
+        rig.store.error = AWAY
+        await rig.reserve(process, "r1")
+        rig.store.error, rig.store.after = error, after
+        await process.mend()
+        assert (process.status.unapplied, process.status.waiting_bytes) == (1, 0)
+
+
 class TestWindowsOfFirstUse:
     LENGTH_MS = 30 * DAY_MS
     KEY = "budget|project=acme|30 days from first use"
@@ -192,6 +238,29 @@ class TestInEveryMode:
         await process.mend()
         assert (await rig.balance()).spent == 7  # beside which a lease may be held
         assert await rig.costs() == {"r1": 7, "r2": 0}
+
+    @pytest.mark.parametrize("error", [AWAY, UNKNOWN], ids=["away", "unknown"])
+    async def test_what_has_been_spent_without_a_hold_is_charged_later(
+        self, rig: Rig, mode: FailureMode, error: StoreError
+    ) -> None:
+        process = rig.process()
+        rig.use(mode)
+        rig.store.error, rig.store.after = error, error is UNKNOWN
+        past = record("past", at_ms=rig.now_ms)
+        assert past.is_of_the_past
+        held = await process.reserve(
+            "past",
+            entries=(entry(7, enforce=False),),
+            record=past,
+            now_ms=rig.now_ms,
+            expires_at_ms=rig.now_ms + TTL_MS,
+        )
+        assert isinstance(held, Granted)
+        await rig.settle(process, "past", 7)
+        rig.store.error = None
+        await process.mend()
+        assert await rig.balance() == Balance(7, 0)
+        assert (await rig.costs())["past"] == 7
 
     async def test_one_that_expired_meanwhile_is_corrected(self, rig: Rig, mode: FailureMode) -> None:
         rig.use(mode)
