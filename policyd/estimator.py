@@ -69,8 +69,9 @@ class Ask:
     """Identity and what the request itself says."""
 
     def __post_init__(self) -> None:
-        itself = zip(REQUEST_ATTRIBUTES, (self.provider, self.facts.model, self.endpoint), strict=True)
-        object.__setattr__(self, "attributes", {**self.identity, **dict(itself)})
+        provider, model, endpoint = REQUEST_ATTRIBUTES
+        itself = {provider: self.provider, model: self.facts.model, endpoint: self.endpoint}
+        object.__setattr__(self, "attributes", {**self.identity, **itself})
 
     @property
     def is_long(self) -> bool:

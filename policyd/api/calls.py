@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import grpc
@@ -23,6 +23,7 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from policyd.api.errors import MessageUnreadable, is_defect, status_of
+from policyd.eager import Rest
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +66,13 @@ class Calls:
 
         return handle
 
-    async def _to_the_end(self, work: Awaitable[T]) -> T:
-        task = asyncio.ensure_future(work)
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            awaited = work.send(None)
+        except StopIteration as done:  # it did not have to wait, so that nobody could have hung up
+            answer: T = done.value
+            return answer
+        task = asyncio.get_running_loop().create_task(Rest(work, awaited))
         self._open.add(task)
         task.add_done_callback(self._open.discard)
         return await asyncio.shield(task)

@@ -197,15 +197,20 @@ def attributes(given: Mapping[str, str], field: str) -> dict[str, str]:
     """Identity attributes. An empty value counts as absent."""
     if len(given) > ATTRIBUTES_MAX:
         raise FieldInvalid(field, expected=f"at most {ATTRIBUTES_MAX} attributes")
-    for name in given:
+    found: dict[str, str] = {}
+    for name in given:  # a map's `items` costs more than asking it
         if not _ATTRIBUTE_NAME.fullmatch(name):
             raise FieldInvalid(field, expected="names of a lower-case letter and up to 63 of a-z, 0-9 and _")
         if name in REQUEST_ATTRIBUTES:
             raise FieldInvalid(field, expected=f"identity attributes; {name} has a field of its own")
-    return {name: check_value(name, value) for name, value in given.items() if value}
+        if value := given[name]:
+            found[name] = check_value(name, value)
+    return found
 
 
 def terms(given: Mapping[str, str], field: str) -> dict[str, str]:
+    if not given:
+        return {}
     if len(given) > TERMS_MAX:
         raise FieldInvalid(field, expected=f"at most {TERMS_MAX} terms")
     return {text(name, field): text(value, field) for name, value in given.items()}
@@ -234,12 +239,13 @@ def within(value: int, field: str, least: int, most: int) -> int:
 def usage(request: service.SettleRequest | service.RecordUsageRequest) -> Usage:
     if not request.HasField("usage"):
         raise FieldInvalid("usage", expected="what the provider counted; one without any units is allowed")
-    given = request.usage
-    return Usage(**{kind: within(getattr(given, kind), f"usage.{kind}", 0, _units_max(kind)) for kind in KINDS})
+    counted = {kind.name: units for kind, units in request.usage.ListFields()}
+    for kind, units in counted.items():
+        within(units, f"usage.{kind}", 0, _UNITS_MAX[kind])
+    return Usage(**counted)
 
 
-def _units_max(kind: str) -> int:
-    return PIECES_MAX if units_priced(kind) == 1_000 else UNITS_MAX
+_UNITS_MAX = {kind: PIECES_MAX if units_priced(kind) == 1_000 else UNITS_MAX for kind in KINDS}
 
 
 def http_status(request: service.SettleRequest | service.RecordUsageRequest) -> int | None:

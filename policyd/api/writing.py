@@ -7,16 +7,22 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 
 from policyd.core import estimate as core_estimate
-from policyd.core.decision import Decision, LimitReport
+from policyd.core.decision import NO_CHANGES, Decision, LimitReport
 from policyd.core.money import NANOS_PER_USD
 from policyd.core.policy import Metric
 from policyd.core.record import Record
 from policyd.core.reservation import State
-from policyd.core.rules import Rule
+from policyd.core.rules import NO_RULING, Rule
 from policyd.core.runtime import Block
 from policyd.core.scopes import shown
 from policyd.core.usage import Usage
 from policyd.v1 import reservation_pb2, usage_pb2, verdict_pb2
+
+# Looked up once: what has a name in another spelling there is asked for with every call.
+_CONFIDENCES = {
+    each.value: verdict_pb2.Confidence.Value(f"CONFIDENCE_{each.upper()}") for each in core_estimate.Confidence
+}
+_STATES = {each: reservation_pb2.ReservationState.Value(f"RESERVATION_STATE_{each.upper()}") for each in State}
 
 
 def money(nanos: int) -> Money:
@@ -36,23 +42,30 @@ def duration(microseconds: int) -> Duration:
 
 
 def verdict(decision: Decision) -> verdict_pb2.Verdict:
-    retry_after_seconds, remaining = decision.retry_after_seconds, decision.budget_remaining_nanos
-    denied_by = decision.ruling.denied_by
-    return verdict_pb2.Verdict(
+    remaining, changes, ruling = decision.budget_remaining_nanos, decision.changes, decision.ruling
+    message = verdict_pb2.Verdict(
         decision=verdict_pb2.DECISION_ALLOW if decision.allowed else verdict_pb2.DECISION_DENY,
-        denials=map(limit_report, decision.denials),
-        shadow_denials=map(limit_report, decision.shadow_denials),
         estimate=estimate(decision.estimate),
-        retry_after=duration(retry_after_seconds * 1_000_000) if retry_after_seconds is not None else None,
         remaining_budget=money(remaining) if remaining is not None else None,
-        warnings=map(limit_report, decision.warnings),
-        clamped_by=decision.changes.clamped_by,
-        switched_by=decision.changes.switched_by,
-        switched_model=decision.changes.model,
-        rules=decision.ruling.names,
-        shadow_rules=decision.ruling.shadow_names,
-        rule_denial=rule_denial(denied_by) if denied_by is not None else None,
     )
+    # Most requests fit as they are: each field that is set takes its time, also where there is nothing in it.
+    if decision.denials or decision.shadow_denials or decision.warnings:
+        message.denials.extend(map(limit_report, decision.denials))
+        message.shadow_denials.extend(map(limit_report, decision.shadow_denials))
+        message.warnings.extend(map(limit_report, decision.warnings))
+    if decision.retry_after_seconds is not None:
+        message.retry_after.CopyFrom(duration(decision.retry_after_seconds * 1_000_000))
+    if changes is not NO_CHANGES:
+        message.clamped_by.extend(changes.clamped_by)
+        message.switched_by.extend(changes.switched_by)
+        if changes.model is not None:
+            message.switched_model = changes.model
+    if ruling is not NO_RULING:
+        message.rules.extend(ruling.names)
+        message.shadow_rules.extend(ruling.shadow_names)
+        if ruling.denied_by is not None:
+            message.rule_denial.CopyFrom(rule_denial(ruling.denied_by))
+    return message
 
 
 def rule_denial(rule: Rule) -> verdict_pb2.RuleDenial:
@@ -106,11 +119,12 @@ def _amount(metric: Metric, amount: int) -> verdict_pb2.Amount:
 
 
 def estimate(made: core_estimate.Estimate) -> verdict_pb2.Estimate:
+    expected, maximum = made.expected, made.maximum
     return verdict_pb2.Estimate(
-        input_tokens=made.expected.input_tokens,
-        expected_output_tokens=made.expected.output_tokens,
-        max_input_tokens=made.maximum.input_tokens,
-        max_output_tokens=made.maximum.output_tokens,
+        input_tokens=expected.input_tokens,
+        expected_output_tokens=expected.output_tokens,
+        max_input_tokens=maximum.input_tokens,
+        max_output_tokens=maximum.output_tokens,
         expected_cost=money(made.expected_cost_nanos),
         max_cost=money(made.maximum_cost_nanos),
         confidence=_confidence(made.confidence),
@@ -123,11 +137,11 @@ def estimate(made: core_estimate.Estimate) -> verdict_pb2.Estimate:
 def _confidence(confidence: str | None) -> verdict_pb2.Confidence.ValueType:
     if confidence is None:
         return verdict_pb2.CONFIDENCE_UNSPECIFIED
-    return verdict_pb2.Confidence.Value(f"CONFIDENCE_{confidence.upper()}")
+    return _CONFIDENCES[confidence]
 
 
 def state(reached: State) -> reservation_pb2.ReservationState.ValueType:
-    return reservation_pb2.ReservationState.Value(f"RESERVATION_STATE_{reached.upper()}")
+    return _STATES[reached]
 
 
 def usage(counted: Usage) -> usage_pb2.Usage:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from policyd.core.estimate import Estimate, amounts
 from policyd.core.ledger import Amounts, Balance, Entry
@@ -36,18 +37,21 @@ def entries(applied: Sequence[AppliedLimit], estimate: Estimate, *, on_expiry: O
     maximum = estimate.amounts(Hold.MAXIMUM)
     needs_expected = on_expiry is OnExpiry.EXPECTED or any(item.limit.hold is Hold.EXPECTED for item in applied)
     expected = estimate.amounts(Hold.EXPECTED) if needs_expected else maximum
-    return tuple(
-        Entry(
-            account=item.account,
-            metric=item.limit.metric,
-            amount=(maximum if item.limit.hold is Hold.MAXIMUM else expected)[item.limit.metric],
-            cap=item.limit.amount,
-            enforce=item.limit.action.enforced,
-            on_expiry=_expiry_amount(item.limit.metric, expected, on_expiry),
+    wanted = []
+    for item in applied:
+        limit = item.limit
+        metric = limit.metric
+        entry = Entry(
+            item.account,
+            metric,
+            amount=(maximum if limit.hold is Hold.MAXIMUM else expected)[metric],
+            cap=limit.amount,
+            enforce=limit.action.enforced,
+            on_expiry=_expiry_amount(metric, expected, on_expiry),
             carry=item.carry,
         )
-        for item in applied
-    )
+        wanted.append(entry)
+    return tuple(wanted)
 
 
 def _expiry_amount(metric: Metric, expected: Amounts, on_expiry: OnExpiry) -> int | None:
@@ -67,8 +71,7 @@ def charges(usage: Usage, *, cost_nanos: int) -> Amounts:
     return {**amounts(usage, cost_nanos=cost_nanos), Metric.CONCURRENT_REQUESTS: 0}
 
 
-@dataclass(frozen=True, slots=True)
-class LimitReport:
+class LimitReport(NamedTuple):
     """One limit as a request found it. Amounts in nano-USD for cost, whole units for the rest."""
 
     limit: Limit
@@ -105,9 +108,8 @@ class Changes:
 NO_CHANGES = Changes()
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """ALLOW or DENY, with the numbers behind it."""
+class Decision(NamedTuple):
+    """ALLOW or DENY, with the numbers behind it. A tuple, as reports are: they are made for each request."""
 
     estimate: Estimate
     reports: tuple[LimitReport, ...]
@@ -138,10 +140,12 @@ class Decision:
     @property
     def budget_remaining_nanos(self) -> int | None:
         """The least that any cost limit has left, once this request's hold is taken; `None` without a cost limit."""
+        costs = [report for report in self.reports if report.limit.metric is Metric.COST]
+        allowed = self.allowed
         left = [
-            max(0, report.remaining - self.allowed * report.requested)
-            for report in self.reports
-            if report.limit.metric is Metric.COST and report.limit.action.enforced
+            max(0, report.remaining - report.requested if allowed else report.remaining)
+            for report in costs
+            if report.limit.action.enforced
         ]
         return min(left, default=None)
 
@@ -160,18 +164,16 @@ def decide(
 
     `balances` are those of `reserved_entries`' accounts before anything was reserved, in the same order as `applied`.
     """
-    reports = tuple(
-        LimitReport(
-            limit=item.limit,
-            scope=item.account.scope,
-            spent=balance.spent + balance.carried,
-            reserved=balance.reserved,
-            requested=entry.amount,
-            resets_at_ms=item.account.ends_at_ms,
-        )
-        for item, entry, balance in zip(applied, reserved_entries, balances, strict=True)
-    )
-    refusing = [(report, balance) for report, balance in zip(reports, balances, strict=True) if report.refuses]
+    found = []
+    refusing = []
+    for item, entry, balance in zip(applied, reserved_entries, balances, strict=True):
+        account = item.account
+        spent = balance.spent + balance.carried
+        report = LimitReport(item.limit, account.scope, spent, balance.reserved, entry.amount, account.ends_at_ms)
+        found.append(report)
+        if report.refuses:
+            refusing.append((report, balance))
+    reports = tuple(found)
     if not refusing and ruling.denied_by is None:  # what most requests find
         return Decision(estimate, reports, denials=(), shadow_denials=(), changes=changes, ruling=ruling)
     enforced = [(report, balance) for report, balance in refusing if report.limit.action.enforced]
@@ -205,7 +207,7 @@ def _fits(decision: Decision, output_tokens: int) -> bool:
     """Whether the limits that refused would have room for the request with this maximum output."""
     estimate = decision.estimate.bounded_to(output_tokens)
     reports = (
-        replace(report, requested=estimate.amounts(report.limit.hold)[report.limit.metric])
+        report._replace(requested=estimate.amounts(report.limit.hold)[report.limit.metric])
         for report in decision.denials
     )
     return not any(report.refuses for report in reports)

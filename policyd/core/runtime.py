@@ -225,16 +225,14 @@ class RuntimeState:
     revision: int = 0
     """The store's revision that it was read at."""
     pieces: Mapping[Kind, Mapping[str, Piece]] = field(default_factory=lambda: {kind: {} for kind in Kind})
+    has_blocks: bool = field(init=False, repr=False, compare=False)
+    """Whether anybody at all is blocked or frozen. Kept: it is asked several times a request."""
     _blocks: _Blocks = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "has_blocks", bool(self.pieces[Kind.BLOCK] or self.pieces[Kind.FREEZE]))
         blocks = chain(self.pieces[Kind.BLOCK].values(), self.pieces[Kind.FREEZE].values())
         object.__setattr__(self, "_blocks", _Blocks([piece for piece in blocks if isinstance(piece, Block)]))
-
-    @property
-    def has_blocks(self) -> bool:
-        """Whether anybody at all is blocked or frozen."""
-        return bool(self.pieces[Kind.BLOCK] or self.pieces[Kind.FREEZE])
 
     def override(self, limit: str, scope: str, *, now_ms: int) -> Override | None:
         """What the limit's amount is overridden by; a temporary override goes before a lasting one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 _EPOCH = datetime.fromtimestamp(0, tz=UTC)
 # The standard library would also take week dates, basic formats and times without an offset.
@@ -15,8 +16,13 @@ _RFC_3339 = re.compile(
 
 def iso_time(at_ms: int) -> str:
     """ISO 8601 in UTC with milliseconds: `2026-11-21T09:30:00.250Z`."""
-    instant = datetime.fromtimestamp(at_ms // 1000, tz=UTC)
-    return f"{instant:%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"
+    return f"{_second(at_ms // 1000)}.{at_ms % 1000:03d}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(at_seconds: int) -> str:
+    """Remembered: many exchanges begin within one."""
+    return f"{datetime.fromtimestamp(at_seconds, tz=UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def parse_instant(text: str) -> int:

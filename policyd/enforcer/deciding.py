@@ -135,7 +135,7 @@ class Deciding:
         if isinstance(balances, Stale):
             return balances
         decision = _decided(plan, applied, wanted, balances, now_ms=now_ms)
-        return Tried(plan, decision, at_ms=now_ms)
+        return Tried(plan, decision, now_ms)
 
     async def _hold(self, plan: Plan, *, now_ms: int, expires_at_ms: int, fingerprint: str) -> Tried | Stale:
         ask = plan.ask
@@ -147,13 +147,14 @@ class Deciding:
         applied = await self._standing.held_on(ask, state=state, now_ms=now_ms, begin=True)
         counted = (*applied, *self._standing.watched_on(ask, now_ms=now_ms))
         wanted = entries(counted, plan.estimate, on_expiry=ask.policy.reservations.on_expiry)
+        pending = pending_record(plan, now_ms=now_ms)
         result = await timed(
             self._observer,
             "reserve",
             self._store.reserve(
                 ask.request_id,
                 entries=wanted,
-                record=pending_record(plan, now_ms=now_ms),
+                record=pending,
                 now_ms=now_ms,
                 expires_at_ms=expires_at_ms,
                 fingerprint=fingerprint,
@@ -166,7 +167,7 @@ class Deciding:
             return self._repeated(plan, result.reservation, now_ms=now_ms)
         of_limits = slice(len(applied))
         decision = _decided(plan, applied, wanted[of_limits], result.balances[of_limits], now_ms=now_ms)
-        return Tried(plan, decision, at_ms=now_ms, expires_at_ms=expires_at_ms if decision.allowed else None)
+        return Tried(plan, decision, now_ms, pending, expires_at_ms=expires_at_ms if decision.allowed else None)
 
     def _repeated(self, plan: Plan, reservation: Reservation, *, now_ms: int) -> Tried:
         """What a repeated request got the first time, the changes included."""
@@ -179,7 +180,7 @@ class Deciding:
             ask = replace(plan.ask, facts=facts)
             plan = Plan(ask, estimate, changes, requested_model=reservation.record.requested_model)
         decision = repeated_decision(plan.ask.policy, reservation, plan.estimate, changes=changes)
-        return Tried(plan, decision, at_ms=now_ms, expires_at_ms=reservation.expires_at_ms, earlier=reservation.state)
+        return Tried(plan, decision, now_ms, expires_at_ms=reservation.expires_at_ms, earlier=reservation.state)
 
     async def _unblocked(self, ask: Ask, fingerprint: str = "") -> RuntimeState:
         """The run-time state to decide the request by. Raises `Blocked`, `KeyInvalid`, `KeyForbidden`.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from policyd.core.pricing import NO_TERMS
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.reservation import State
@@ -45,8 +47,7 @@ RELEASED = Ending(outcome=Outcome.RELEASED, usage=None, source=UsageSource.NONE)
 """The ending of a request that its caller never made, or that cost nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """What became of a reservation that was to end."""
 
     found: State

@@ -18,7 +18,9 @@ not tried.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from msgspec import Struct, structs
 
 from policyd.core.decision import NO_CHANGES, Changes, Decision, highest_output_tokens
 from policyd.core.errors import RequestError
@@ -32,8 +34,7 @@ from policyd.providers.vendors import vendor_named
 REVISIONS_MAX = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """A request as it is to go upstream."""
 
     ask: Ask
@@ -54,15 +55,15 @@ async def ruled(plan: Plan, ruling: Ruling, *, estimator: Estimator, now_ms: int
     if rule is not None and rule.switch_to is not None and rule.switch_to != plan.ask.facts.model:
         switched = await _with_model(plan, rule.switch_to, by=(rule.label,), estimator=estimator, now_ms=now_ms)
         if switched is None:
-            return replace(plan, ruling=ruling.unchangeable(rule))
+            return structs.replace(plan, ruling=ruling.unchangeable(rule))
         changed = switched
     rule = ruling.clamp
     if rule is not None and rule.max_output_tokens is not None:
         clamped = _with_rules_maximum(changed, rule.max_output_tokens, by=rule.label)
         if clamped is None:
-            return replace(plan, ruling=ruling.unchangeable(rule))
+            return structs.replace(plan, ruling=ruling.unchangeable(rule))
         changed = clamped
-    return replace(changed, ruling=ruling)
+    return structs.replace(changed, ruling=ruling)
 
 
 def _with_rules_maximum(plan: Plan, tokens: int, *, by: str) -> Plan | None:
@@ -108,7 +109,7 @@ async def _with_model(plan: Plan, model: str, *, by: tuple[str, ...], estimator:
         estimate = await estimator.estimate(ask, now_ms=now_ms)
     except RequestError:
         return None
-    return replace(plan, ask=ask, estimate=estimate, changes=changes, requested_model=plan.ask.facts.model)
+    return structs.replace(plan, ask=ask, estimate=estimate, changes=changes, requested_model=plan.ask.facts.model)
 
 
 def _clamped(plan: Plan, refusal: Decision) -> Plan | None:
@@ -134,7 +135,7 @@ def _with_maximum(plan: Plan, tokens: int, *, by: tuple[str, ...]) -> Plan | Non
         return None
     ask = replace(plan.ask, facts=facts)
     estimate = plan.estimate.bounded_to(tokens * plan.ask.facts.choices)
-    return replace(plan, ask=ask, estimate=estimate, changes=changes)
+    return structs.replace(plan, ask=ask, estimate=estimate, changes=changes)
 
 
 def _reread(ask: Ask, changes: Changes) -> RequestFacts | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from policyd.clock import Clock
 from policyd.core.decision import charges
 from policyd.core.estimate import Estimate, cost_nanos
@@ -62,4 +60,4 @@ class Settling:
         if not ended.repeated:
             return ended
         reservation = await timed(self._observer, "get", self._store.get(ended.record.request_id))
-        return replace(ended, record=reservation.record)
+        return Ended(ended.found, reservation.record)

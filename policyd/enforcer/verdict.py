@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from policyd.core.decision import Decision, LimitReport
 from policyd.core.policy import Unbounded
 from policyd.core.record import Outcome, Record
@@ -29,13 +31,14 @@ class Verdict:
     """The state of the reservation that the same id made before; `None`: this one is new, or refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(Struct, frozen=True):
     """A plan, and what the limits said to it."""
 
     plan: Plan
     decision: Decision
     at_ms: int
+    pending: Record | None = None
+    """What the store was given for the plan, as far as it was asked to hold something."""
     expires_at_ms: int | None = None
     earlier: State | None = None
 
@@ -45,7 +48,7 @@ def verdict_on(tried: Tried, *, policy_us: int) -> Verdict:
     plan, decision = tried.plan, tried.decision
     facts = plan.ask.facts
     denying_rule = decision.ruling.denied_by
-    record = pending_record(plan, now_ms=tried.at_ms)._replace(
+    record = (tried.pending or pending_record(plan, now_ms=tried.at_ms))._replace(
         denied_by=((denying_rule.label,) if denying_rule is not None else ()) + _names(decision.denials),
         shadow_denied_by=_names(decision.shadow_denials),
         warned_by=_names(decision.warnings),
@@ -62,7 +65,7 @@ def verdict_on(tried: Tried, *, policy_us: int) -> Verdict:
 
 
 def _names(reports: Sequence[LimitReport]) -> tuple[str, ...]:
-    return tuple(report.limit.name for report in reports)
+    return tuple([report.limit.name for report in reports]) if reports else ()
 
 
 def pending_record(plan: Plan, *, now_ms: int) -> Record:

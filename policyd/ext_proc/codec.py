@@ -45,6 +45,7 @@ class Decoder:
         self._request_mode = m.BodyMode.BUFFERED
         self._response_mode = m.BodyMode.STREAMED
         self._mode_fixed = False
+        self._has_begun = False
 
     def event(self, data: bytes) -> m.Event:
         """Raises `ProtocolError` for what is no message, and for a kind of one or a body mode that is not known."""
@@ -52,38 +53,41 @@ class Decoder:
             message = pb.ProcessingRequest.FromString(data)
         except DecodeError as error:
             raise ProtocolError("Envoy sent what cannot be read as a message") from error
-        if message.HasField("protocol_config"):
-            config = message.protocol_config
-            self._request_mode = _body_mode(config.request_body_mode)
-            self._response_mode = _body_mode(config.response_body_mode)
-            self._mode_fixed = (
-                config.send_body_without_waiting_for_header_response
-                or m.BodyMode.FULL_DUPLEX_STREAMED in (self._request_mode, self._response_mode)
-            )
-        if message.HasField("protocol_config") and message.HasField("request_body"):
-            # The first message of all: the headers were skipped.
-            return self._whole_request(message)
-        return self._event(message)
+        if self._has_begun:
+            return self._event(message)
+        self._has_begun = True
+        if not message.HasField("protocol_config"):
+            return self._event(message)
+        config = message.protocol_config
+        self._request_mode = _body_mode(config.request_body_mode)
+        self._response_mode = _body_mode(config.response_body_mode)
+        in_full_duplex = m.BodyMode.FULL_DUPLEX_STREAMED in (self._request_mode, self._response_mode)
+        self._mode_fixed = config.send_body_without_waiting_for_header_response or in_full_duplex
+        # A body in the first message of all: the headers were skipped.
+        return self._whole_request(message) if message.HasField("request_body") else self._event(message)
 
     def _event(self, message: pb.ProcessingRequest) -> m.Event:
         match message.WhichOneof("request"):
+            case "response_body":  # first, since a stream has many of them
+                body = message.response_body
+                return m.ResponseBody(body.body, body.end_of_stream)
             case "request_headers":
-                headers = _headers(message.request_headers.headers.headers)
-                end_of_stream = message.request_headers.end_of_stream
-                return self._request_headers(message, _attributes(message), headers, end_of_stream=end_of_stream)
+                told = message.request_headers
+                headers = _headers(told.headers.headers)
+                return self._request_headers(message, _attributes(message), headers, end_of_stream=told.end_of_stream)
             case "request_body":
-                return m.RequestBody(message.request_body.body, message.request_body.end_of_stream)
+                body = message.request_body
+                return m.RequestBody(body.body, body.end_of_stream)
             case "request_trailers":
                 return m.RequestTrailers()
             case "response_headers":
+                answered = message.response_headers
                 return m.ResponseHeaders(
-                    headers=_headers(message.response_headers.headers.headers),
-                    end_of_stream=message.response_headers.end_of_stream,
+                    headers=_headers(answered.headers.headers),
+                    end_of_stream=answered.end_of_stream,
                     body_mode=self._response_mode,
                     mode_fixed=self._mode_fixed,
                 )
-            case "response_body":
-                return m.ResponseBody(message.response_body.body, message.response_body.end_of_stream)
             case "response_trailers":
                 return m.ResponseTrailers()
             case other:

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from policyd.core.errors import PolicydError, RequestError, Unjournalled
+from policyd.eager import run_eagerly
 from policyd.enforcer import Enforcer
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.eager import run_eagerly
 from policyd.ext_proc.life import Life
 
 log = logging.getLogger(__name__)

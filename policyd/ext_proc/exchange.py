@@ -33,6 +33,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from policyd.core.errors import RequestSigned
 from policyd.core.policy import OnDisconnect, Policy
 from policyd.core.record import Outcome, Record
@@ -84,7 +86,7 @@ class Exchange(Admission):
     # --- the reply ---
 
     def _begin_reply(self, event: m.ResponseHeaders) -> Step:
-        facts, vendor = self._verdict.facts, self._endpoint.vendor
+        facts, vendor, count_text = self._verdict.facts, self._endpoint.vendor, self._count_text
         head = ReplyHead.of(event)
         reader = self._wire.reply_reader(facts, usage_added=self._usage_added)
         if reads_headers(reader):
@@ -95,7 +97,8 @@ class Exchange(Admission):
             reader=reader,
             verdict=self._verdict,
             streamed=facts.streamed,
-            count_text=lambda text: self._count_text(text, vendor.id, facts.model),
+            # Without `self`, which would hold itself by this.
+            count_text=lambda text: count_text(text, vendor.id, facts.model),
         )
         self._head = head
         headers = self._reply.headers(decision_headers(self._verdict, self._settings.header_prefix))
@@ -105,6 +108,8 @@ class Exchange(Admission):
 
     def _meter(self, event: m.ResponseBody) -> Step:
         reply = self._reply
+        if reply.passes_unread(event):
+            return State.METERING, [reply.piece(event.chunk, end_of_stream=False)]
         if reply.is_whole(event):
             self._waiting_reply = m.BodyReply(response=True, body=reply.read_whole(event.chunk))
             return State.SETTLING, [self._finish(self._ending())]
@@ -165,7 +170,7 @@ class Exchange(Admission):
     def _last_reply(self, record: Record) -> list[m.Effect]:
         if self._waiting_reply is None:
             return []
-        return [replace(self._waiting_reply, set_headers=cost_headers(record, self._settings.header_prefix))]
+        return [structs.replace(self._waiting_reply, set_headers=cost_headers(record, self._settings.header_prefix))]
 
     def _hang_up(self, _: m.Closed) -> Step:
         if (meter := self._running_meter) is not None:

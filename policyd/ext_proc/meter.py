@@ -62,6 +62,7 @@ class ReplyMeter:
         self._decoder = decoder
         self._estimate = estimate
         self._room = Room(estimate, held)
+        self._output_tokens_max = estimate.maximum.output_tokens if estimate.bounded else None
         self._count_text = count_text
         self._events = framer or SseFramer()
         self._unread: deque[Frame] = deque()
@@ -95,8 +96,6 @@ class ReplyMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """Reads a chunk; returns the bytes that the client may have now. Raises `UndecodableReply`."""
-        if self._passes_undecoded(chunk):
-            return chunk
         plain = self._decode(chunk)
         if self._framing is Framing.EVENTS:
             self._unread += self._events.feed(plain)
@@ -145,15 +144,16 @@ class ReplyMeter:
             self._keep_text()
         return plain if self._passes_plain else body
 
-    def _passes_undecoded(self, chunk: bytes) -> bool:
+    def passes_unread(self, chunk: bytes) -> bool:
         """Whether `chunk` is of whole events that only bring text, for which there is room at a token for every byte.
 
-        Such events are kept as they came, and read only if their text has to be counted: when the room gets tight, or
-        when the reply ends without the provider's own numbers.
+        If so, it is not to be fed. Such events are kept as they came, and read only if their text has to be counted:
+        when the room gets tight, or when the reply ends without the provider's own numbers.
         """
         reader, events = self.reader, self._events
+        telling = reader.telling
         if (
-            reader.telling is None
+            telling is None
             # The first event tells more than the others.
             or reader.model is None
             or self._decoder is not None
@@ -162,7 +162,7 @@ class ReplyMeter:
             or self._uncovered
             or not isinstance(events, SseFramer)
             or not events.is_whole(chunk)
-            or reader.telling.search(chunk) is not None
+            or telling.search(chunk) is not None
         ):
             return False
         if len(self._undecoded) + len(chunk) > UNDECODED_BYTES_MAX:
@@ -238,13 +238,15 @@ class ReplyMeter:
 
     def _output_bound(self) -> int:
         """No more output tokens than this have come or come with an event as long as the latest one."""
-        reported = self.reader.usage.output_tokens if self.reader.usage is not None else 0
+        usage = self.reader.usage
+        reported = usage.output_tokens if usage is not None else 0
         observed = max(reported, self._counted_tokens + self._uncounted_bytes + len(self._undecoded))
         return max(reported, self._within_bound(observed + self._latest_bytes + 1))
 
     def _within_bound(self, output_tokens: int) -> int:
         """`output_tokens`, as far as a bounded request lets its reply go: an inexact count can pass that."""
-        return min(output_tokens, self._estimate.maximum.output_tokens) if self._estimate.bounded else output_tokens
+        maximum = self._output_tokens_max
+        return output_tokens if maximum is None or output_tokens < maximum else maximum
 
     def _decode(self, chunk: bytes) -> bytes:
         plain = self._decoder.feed(chunk) if self._decoder is not None else chunk

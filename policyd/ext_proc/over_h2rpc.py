@@ -45,20 +45,55 @@ class H2rpcServer:
 
 def services(processor: ExternalProcessor) -> Mapping[str, Service]:
     """What is served, by its path."""
-    return {METHOD: lambda call: _Stream(processor, call)}
+    watch = _BodyWatch(processor.request_body_seconds_max)
+    return {METHOD: lambda call: _Stream(processor, call, watch)}
+
+
+class _BodyWatch:
+    """Refuses requests whose bodies do not come in time. All have as long: one timer does, for the eldest."""
+
+    def __init__(self, seconds_max: float) -> None:
+        self._seconds_max = seconds_max
+        self._due: dict[_Stream, float] = {}
+        """When the request of each has to be whole, the eldest first."""
+        self._has_timer = False
+
+    def add(self, stream: _Stream) -> None:
+        loop = asyncio.get_running_loop()
+        due = self._due[stream] = loop.time() + self._seconds_max
+        if not self._has_timer:
+            self._has_timer = True
+            loop.call_at(due, self._refuse_late)
+
+    def discard(self, stream: _Stream) -> None:
+        self._due.pop(stream, None)
+
+    def _refuse_late(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._has_timer = False
+        for stream, due in list(self._due.items()):
+            if due > loop.time():
+                self._has_timer = True
+                loop.call_at(due, self._refuse_late)
+                return
+            del self._due[stream]
+            # By itself: a defect ends its own stream, and no other.
+            loop.call_soon(stream.refuse_slowness)
 
 
 class _Stream:
     """One gRPC stream, one exchange. While it waits for the enforcer it reads nothing."""
 
-    def __init__(self, processor: ExternalProcessor, call: Call) -> None:
+    def __init__(self, processor: ExternalProcessor, call: Call, watch: _BodyWatch) -> None:
         self._processor = processor
+        self._watch = watch
         self._call = call
         self._stream = processor.open(provider=call.get(PROVIDER_METADATA))
         self._work: asyncio.Task[None] | None = None
         """What waits for the enforcer."""
         self._all_sent = True
-        self._body_due: asyncio.TimerHandle | None = None
+        self._is_watched = False
+        """Whether the request's body has to come in time."""
         self._is_closed = False
 
     # --- of the call ---
@@ -98,7 +133,8 @@ class _Stream:
         if self._stream.is_over:
             self.on_half_close()
             return
-        self._watch_body()
+        if self._stream.awaits_request is not self._is_watched:
+            self._watch_body()
         self._read_on()
 
     def _worked(self, _: asyncio.Task[None]) -> None:
@@ -123,21 +159,18 @@ class _Stream:
     # --- the request's body, which has to come in time ---
 
     def _watch_body(self) -> None:
-        if not self._stream.awaits_request:
-            self._stop_watching()
-        elif self._body_due is None:
-            seconds = self._processor.request_body_seconds_max
-            self._body_due = asyncio.get_running_loop().call_later(seconds, self._refuse_slowness)
+        self._is_watched = not self._is_watched
+        if self._is_watched:
+            self._watch.add(self)
+        else:
+            self._watch.discard(self)
 
-    def _refuse_slowness(self) -> None:
-        if self._stream.awaits_request:
+    def refuse_slowness(self) -> None:
+        """The body did not come in time."""
+        self._is_watched = False
+        if self._stream.awaits_request and not self._is_closed:
             self._handle(m.RequestTimedOut())
             self.on_half_close()
-
-    def _stop_watching(self) -> None:
-        if self._body_due is not None:
-            self._body_due.cancel()
-            self._body_due = None
 
     def _abort(self, reason: str) -> None:
         self._close()
@@ -146,5 +179,6 @@ class _Stream:
     def _close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            self._stop_watching()
+            if self._is_watched:
+                self._watch_body()
             self._processor.close(self._stream)

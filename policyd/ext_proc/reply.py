@@ -134,6 +134,15 @@ class ReplySide:
         """Whether more of the reply comes than Envoy shows: it is larger than the buffer of BUFFERED_PARTIAL."""
         return self._mode is m.BodyMode.BUFFERED_PARTIAL and not event.end_of_stream
 
+    def passes_unread(self, event: m.ResponseBody) -> bool:
+        """Whether a piece may go on as it came without being fed: one of a stream that only brings text."""
+        return (
+            self.meter is not None
+            and not event.end_of_stream
+            and (self.in_full_duplex or self._mode is m.BodyMode.STREAMED)
+            and self.meter.passes_unread(event.chunk)
+        )
+
     def feed(self, event: m.ResponseBody) -> bytes:
         """Reads a piece; returns what may go on to the client.
 

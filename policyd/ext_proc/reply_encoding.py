@@ -27,11 +27,14 @@ _PACKED_TYPES = frozenset({9, 11, 12})
 """Text, messages and bytes, as protobuf's descriptors number them: their length comes first."""
 
 _VARINT_7_BITS_MAX = 0x7F
+_VARINT_14_BITS_MAX = 0x3FFF
 
 
 def _varint(number: int) -> bytes:
     if number <= _VARINT_7_BITS_MAX:
         return _ONE_BYTE[number]
+    if number <= _VARINT_14_BITS_MAX:
+        return bytes((number & _VARINT_7_BITS_MAX | 0x80, number >> 7))
     encoded = bytearray()
     while number > _VARINT_7_BITS_MAX:
         encoded.append(number & _VARINT_7_BITS_MAX | 0x80)
@@ -76,6 +79,7 @@ _BODY: Final = {
     response: _keys((_RESPONSE, f"{side}_body"), (pb.BodyResponse, "response"))
     for response, side in ((False, "request"), (True, "response"))
 }
+_UNCHANGED_BODY: Final = {response: _nested(keys, b"") for response, keys in _BODY.items()}
 _BODY_MUTATION = _keys((pb.CommonResponse, "body_mutation"))
 _STREAMED: Final = {
     response: (*keys, *_BODY_MUTATION, *_keys((pb.BodyMutation, "streamed_response")))
@@ -127,6 +131,8 @@ def _headers_reply(reply: m.HeadersReply) -> bytes:
 
 
 def _body_reply(reply: m.BodyReply) -> bytes:
+    if reply.body is None and not reply.set_headers:
+        return _UNCHANGED_BODY[reply.response]
     mutation = _mutation(reply.set_headers)
     common = _field(_HEADER_MUTATION, mutation) if mutation else b""
     if reply.body:
@@ -183,13 +189,37 @@ def _mutation(set_headers: Mapping[str, str], remove_headers: tuple[str, ...] = 
 
 
 def _set_header(name: str, value: str) -> bytes:
-    header = _name(name) + _field(_VALUE, value.encode("utf-8", "surrogateescape"))
-    return _field(_SET_HEADER, _field(_HEADER, header) + _OVERWRITE)
+    content = value.encode("utf-8", "surrogateescape")
+    head = _name(name)
+    header_size = len(head) + 1 + len(content)
+    if header_size > _USUAL_HEADER_BYTES_MAX:
+        header = head + _varint(len(content)) + content
+        return _field(_SET_HEADER, _field(_HEADER, header) + _OVERWRITE)
+    # The same in one step, since each length takes one byte.
+    return b"".join(
+        (
+            _SET_HEADER,
+            _ONE_BYTE[header_size + _USUAL_HEADER_ADDED_BYTES],
+            _HEADER,
+            _ONE_BYTE[header_size],
+            head,
+            _ONE_BYTE[len(content)],
+            content,
+            _OVERWRITE,
+        )
+    )
+
+
+_USUAL_HEADER_ADDED_BYTES = len(_HEADER) + 1 + len(_OVERWRITE)
+"""What stands around a header in what sets it."""
+
+_USUAL_HEADER_BYTES_MAX = _VARINT_7_BITS_MAX - _USUAL_HEADER_ADDED_BYTES
 
 
 @lru_cache(maxsize=256)
 def _name(name: str) -> bytes:
-    return _field(_NAME, name.encode())
+    """A header up to the length of its value."""
+    return _field(_NAME, name.encode()) + _VALUE
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,8 @@ A request that its client signed (AWS SigV4) goes on as it was signed, or not at
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from policyd.core.api_keys import CREDENTIAL_HEADERS, PROTOCOL_HEADER
 from policyd.core.attributes import (
@@ -75,19 +76,14 @@ class RequestSide:
         self.path, _, self._query = event.headers.get(":path", "").partition("?")
         self._signed = is_signed(event.headers, self._query)
         self._credentials = credentials = Credentials.of(event.headers, self._query, policy)
-        lists = {"cookie": self._cookies_left(strip.cookies), PROTOCOL_HEADER: credentials.protocols}
-        stripped = (*strip.headers, *credentials.headers)
-        self._headers_reply = m.HeadersReply(
-            response=False,
-            set_headers={
-                **self._stripped_path((*strip.query, *credentials.parameters)),
-                **{name: left for name, left in lists.items() if left},
-            },
-            remove_headers=(
-                *[name for name in stripped if name in event.headers],
-                *[name for name, left in lists.items() if left == ""],
-            ),
-        )
+        set_headers = self._stripped_path((*strip.query, *credentials.parameters)) if self._query else {}
+        removed = [name for name in (*strip.headers, *credentials.headers) if name in event.headers]
+        for name, left in (("cookie", self._cookies_left(strip.cookies)), (PROTOCOL_HEADER, credentials.protocols)):
+            if left:
+                set_headers[name] = left
+            elif left == "":
+                removed.append(name)
+        self._headers_reply = m.HeadersReply(response=False, set_headers=set_headers, remove_headers=tuple(removed))
 
     @property
     def in_full_duplex(self) -> bool:
@@ -290,8 +286,6 @@ class RequestSide:
         return [m.BodyReply(response=False, body=body, set_headers={"content-length": str(len(body))})]
 
     def _stripped_path(self, names: Sequence[str]) -> dict[str, str]:
-        if not self._query:
-            return {}
         kept = strip_query(self._query, names)
         if kept == self._query:
             return {}

@@ -100,7 +100,8 @@ class ExchangeStream:
 
     def receive(self, event: m.Event) -> None:
         """Feeds `event`; `advance` then carries out what follows from it."""
-        self._driver_for(event).receive(event)
+        driver = self._driver or self._driver_for(event)
+        driver.receive(event)
 
     def advance(self) -> m.Reply | asyncio.Task[None] | None:
         """As `Driver.advance`."""
@@ -108,12 +109,12 @@ class ExchangeStream:
 
     async def handle(self, event: m.Event, send: Send) -> None:
         """As `Driver.handle`."""
-        await self._driver_for(event).handle(event, send)
+        driver = self._driver or self._driver_for(event)
+        await driver.handle(event, send)
 
-    def _driver_for(self, event: m.Event) -> Driver:
-        if self._driver is None:
-            self._exchange = self._begin(event)
-            self._driver = Driver(self._exchange, self._enforcer)
+    def _driver_for(self, first: m.Event) -> Driver:
+        self._exchange = self._begin(first)
+        self._driver = Driver(self._exchange, self._enforcer)
         return self._driver
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from policyd.h2rpc.codes import Status
 from policyd.h2rpc.headers import Headers, RequestHead
@@ -35,6 +35,21 @@ class Handler(Protocol):
     def on_writable(self) -> None:
         """What was sent has left, after `Call.send` said that it had not."""
         ...
+
+
+class _NoHandler:
+    """What stands for the handler of a call that has none."""
+
+    def on_message(self, message: bytes) -> None: ...
+
+    def on_half_close(self) -> None: ...
+
+    def on_cancelled(self) -> None: ...
+
+    def on_writable(self) -> None: ...
+
+
+_NO_HANDLER: Final[Handler] = _NoHandler()
 
 
 class CallOwner(Protocol):
@@ -76,7 +91,12 @@ class Call:
         self.started = False
         """Whether the reply has begun."""
         self.is_over = False
-        self.handler: Handler
+        self.handler = _NO_HANDLER
+
+    def let_go(self) -> Handler:
+        """The handler, which is the call's no more: each holds the other, and would stay until garbage is collected."""
+        handler, self.handler = self.handler, _NO_HANDLER
+        return handler
 
     @property
     def metadata(self) -> Headers:

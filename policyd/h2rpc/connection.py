@@ -180,7 +180,7 @@ class Connection:
         # Of the connection's window nothing is held back: one stream that is not read must not stop the others.
         if increment := self._window.free(window_bytes):
             self._sender.control(frames.window_update(0, increment))
-        data = frames.without_padding(frame)
+        data = frames.without_padding(frame) if frame.flags & frames.PADDED else frame.payload
         ends = frame.flags & frames.END_STREAM
         if not data and not ends:
             self._nuisances.take(now_ms=self._now_ms)

@@ -29,9 +29,12 @@ _OF_A_CONNECTION = frozenset({"connection", "proxy-connection", "keep-alive", "t
 _INTEGER_PREFIX_7 = 127
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RequestHead:
-    """A request's headers, found well formed. Names are in lower case; bytes that are not ASCII are as in Latin-1."""
+    """A request's headers, found well formed. Names are in lower case; bytes that are not ASCII are as in Latin-1.
+
+    Equal to itself alone, so that what is remembered by it is found without looking at every header.
+    """
 
     method: str
     path: str

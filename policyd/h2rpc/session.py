@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from policyd.h2rpc.call import Call, Service
+from policyd.h2rpc.call import Call, Handler, Service
 from policyd.h2rpc.codes import ErrorCode, Status
 from policyd.h2rpc.connection import Connection
 from policyd.h2rpc.events import DataReceived, OutboxEmptied, RequestEnded, RequestReceived, StreamReset
@@ -62,10 +62,10 @@ class Session:
     def receive(self, data: bytes, *, now_ms: int) -> None:
         for event in self.connection.receive(data, now_ms=now_ms):
             match event:
+                case DataReceived():  # first, since most are
+                    self._data(event)
                 case RequestReceived():
                     self._begin(event)
-                case DataReceived():
-                    self._data(event)
                 case RequestEnded(stream_id):
                     if call := self._calls.get(stream_id):
                         self._half_close(call)
@@ -93,6 +93,7 @@ class Session:
 
     def finish(self, call: Call, status: Status, message: str) -> None:
         self._forget(call)
+        call.let_go()
         block = trailers(status, message) if call.started else trailers_only(status, message)
         self.connection.end(call.stream_id, block)
         self._edge.wake()
@@ -233,17 +234,18 @@ class Session:
 
     def _fail(self, call: Call, status: Status, message: str) -> None:
         """Ends a call that its handler has not finished, and tells both sides."""
+        handler = call.handler
         self.finish(call, status, message)
-        self._tell_cancelled(call)
+        self._tell_cancelled(call, handler)
 
     def _cancel(self, call: Call) -> None:
         """The call's stream is gone."""
         self._forget(call)
-        self._tell_cancelled(call)
+        self._tell_cancelled(call, call.let_go())
 
-    def _tell_cancelled(self, call: Call) -> None:
+    def _tell_cancelled(self, call: Call, handler: Handler) -> None:
         try:
-            call.handler.on_cancelled()
+            handler.on_cancelled()
         except Exception as error:  # noqa: BLE001 - the call is over already
             _log_failure(call.head.path, error)
 

@@ -16,6 +16,8 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
+from msgspec import Struct
+
 from policyd.core.usage import NO_USAGE, Usage
 from policyd.providers.framing.frame import Frame
 
@@ -33,8 +35,7 @@ class Detail(StrEnum):
     """As it is, as far as the model goes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """An image of the prompt."""
 
     head: bytes
@@ -42,8 +43,7 @@ class Image:
     detail: Detail = Detail.AUTO
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True):
     """What has to be counted to know a request's input tokens. Held in memory until it is counted, never stored."""
 
     texts: tuple[str, ...]
@@ -106,8 +106,7 @@ class RequestFacts:
     """The identity body fields that are present, by dotted path; numbers and booleans as JSON text."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawRequest:
+class RawRequest(Struct, frozen=True):
     """A request as it came: everything that says what it asks for, which some formats say in the path."""
 
     body: bytes
@@ -117,8 +116,7 @@ class RawRequest:
     content_type: str = "application/json"
 
 
-@dataclass(frozen=True, slots=True)
-class RequestEdits:
+class RequestEdits(Struct, frozen=True):
     """What policy changes in a request's body. Everything else stays byte for byte the client's."""
 
     request_usage: bool = False

@@ -29,35 +29,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from msgspec import Struct
+
 from policyd.core.events import OperatorEvent
 from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry
 from policyd.core.record import Record
 from policyd.core.reservation import State
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(Struct, frozen=True):
     """Everything is held. `balances` are the accounts' before the hold, in the order of the entries."""
 
     balances: tuple[Balance, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """At least one enforced entry did not fit; nothing is held. `balances` as they stood, in the entries' order."""
 
     balances: tuple[Balance, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Exists:
+class Exists(Struct, frozen=True):
     """The id is known already, with the same fingerprint; nothing was changed."""
 
     reservation: Reservation
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(Struct, frozen=True):
     """The run-time state is at another `revision` than the caller knew; nothing is held."""
 
     revision: int
@@ -66,8 +64,7 @@ class Stale:
 ReserveResult = Granted | Refused | Exists | Stale
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(Struct, frozen=True):
     """A reservation as the store knows it."""
 
     id: str
@@ -82,8 +79,7 @@ class Reservation:
     expires_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
+class Swept(Struct, frozen=True):
     """What a sweep found."""
 
     expired: tuple[Record, ...]

@@ -1,13 +1,16 @@
 """The store of plain dicts: `memory://`, and the model that the other stores are compared with.
 
 Nothing outlives the process and nothing is shared: it is for trying policyd out and for tests, with one worker on one
-event loop. No method awaits anything, so each is one step.
+event loop. No method awaits anything, so each is one step; a sweep therefore looks only at what is due.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from policyd.core.errors import ReservationMismatch, ReservationNotFound, StoreUnavailable
 from policyd.core.events import OperatorEvent
@@ -15,6 +18,7 @@ from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry, carried
 from policyd.core.record import Record
 from policyd.core.reservation import TRANSITIONS, Event, State, is_repetition, next_state
 from policyd.stores import postings
+from policyd.stores.agenda import Agenda
 from policyd.stores.base import (
     AccountsPage,
     EventsPage,
@@ -44,8 +48,7 @@ class _AccountRow:
     reserved: int
 
 
-@dataclass(frozen=True, slots=True)
-class _ReservationRow:
+class _ReservationRow(Struct, frozen=True):
     reservation: Reservation
     ended_at_ms: int | None = None
 
@@ -57,6 +60,13 @@ class MemoryStore:
         self._accounts: dict[str, _AccountRow] = {}
         self._reservations: dict[str, _ReservationRow] = {}
         self._usage: dict[str, Record] = {}
+        self._open_reservations = 0
+        self._to_expire = Agenda()
+        """Reservations by when they expire. Renewing one does not change it: it is found out when its time has come."""
+        self._to_forget = Agenda()
+        """Reservations by when they ended."""
+        self._usage_to_forget = Agenda()
+        self._accounts_to_forget = Agenda()
         self._state = MemoryState()
         self._closed = False
 
@@ -85,6 +95,8 @@ class MemoryStore:
         self._reservations[reservation_id] = _ReservationRow(
             Reservation(reservation_id, State.RESERVED, fingerprint, tuple(entries), balances, record, expires_at_ms)
         )
+        self._open_reservations += 1
+        self._to_expire.add(expires_at_ms, reservation_id)
         return Granted(balances)
 
     async def extend(
@@ -121,7 +133,9 @@ class MemoryStore:
         self._post(postings.ending(reservation.entries, state=state, event=event, amounts=amounts))
         ended = replace(reservation, state=following, record=record)
         self._reservations[reservation_id] = _ReservationRow(ended, ended_at_ms=now_ms)
-        self._usage[record.request_id] = record
+        self._open_reservations -= state is State.RESERVED
+        self._to_forget.add(now_ms, reservation_id)
+        self._store_usage(record)
         return state
 
     async def renew(self, reservation_ids: Sequence[str], *, expires_at_ms: int) -> None:
@@ -135,27 +149,38 @@ class MemoryStore:
 
     async def sweep(self, *, now_ms: int, ended_before_ms: int, usage_before_ms: int) -> Swept:
         self._check_open()
-        expired = tuple(self._expire(reservation, now_ms) for reservation in self._due(now_ms))
-        self._reservations = {
-            reservation_id: row
-            for reservation_id, row in self._reservations.items()
-            if row.ended_at_ms is None or row.ended_at_ms >= ended_before_ms
-        }
-        self._usage = {
-            request_id: record for request_id, record in self._usage.items() if record.at_ms >= usage_before_ms
-        }
-        self._accounts = {
-            key: row
-            for key, row in self._accounts.items()
-            if row.reserved or row.account.keep_until_ms is None or row.account.keep_until_ms > now_ms
-        }
+        expired = tuple([self._expire(reservation, now_ms) for reservation in self._due(now_ms)])
+        for reservation_id in self._to_forget.take(before_ms=ended_before_ms):
+            row = self._reservations.get(reservation_id)
+            if row is not None and row.ended_at_ms is not None and row.ended_at_ms < ended_before_ms:
+                del self._reservations[reservation_id]
+        for request_id in self._usage_to_forget.take(before_ms=usage_before_ms):
+            record = self._usage.get(request_id)
+            if record is not None and record.at_ms < usage_before_ms:
+                del self._usage[request_id]
+        self._forget_accounts(now_ms)
         self._state.sweep(now_ms=now_ms, ended_before_ms=ended_before_ms)
-        states = [row.reservation.state for row in self._reservations.values()]
-        return Swept(expired, open_reservations=states.count(State.RESERVED))
+        return Swept(expired, open_reservations=self._open_reservations)
 
-    def _due(self, now_ms: int) -> list[Reservation]:
-        reservations = (row.reservation for row in self._reservations.values())
-        return [each for each in reservations if each.state is State.RESERVED and each.expires_at_ms <= now_ms]
+    def _due(self, now_ms: int) -> Collection[Reservation]:
+        due: dict[str, Reservation] = {}  # an id that was forgotten and used again may be there twice
+        for reservation_id in list(self._to_expire.take(before_ms=now_ms + 1)):
+            row = self._reservations.get(reservation_id)
+            if row is None or row.reservation.state is not State.RESERVED:
+                continue
+            if row.reservation.expires_at_ms <= now_ms:
+                due[reservation_id] = row.reservation
+            else:  # renewed
+                self._to_expire.add(row.reservation.expires_at_ms, reservation_id)
+        return due.values()
+
+    def _forget_accounts(self, now_ms: int) -> None:
+        for key in list(self._accounts_to_forget.take(before_ms=now_ms + 1)):
+            row = self._accounts[key]
+            if not row.reserved:
+                del self._accounts[key]
+            elif row.account.keep_until_ms is not None:  # once more at the next sweep
+                self._accounts_to_forget.add(row.account.keep_until_ms, key)
 
     def _expire(self, reservation: Reservation, now_ms: int) -> Record:
         record = reservation.record.expired(charged_nanos=postings.expiry_cost_nanos(reservation.entries))
@@ -202,7 +227,8 @@ class MemoryStore:
 
     async def append(self, record: Record) -> None:
         self._check_open()
-        self._usage.setdefault(record.request_id, record)
+        if record.request_id not in self._usage:
+            self._store_usage(record)
 
     async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:
         self._check_open()
@@ -270,8 +296,12 @@ class MemoryStore:
             raise ReservationNotFound(reservation_id)
         return row
 
+    def _store_usage(self, record: Record) -> None:
+        self._usage[record.request_id] = record
+        self._usage_to_forget.add(record.at_ms, record.request_id)
+
     def _entry_balances(self, entries: Sequence[Entry]) -> tuple[Balance, ...]:
-        return tuple(self._balance(entry.account, entry.carry) for entry in entries)
+        return tuple([self._balance(entry.account, entry.carry) for entry in entries])
 
     def _balance(self, account: Account, carry: Carry | None) -> Balance:
         row = self._accounts.get(account.key)
@@ -287,6 +317,8 @@ class MemoryStore:
             if row is None:
                 row = _AccountRow(posting.account, spent=posting.opening_spent, reserved=posting.reserved)
                 self._accounts[posting.account.key] = row
+                if posting.account.keep_until_ms is not None:
+                    self._accounts_to_forget.add(posting.account.keep_until_ms, posting.account.key)
             else:
                 row.spent += posting.spent
                 row.reserved += posting.reserved

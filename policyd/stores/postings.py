@@ -12,9 +12,11 @@ The charge is the real amount for settle, 0 for release, and what the entry says
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
+
+from msgspec import Struct
 
 from policyd.core.ledger import Account, Amounts, Balance, Entry, units_that_fit
 from policyd.core.policy import Metric
@@ -23,8 +25,7 @@ from policyd.core.reservation import Event, State
 EndingEvent = Literal[Event.SETTLE, Event.RELEASE, Event.EXPIRE]
 
 
-@dataclass(frozen=True, slots=True)
-class Posting:
+class Posting(Struct, frozen=True):
     """What one step adds to one account; either number may be negative."""
 
     account: Account
@@ -42,11 +43,10 @@ class Posting:
 
 def all_fit(entries: Sequence[Entry], balances: Sequence[Balance]) -> bool:
     """Whether every enforced entry fits on top of its account's balance."""
-    return all(
-        balance.fits(entry.amount, cap=entry.cap)
-        for entry, balance in zip(entries, balances, strict=True)
-        if entry.enforce
-    )
+    for entry, balance in zip(entries, balances, strict=True):  # a generator for `all` would cost more than the rest
+        if entry.enforce and not balance.fits(entry.amount, cap=entry.cap):
+            return False
+    return True
 
 
 def reserving(entries: Sequence[Entry]) -> list[Posting]:
@@ -90,10 +90,7 @@ def extended(entries: Sequence[Entry], *, unit_amounts: Amounts, units: int) -> 
 
 def ending(entries: Sequence[Entry], *, state: State, event: EndingEvent, amounts: Amounts) -> list[Posting]:
     """What `event` posts to the accounts of a reservation found in `state`, which is RESERVED or EXPIRED."""
-    return list(_ending(entries, state, event, amounts))
-
-
-def _ending(entries: Sequence[Entry], state: State, event: EndingEvent, amounts: Amounts) -> Iterator[Posting]:
+    posted = []
     for entry in entries:
         charge = _charge(entry, event, amounts)
         if state is State.RESERVED:
@@ -101,7 +98,8 @@ def _ending(entries: Sequence[Entry], state: State, event: EndingEvent, amounts:
         else:
             spent, reserved = charge - expiry_charge(entry), 0
         if spent or reserved:
-            yield Posting(entry.account, spent, reserved)
+            posted.append(Posting(entry.account, spent, reserved))
+    return posted
 
 
 def _charge(entry: Entry, event: EndingEvent, amounts: Amounts) -> int:

@@ -45,6 +45,16 @@ class Counts(Collector):
         yield family
 
 
+class _Series:
+    """One histogram."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * buckets
+        self.total = 0.0
+
+
 class Distributions(Collector):
     """A histogram for each combination of labels. `buckets` are the upper ends, in order; what is above has its own."""
 
@@ -61,17 +71,17 @@ class Distributions(Collector):
         self._documentation = documentation
         self._labels = labels
         self._buckets = tuple(buckets)
-        self._counts: dict[Labels, list[int]] = defaultdict(lambda: [0] * (len(self._buckets) + 1))
-        self._sums: dict[Labels, float] = defaultdict(float)
+        self._series: dict[Labels, _Series] = defaultdict(lambda: _Series(len(self._buckets) + 1))
         registry.register(self)
 
     def observe(self, labels: Labels, value: float) -> None:
-        self._counts[labels][bisect_left(self._buckets, value)] += 1
-        self._sums[labels] += value
+        series = self._series[labels]
+        series.counts[bisect_left(self._buckets, value)] += 1
+        series.total += value
 
     def collect(self) -> Iterable[Metric]:
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         ends = [floatToGoString(end) for end in (*self._buckets, float("inf"))]  # type: ignore[no-untyped-call]
-        for labels, counts in self._counts.items():
-            family.add_metric(labels, [*zip(ends, accumulate(counts), strict=True)], self._sums[labels])
+        for labels, series in self._series.items():
+            family.add_metric(labels, [*zip(ends, accumulate(series.counts), strict=True)], series.total)
         yield family

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import BinaryIO
 
 LINES_WAITING_MAX = 100_000
@@ -34,7 +33,9 @@ class LineWriter:
     ) -> None:
         self._stream = stream
         self._close_seconds_max = close_seconds_max
-        self._lines: queue.Queue[bytes | None] = queue.Queue(lines_waiting_max)
+        self._lines_waiting_max = lines_waiting_max
+        # Without a bound of its own, for which a lock of Python's would be taken with every line.
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._dropped = 0
         self._dropped_told = 0
         self._losing = False
@@ -47,16 +48,15 @@ class LineWriter:
     def write(self, line: bytes) -> None:
         if self._gone:
             return
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
+        if self._lines.qsize() < self._lines_waiting_max:
+            self._lines.put(line)
+        else:
             self._dropped += 1
 
     def close(self) -> None:
         """Writes what waits and stops; a reader that takes nothing for `close_seconds_max` is not waited for."""
         if not self._gone:
-            with suppress(queue.Full):
-                self._lines.put(None, timeout=self._close_seconds_max)
+            self._lines.put(None)
         self._thread.join(self._close_seconds_max)
 
     def _run(self) -> None:

@@ -251,35 +251,36 @@ class Telemetry:
 
     def _count_actions(self, record: Record, who: tuple[str, ...]) -> None:
         """Counts what limits and rules did."""
-        for action, limits in (("deny", record.denied_by), ("shadow", record.shadow_denied_by)):
-            for limit in limits:
-                self._denials.add((self._bounded("limit", limit), action, *who))
-        for action, limits in (
-            ("warn", record.warned_by),
-            ("clamp", record.clamped_by),
-            ("switch_model", record.switched_by),
-        ):
-            for limit in limits:
-                self._changed.add((limit, action, *who))
-        for mode, rules in (("enabled", record.rules), ("shadow", record.shadow_rules)):
-            for rule in rules:
-                self._rules.add((rule, mode, *who))
+        for limit in record.denied_by:
+            self._denials.add((self._bounded("limit", limit), "deny", *who))
+        for limit in record.shadow_denied_by:
+            self._denials.add((self._bounded("limit", limit), "shadow", *who))
+        for limit in record.warned_by:
+            self._changed.add((limit, "warn", *who))
+        for limit in record.clamped_by:
+            self._changed.add((limit, "clamp", *who))
+        for limit in record.switched_by:
+            self._changed.add((limit, "switch_model", *who))
+        for rule in record.rules:
+            self._rules.add((rule, "enabled", *who))
+        for rule in record.shadow_rules:
+            self._rules.add((rule, "shadow", *who))
 
     def _measure(self, record: Record, estimate: Estimate) -> None:
         self._duration_seconds.observe((record.provider,), record.duration_ms / 1000)
         if record.outcome is not Outcome.SERVED or record.actual_cost_nanos is None:
             return
         labels = (record.provider, record.confidence or "")
-        for histogram, nanos in (
-            (self._accuracy, estimate.expected_cost_nanos),
-            (self._hold_use, estimate.maximum_cost_nanos),
-        ):
-            if nanos:
-                histogram.observe(labels, record.actual_cost_nanos / nanos)
+        if estimate.expected_cost_nanos:
+            self._accuracy.observe(labels, record.actual_cost_nanos / estimate.expected_cost_nanos)
+        if estimate.maximum_cost_nanos:
+            self._hold_use.observe(labels, record.actual_cost_nanos / estimate.maximum_cost_nanos)
 
     def _who(self, record: Record) -> tuple[str, ...]:
-        attributes = (self._bounded(name, record.attributes.get(name, "")) for name in self._attribute_labels)
-        return (self._bounded("provider", record.provider), self._model(record), *attributes)
+        who = (self._bounded("provider", record.provider), self._model(record))
+        if not self._attribute_labels:
+            return who
+        return who + tuple(self._bounded(name, record.attributes.get(name, "")) for name in self._attribute_labels)
 
     def _model(self, record: Record) -> str:
         if record.outcome in _SERVED or record.model in self._seen["model"]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class TokenCount:
+
+class TokenCount(Struct, frozen=True):
     """A count of input tokens and how far it can be trusted."""
 
     tokens: int

@@ -73,6 +73,8 @@ class TokenCounter:
 def _count_text(text: str, models: Family) -> tuple[int, int]:
     """What the vocabulary counts, and what it or another like it counts at the most."""
     tokens, forced_cuts = models.count(text)
+    if not forced_cuts and (models.exact or text.isascii()):
+        return tokens, tokens
     # Whatever the cuts did, there are no more tokens than bytes.
     tokens_max = min(tokens + FORCED_CUT_ERROR_TOKENS * forced_cuts, _utf8_bytes(text))
     if models.exact or text.isascii():
@@ -96,9 +98,10 @@ def _reported(prompt: Prompt, models: Family, *, counted: int, counted_max: int)
 def _count_other_parts(prompt: Prompt, *, model: str) -> TokenCount:
     around = prompt.overhead_tokens
     count = TokenCount(around, exact=not prompt.possible_tokens, upper_bound=around + prompt.possible_tokens)
-    images = image_rule(model)
-    for image in prompt.images:
-        count += images.count(image_size(image.head), image.detail)
+    if prompt.images:
+        images = image_rule(model)
+        for image in prompt.images:
+            count += images.count(image_size(image.head), image.detail)
     if prompt.unread_bytes:
         count += TokenCount(
             -(-prompt.unread_bytes // UNREAD_BYTES_PER_TOKEN),

@@ -9,13 +9,19 @@ from __future__ import annotations
 import gzip
 import hashlib
 from binascii import a2b_base64
+from collections.abc import Mapping
 from importlib.resources import files
 from threading import Lock
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tiktoken import Encoding
 
 from policyd.tokens.segments import SEGMENT_CHARS_MAX, segments
+
+COMMON_WORDS: Final = ("system", "developer", "user", "assistant", "tool", "function", "model")
+"""Texts of their own in most prompts: the roles of messages. Each is counted once for all."""
+
+_COMMON_WORD_CHARS_MAX: Final = max(map(len, COMMON_WORDS))
 
 
 class Counted(NamedTuple):
@@ -32,6 +38,8 @@ class Vocabulary:
         self._split_pattern = split_pattern
         self._sha256 = sha256
         self._encoding: Encoding | None = None
+        self._word_tokens: Mapping[str, int] = {}
+        """Of `COMMON_WORDS`, once the vocabulary is loaded."""
         self._loading = Lock()
 
     def load(self) -> Encoding:
@@ -39,7 +47,9 @@ class Vocabulary:
         if self._encoding is None:
             with self._loading:
                 if self._encoding is None:
-                    self._encoding = self._read()
+                    encoding = self._read()
+                    self._word_tokens = {word: len(encoding.encode_ordinary(word)) for word in COMMON_WORDS}
+                    self._encoding = encoding
         return self._encoding
 
     def _read(self) -> Encoding:
@@ -60,7 +70,9 @@ class Vocabulary:
 
         A lone surrogate, which JSON can carry, counts as the replacement character.
         """
-        encoding = self.load()
+        encoding = self._encoding or self.load()
+        if len(text) <= _COMMON_WORD_CHARS_MAX and (tokens := self._word_tokens.get(text)) is not None:
+            return Counted(tokens, forced_cuts=0)
         if len(text) <= SEGMENT_CHARS_MAX:
             return Counted(len(encoding.encode_ordinary(text)), forced_cuts=0)
         tokens = forced_cuts = 0

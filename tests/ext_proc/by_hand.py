@@ -122,5 +122,5 @@ LONG_PIECE = m.ResponseBody(wire.chat_chunk({"content": "more than one token of 
 
 def denied(verdict: Verdict) -> Verdict:
     """The same, had the first limit lacked room."""
-    decision = replace(verdict.decision, denials=verdict.decision.reports[:1])
+    decision = verdict.decision._replace(denials=verdict.decision.reports[:1])
     return replace(verdict, decision=decision, record=verdict.record._replace(decision="deny"))

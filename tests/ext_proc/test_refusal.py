@@ -100,7 +100,7 @@ class TestTheJson:
 
     def test_of_tokens_for_ever(self) -> None:
         tokens = Limit("tokens", Metric.OUTPUT_TOKENS, 1000, Lifetime(), status=429)
-        info = denial(denied(replace(RATE, limit=tokens, requested=50)), request_id="pd-1")
+        info = denial(denied(RATE._replace(limit=tokens, requested=50)), request_id="pd-1")
         assert info.message == (
             "Limit tokens exceeded: 980 of 1000 output tokens are left, and the request may need 50."
         )
@@ -117,7 +117,7 @@ class TestTheJson:
         ],
     )
     def test_reasons(self, metric: Metric, reason: str) -> None:
-        report = replace(RATE, limit=replace(RATE.limit, metric=metric))
+        report = RATE._replace(limit=replace(RATE.limit, metric=metric))
         info = denial(denied(report), request_id="pd-1")
         assert info.reason == info.policyd["reason"] == reason
 
@@ -132,7 +132,7 @@ class TestTheJson:
         refusal = Refusal(
             message="Time for an upgrade.", fields={"upgrade_url": "https://example.com/up", "plan": "pro"}
         )
-        info = denial(denied(replace(BUDGET, limit=replace(BUDGET.limit, refusal=refusal))), request_id="pd-1")
+        info = denial(denied(BUDGET._replace(limit=replace(BUDGET.limit, refusal=refusal))), request_id="pd-1")
         assert info.message == "Time for an upgrade."
         assert info.policyd["upgrade_url"] == "https://example.com/up"
         assert info.policyd["plan"] == "pro"

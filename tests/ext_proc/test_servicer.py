@@ -239,10 +239,15 @@ async def test_a_server_that_stops_ends_its_streams_with_an_error_and_settles_th
 
 async def test_a_body_that_does_not_come_is_refused_in_time(world: World, serving: Serve) -> None:
     async with serving(world, ExchangeSettings(request_body_seconds_max=0.2)) as service:
-        stream = service.open_stream()
-        await stream.write(REQUEST_HEADERS)
-        assert (await stream.read()).HasField("request_headers")
-        refusal = await stream.read()
-        assert refusal.immediate_response.status.code == 408
-        assert b"body_too_slow" in refusal.immediate_response.body
-        assert await stream.read() is END
+        await service.forwarded()
+        for begun in (2, 1):
+            streams = [service.open_stream() for _ in range(begun)]
+            for stream in streams:
+                await stream.write(REQUEST_HEADERS)
+                assert (await stream.read()).HasField("request_headers")
+                await asyncio.sleep(0.05)
+            for stream in streams:
+                refusal = await stream.read()
+                assert refusal.immediate_response.status.code == 408
+                assert b"body_too_slow" in refusal.immediate_response.body
+                assert await stream.read() is END

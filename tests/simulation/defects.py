@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import current_thread
 from typing import Any
 
 from policyd.core import decision, limits
@@ -20,7 +21,7 @@ from policyd.stores.memory_state import MemoryState
 from policyd.stores.outage.keeping import LeaseKeeper
 from policyd.stores.outage.leases import Lease, Leases, LostLeases, lease_end
 from policyd.stores.postings import Posting
-from policyd.stores.sqlite.group_commit import GroupCommit
+from policyd.stores.sqlite.transactions import Locked, Transactions
 
 Change = Callable[[Any], Any]
 """From what is right to what is wrong."""
@@ -129,12 +130,14 @@ def _in_utc(right: Any) -> Any:
 
 
 def _answered_before_the_commit(right: Any) -> Any:
-    def transact(self: Any, batch: Any) -> Any:
+    def carry_out(self: Any, batch: Any) -> Any:
+        if not current_thread().name.startswith("policyd-sqlite"):
+            raise Locked  # left to the thread: one connection has all that is not committed
         if not self._connection.in_transaction:
             self._connection.execute(self._begin)
         return [self._answer(call) for call in batch]
 
-    return transact
+    return carry_out
 
 
 def _never_stale(right: Any) -> Any:
@@ -223,7 +226,7 @@ DEFECTS = (
 )
 
 SQLITE_DEFECTS = (
-    Defect("calls are answered before their commit", GroupCommit, "_transact", _answered_before_the_commit),
+    Defect("calls are answered before their commit", Transactions, "carry_out", _answered_before_the_commit),
 )
 """What only a store that dies can show."""
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Thread, get_ident
 
 import pytest
 
@@ -20,7 +20,7 @@ from policyd.core.ledger import Account, Balance
 from policyd.core.policy import Metric
 from policyd.core.reservation import State
 from policyd.stores.base import Granted, Refused, ReserveResult, Stale, StateItem, Store, UsageFilter
-from policyd.stores.sqlite import ledger, runtime, usage_records
+from policyd.stores.sqlite import checkpoints, ledger, runtime, usage_records
 from policyd.stores.sqlite.file import SCHEMA_VERSION, Synchronous
 from policyd.stores.sqlite.store import SqliteStore
 from tests.stores import child
@@ -146,13 +146,19 @@ class TestDurability:
     @pytest.mark.parametrize(("synchronous", "pragma"), [(Synchronous.NORMAL, 1), (Synchronous.FULL, 2)])
     async def test_waits_for_the_disk_as_told(self, file: Path, synchronous: Synchronous, pragma: int) -> None:
         store = SqliteStore(file, synchronous=synchronous)
-        found = await store._writer.run(lambda db: db.execute("PRAGMA synchronous").fetchone())
+        for run in (store._writer.run, store._loop.write):
+            assert await run(lambda db: db.execute("PRAGMA synchronous").fetchone()) == (pragma,)
+        threads = {await run(lambda db: get_ident()) for run in (store._writer.run, store._loop.write)}
         await store.close()
-        assert found == (pragma,)
+        assert (get_ident() in threads) == (synchronous is Synchronous.NORMAL)
+
+
+def _bytes(file: Path) -> int:
+    return file.stat().st_size
 
 
 def _log_bytes(file: Path) -> int:
-    return Path(f"{file}-wal").stat().st_size
+    return _bytes(Path(f"{file}-wal"))
 
 
 def _storm_cost(reservation_id: str) -> int:
@@ -306,12 +312,13 @@ class TestGroupCommit:
     async def test_an_event_loop_that_is_gone_is_not_missed(self, file: Path, store: SqliteStore) -> None:
         async def give_up() -> None:
             call = asyncio.ensure_future(reserve(store, "r1"))
-            await asyncio.sleep(0)
+            for _ in range(3):  # until it waits for the lock
+                await asyncio.sleep(0)
             call.cancel()
 
         with locked(file):
             await asyncio.to_thread(asyncio.run, give_up())
-        await store.ping()
+        await store._writer.run(lambda db: None)  # behind it
         assert await is_known(store, "r1")
 
     async def test_a_defect_reaches_its_caller_and_nobody_else(self, store: SqliteStore) -> None:
@@ -320,6 +327,55 @@ class TestGroupCommit:
         assert isinstance(results[0], OverflowError)
         assert isinstance(results[1], Granted)
         assert not await is_known(store, "r1")
+
+
+class TestOnLoop:
+    async def test_calls_of_one_tick_share_a_commit(self, store: SqliteStore) -> None:
+        statements: list[str] = []
+        await store._loop.read(lambda db: db.set_trace_callback(statements.append))
+        await asyncio.gather(*(reserve(store, f"r{number}") for number in range(100)))
+        assert statements.count("COMMIT") == 1 + 1  # of the read too
+
+    async def test_what_would_wait_is_left_to_the_thread_and_not_overtaken(
+        self, file: Path, store: SqliteStore
+    ) -> None:
+        statements: list[str] = []
+        await store._loop.read(lambda db: db.set_trace_callback(statements.append))
+        with locked(file):
+            calls = [asyncio.ensure_future(reserve(store, "r1"))]
+            for _ in range(3):  # until it is found that the file is locked
+                await asyncio.sleep(0)
+        calls.append(asyncio.ensure_future(reserve(store, "r2")))
+        await asyncio.gather(*calls)
+        assert not any("INSERT" in statement for statement in statements)
+        await reserve(store, "r3")
+        assert any("INSERT" in statement for statement in statements)
+
+    async def test_a_read_that_fails_is_left_to_the_thread(self, store: SqliteStore) -> None:
+        await reserve(store, "r1")
+        store._loop._connection.set_progress_handler(lambda: 1, 1)  # it gives up at the first operation
+        assert await is_known(store, "r1")
+
+    async def test_what_waits_for_the_end_of_the_tick_is_finished_at_the_close(self, file: Path) -> None:
+        store = SqliteStore(file)
+        call = asyncio.ensure_future(reserve(store, "r1"))
+        await asyncio.sleep(0)
+        store._loop.close()
+        await store.close()
+        assert isinstance(await call, Granted)
+        with pytest.raises(StoreUnavailable):
+            await store.ping()
+
+    async def test_the_log_is_moved_into_the_file_and_does_not_grow_for_ever(
+        self, file: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(checkpoints, "COMMITS_MAX", 10)
+        monkeypatch.setattr(checkpoints, "LOG_PAGES_MAX", 100)
+        for number in range(1_000):
+            await reserve(store, f"r{number}")
+            await asyncio.sleep(0.0001)
+        assert _bytes(file) > 100 * 4096
+        assert _log_bytes(file) < 400 * 4096
 
 
 def _make_fail(file: Path, kind: str) -> None:
@@ -351,14 +407,14 @@ class TestDiskFull:
 
     async def test_a_full_database_fails_calls_and_recovers(self, store: SqliteStore) -> None:
         names = [f"r{number}" for number in range(300)]
-        await store._writer.run(lambda db: db.execute("PRAGMA max_page_count = 1"))  # as many as there are
+        await store._loop.write(lambda db: db.execute("PRAGMA max_page_count = 1"))  # as many as there are
         answers = await asyncio.gather(*(reserve(store, name) for name in names), return_exceptions=True)
         granted = [name for name, answer in zip(names, answers, strict=True) if isinstance(answer, Granted)]
         failed = [name for name, answer in zip(names, answers, strict=True) if isinstance(answer, StoreError)]
         assert len(granted) + len(failed) == 300
         assert failed
         assert await balance(store) == Balance(0, len(granted))
-        await store._writer.run(lambda db: db.execute("PRAGMA max_page_count = 1000000"))
+        await store._loop.write(lambda db: db.execute("PRAGMA max_page_count = 1000000"))
         for name in failed:
             assert isinstance(await reserve(store, name), Granted)
         assert await balance(store) == Balance(0, 300)

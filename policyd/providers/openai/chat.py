@@ -65,6 +65,8 @@ _WEB_SEARCH_TOOL = "openrouter:web_search"
 _TOOL_SEARCHES_MAX = 10
 """The most searches by OpenRouter's tool that are held for: the stated allowance. A recorded request made one."""
 
+_TOOL_SEARCHES = Usage(web_searches=_TOOL_SEARCHES_MAX)
+
 
 class OpenAIChat(OpenAIChatReplies):
     """The `WireFormat` of OpenAI chat completions."""
@@ -133,7 +135,7 @@ def _searches(document: Json, *, model: str) -> Usage:
 
 
 def _tool_searches_max(document: Json) -> Usage:
-    return Usage(web_searches=_TOOL_SEARCHES_MAX if _WEB_SEARCH_TOOL in _named(document, "tools", by="type") else 0)
+    return _TOOL_SEARCHES if _WEB_SEARCH_TOOL in _named(document, "tools", by="type") else NO_USAGE
 
 
 def _named(document: Json, member: str, *, by: str) -> list[Any]:

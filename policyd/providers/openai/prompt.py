@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -59,6 +60,9 @@ _FAMILIES = (
     (re.compile(r"gpt-4o(?:-mini)?-audio"), AUDIO),
 )
 
+_FAMILY_NAME_CHARS_MAX = len("gpt-4o-mini-audio")
+"""No more of a name than this tells its family."""
+
 _SEARCHING_MODEL = re.compile(r":online$|^(?:.*/)?compound\b")
 """Models of OpenRouter's and Groq's that read what they find before they answer, asked to or not."""
 
@@ -82,7 +86,12 @@ def read_prompt(document: Json, messages: list[Json], *, model: str, exact: bool
 
 def chat_family(model: str) -> ChatFamily:
     """How `model` is given a chat; a `vendor/` before its name does not matter."""
-    name = model.rpartition("/")[2]
+    # Its beginning says it all; the rest may be of any length, and is not kept.
+    return _family(model.rpartition("/")[2][:_FAMILY_NAME_CHARS_MAX])
+
+
+@lru_cache(maxsize=256)
+def _family(name: str) -> ChatFamily:
     return next((family for pattern, family in _FAMILIES if pattern.match(name)), CLASSIC)
 
 

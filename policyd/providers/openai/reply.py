@@ -27,15 +27,16 @@ class OpenAIChatReply:
     """
 
     document_members = ("model", "usage", "service_tier", "error")
-    telling = re.compile(rb'"usage"\s*:\s*\{|"error"|"x_groq"|"finish_reason"\s*:\s*"|\[DONE\]|event:')
+    # Without the quotation marks before the names, of which every event is full.
+    telling = re.compile(rb'usage"\s*:\s*\{|error"|x_groq"|finish_reason"\s*:\s*"|\[DONE\]|event:')
 
     __slots__ = (
+        "_counts_all",
         "_ended",
         "_error",
         "_facts",
         "_finished",
         "_model",
-        "_reported",
         "_terms",
         "_texts",
         "_usage",
@@ -45,8 +46,9 @@ class OpenAIChatReply:
     def __init__(self, facts: RequestFacts, *, usage_added: bool) -> None:
         self._facts = facts
         self._usage_added = usage_added
-        self._reported: Json | None = None
         self._usage: Usage | None = None
+        self._counts_all = False
+        """Whether `usage` counts both input and output."""
         self._model: str | None = None
         self._terms: dict[str, str] = {}
         self._error: str | None = None
@@ -61,8 +63,7 @@ class OpenAIChatReply:
 
     @property
     def usage_complete(self) -> bool:
-        ended = self._ended or len(self._finished) >= self._facts.choices
-        return ended and self._reported is not None and is_complete(self._reported)
+        return self._counts_all and (self._ended or len(self._finished) >= self._facts.choices)
 
     @property
     def model(self) -> str | None:
@@ -119,7 +120,7 @@ class OpenAIChatReply:
         usage = read_usage(reported)
         if usage is None:
             return
-        self._reported = reported
+        self._counts_all = is_complete(reported)
         # A search model searches for every request, and reports the search nowhere.
         self._usage = usage.with_pieces_of(self._facts.pieces_min)
         for name in _TERMS:

@@ -1,7 +1,7 @@
 """Bounds how long calls may wait, all by the same time: one timer for all of them, and none for what does not wait.
 
 Not `asyncio.timeout`: a timer for each call costs more than what it guards, and it needs a task, which an exchange may
-not have (`policyd.ext_proc.eager`).
+not have (`policyd.eager`).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import ExitStack, closing
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from policyd.core.errors import ConfigError
 
@@ -117,6 +118,9 @@ SCHEMA_VERSION = len(MIGRATIONS)
 
 WAL_ATTEMPTS_MAX = 100
 
+MOVING_TIMEOUT_MS = 20
+"""How long the log's end waits for those who read it: as long it may hold up those who write."""
+
 
 class Synchronous(StrEnum):
     """When SQLite waits for the disk. Both survive the death of the process, `FULL` also a power cut."""
@@ -125,13 +129,22 @@ class Synchronous(StrEnum):
     FULL = "full"
 
 
-def open_file(
-    path: Path, *, synchronous: Synchronous, busy_timeout_ms: int
-) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-    """Opens the file, creates it where there is none: a connection for writing and one for reading only.
+class Connections(NamedTuple):
+    """Those that a store has to its file. Any thread may use one, one at a time."""
 
-    Any thread may use them, one at a time. Raises `ConfigError` if the folder is missing, or the file is not one that
-    this version of policyd can use.
+    writing: sqlite3.Connection
+    reading: sqlite3.Connection
+    """Changes nothing."""
+    prompt: sqlite3.Connection
+    """Waits neither for other connections nor, by itself, for the disk; writes where commits need not wait for that."""
+    moving: sqlite3.Connection
+    """Moves what `prompt` has committed out of the log."""
+
+
+def open_file(path: Path, *, synchronous: Synchronous, busy_timeout_ms: int) -> Connections:
+    """Opens the file, creates it where there is none.
+
+    Raises `ConfigError` if the folder is missing, or the file is not one that this version of policyd can use.
     """
     if not path.parent.is_dir():
         raise ConfigError(f"the store's file {path} cannot be opened: the folder {path.parent} does not exist")
@@ -140,14 +153,18 @@ def open_file(
             writing = opened.enter_context(closing(_connect(path, busy_timeout_ms)))
             _check(writing, path)
             _switch_to_wal(writing)
-            writing.execute(f"PRAGMA synchronous = {synchronous}")
             _migrate(writing)
             reading = opened.enter_context(closing(_connect(path, busy_timeout_ms)))
             reading.execute("PRAGMA query_only = ON")
+            prompt = opened.enter_context(closing(_connect(path, 0)))
+            prompt.execute("PRAGMA wal_autocheckpoint = 0")
+            moving = opened.enter_context(closing(_connect(path, MOVING_TIMEOUT_MS)))
+            for connection in (writing, prompt, moving):
+                connection.execute(f"PRAGMA synchronous = {synchronous}")
         except sqlite3.Error as error:
             raise ConfigError(f"the store's file {path} cannot be used: {error}") from error
         opened.pop_all()  # from here on they are the caller's to close
-    return writing, reading
+    return Connections(writing, reading, prompt, moving)
 
 
 def _connect(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:

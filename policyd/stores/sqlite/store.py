@@ -11,13 +11,16 @@ before it reads a balance, so their reservations line up, and a process that can
 `StoreUnavailable`. What they share is the counting and pricing; writing they do by turns. Not over a network file
 system, on whose locks SQLite cannot rely: several hosts need another store.
 
-**How.** One thread writes, with a group commit (`policyd.stores.sqlite.group_commit`); a second one reads, so that a
-long listing of usage holds up no reservation. The event loop itself never waits for SQLite. A sweep goes in steps of at
-most `SWEEP_ROWS_MAX` rows (some 10 ms each), with other calls in between.
+**How.** What touches a few rows is done on the event loop itself, as long as it need not wait there
+(`policyd.stores.sqlite.on_loop`). One thread writes everything else, and everything with `synchronous=full`, with a
+group commit (`policyd.stores.sqlite.group_commit`); another one reads, so that a long listing of usage holds up no
+reservation; a third one makes checkpoints. A sweep goes in steps of at most `SWEEP_ROWS_MAX` rows (some 10 ms each),
+with other calls in between.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -38,8 +41,11 @@ from policyd.stores.base import (
     UsagePage,
 )
 from policyd.stores.sqlite import events, ledger, runtime, usage_records
+from policyd.stores.sqlite.checkpoints import Checkpoints
 from policyd.stores.sqlite.file import Synchronous, open_file
 from policyd.stores.sqlite.group_commit import GroupCommit
+from policyd.stores.sqlite.on_loop import OnLoop
+from policyd.stores.sqlite.transactions import Transactions
 
 BUSY_TIMEOUT_MS = 1_000
 """How long a batch waits for another process that writes to the same file. Envoy waits 2 s for a decision: whatever
@@ -58,9 +64,19 @@ class SqliteStore:
         self, path: Path, *, synchronous: Synchronous = Synchronous.NORMAL, busy_timeout_ms: int = BUSY_TIMEOUT_MS
     ) -> None:
         """Opens `path`, or creates it. Raises `ConfigError` if it cannot be used."""
-        writing, reading = open_file(path, synchronous=synchronous, busy_timeout_ms=busy_timeout_ms)
-        self._writer = GroupCommit(writing, begin="BEGIN IMMEDIATE", thread_name="policyd-sqlite-writer")
-        self._reader = GroupCommit(reading, begin="BEGIN", thread_name="policyd-sqlite-reader")
+        opened = open_file(path, synchronous=synchronous, busy_timeout_ms=busy_timeout_ms)
+        self._writer = GroupCommit(
+            Transactions(opened.writing, begin="BEGIN IMMEDIATE"), thread_name="policyd-sqlite-writer"
+        )
+        self._reader = GroupCommit(Transactions(opened.reading, begin="BEGIN"), thread_name="policyd-sqlite-reader")
+        self._checkpoints = Checkpoints(opened.moving)
+        self._loop = OnLoop(
+            opened.prompt,
+            commits_wait=synchronous is Synchronous.FULL,
+            writer=self._writer,
+            reader=self._reader,
+            on_commit=self._checkpoints.note_commit,
+        )
 
     async def reserve(
         self,
@@ -73,7 +89,7 @@ class SqliteStore:
         fingerprint: str = "",
         state_revision: int | None = None,
     ) -> ReserveResult:
-        return await self._writer.run(
+        return await self._loop.write(
             lambda db: ledger.reserve(
                 db,
                 reservation_id,
@@ -88,15 +104,15 @@ class SqliteStore:
     async def extend(
         self, reservation_id: str, *, unit_amounts: Amounts, wanted_units: int, at_least_units: int, now_ms: int
     ) -> int:
-        return await self._writer.run(
+        return await self._loop.write(
             lambda db: ledger.extend(db, reservation_id, unit_amounts, wanted_units, at_least_units)
         )
 
     async def settle(self, reservation_id: str, *, amounts: Amounts, record: Record, now_ms: int) -> State:
-        return await self._writer.run(lambda db: ledger.end(db, reservation_id, Event.SETTLE, amounts, record, now_ms))
+        return await self._loop.write(lambda db: ledger.end(db, reservation_id, Event.SETTLE, amounts, record, now_ms))
 
     async def release(self, reservation_id: str, *, record: Record, now_ms: int) -> State:
-        return await self._writer.run(
+        return await self._loop.write(
             lambda db: ledger.end(db, reservation_id, Event.RELEASE, _NO_AMOUNTS, record, now_ms)
         )
 
@@ -122,15 +138,15 @@ class SqliteStore:
             pass
 
     async def get(self, reservation_id: str) -> Reservation:
-        return await self._reader.run(lambda db: ledger.get(db, reservation_id))
+        return await self._loop.read(lambda db: ledger.get(db, reservation_id))
 
     async def balances(self, accounts: Sequence[tuple[Account, Carry | None]]) -> tuple[Balance, ...]:
-        return await self._reader.run(lambda db: ledger.balances(db, accounts))
+        return await self._loop.read(lambda db: ledger.balances(db, accounts))
 
     async def weigh(
         self, accounts: Sequence[tuple[Account, Carry | None]], *, state_revision: int
     ) -> tuple[Balance, ...] | Stale:
-        return await self._reader.run(lambda db: ledger.weigh(db, accounts, state_revision))
+        return await self._loop.read(lambda db: ledger.weigh(db, accounts, state_revision))
 
     async def accounts(
         self,
@@ -148,7 +164,7 @@ class SqliteStore:
         )
 
     async def append(self, record: Record) -> None:
-        await self._writer.run(lambda db: usage_records.save_if_new(db, record))
+        await self._loop.write(lambda db: usage_records.save_if_new(db, record))
 
     async def usage(self, wanted: UsageFilter, *, limit: int, cursor: str = "") -> UsagePage:
         return await self._reader.run(lambda db: usage_records.page(db, wanted, limit, cursor))
@@ -157,19 +173,21 @@ class SqliteStore:
         return await self._writer.run(lambda db: runtime.set_state(db, items, expected_revision))
 
     async def state(self, *, since: int = 0) -> StateChanges:
-        return await self._reader.run(lambda db: runtime.state(db, since))
+        # Whoever knows nothing yet is told everything, which may be much.
+        read = self._loop.read if since else self._reader.run
+        return await read(lambda db: runtime.state(db, since))
 
     async def begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool = True) -> int | None:
         if begin:
-            return await self._writer.run(lambda db: runtime.begin_window(db, key, now_ms, length_ms))
-        return await self._reader.run(lambda db: runtime.find_window(db, key, now_ms, length_ms))
+            return await self._loop.write(lambda db: runtime.begin_window(db, key, now_ms, length_ms))
+        return await self._loop.read(lambda db: runtime.find_window(db, key, now_ms, length_ms))
 
     async def repeated(
         self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
     ) -> int:
         if not counted:
-            return await self._reader.run(lambda db: runtime.times_repeated(db, scope, digest, now_ms))
-        return await self._writer.run(lambda db: runtime.repeated(db, scope, digest, now_ms, forget_after_ms))
+            return await self._loop.read(lambda db: runtime.times_repeated(db, scope, digest, now_ms))
+        return await self._loop.write(lambda db: runtime.repeated(db, scope, digest, now_ms, forget_after_ms))
 
     async def count(self, deltas: Mapping[str, int], *, now_ms: int, keep_until_ms: int) -> None:
         await self._writer.run(lambda db: runtime.count(db, deltas, now_ms, keep_until_ms))
@@ -178,7 +196,7 @@ class SqliteStore:
         return await self._reader.run(lambda db: runtime.counters(db, prefix, now_ms))
 
     async def emit(self, event: OperatorEvent) -> bool:
-        return await self._writer.run(lambda db: events.emit(db, event))
+        return await self._loop.write(lambda db: events.emit(db, event))
 
     async def events(self, *, page: int, cursor: str = "") -> EventsPage:
         return await self._reader.run(lambda db: events.page(db, page, cursor))
@@ -188,8 +206,10 @@ class SqliteStore:
 
     async def ping(self) -> None:
         # By way of the writer: a store that can only be read does not answer.
-        await self._writer.run(lambda db: db.execute("SELECT 1").fetchone())
+        await self._loop.write(lambda db: db.execute("SELECT 1").fetchone())
 
     async def close(self) -> None:
+        self._loop.close()
         await self._writer.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._checkpoints.close)
         await self._reader.close()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from policyd.core.errors import ReservationNotFound, StoreError, StoreUnavailable
-from policyd.ext_proc.eager import run_eagerly
+from policyd.eager import run_eagerly
 from policyd.stores.outage.deadlines import Deadlines
 from policyd.stores.outage.guard import FAILURES_MAX, Guard
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from policyd.ext_proc.eager import run_eagerly
+from policyd.eager import run_eagerly
 
 
 async def test_one_that_does_not_wait_is_no_task() -> None:

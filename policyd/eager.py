@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def run_eagerly(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
@@ -16,17 +18,18 @@ def run_eagerly(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | No
         awaited = coroutine.send(None)
     except StopIteration:
         return None
-    return asyncio.get_running_loop().create_task(_Rest(coroutine, awaited))
+    return asyncio.get_running_loop().create_task(Rest(coroutine, awaited))
 
 
-class _Rest(Coroutine[Any, Any, None]):
+class Rest(Coroutine[Any, Any, T]):
     """A coroutine that stands at a wait, as one that begins with that wait.
 
     Not a coroutine around it: a task that is cancelled before its first step would not let that one begin, and so tell
     the coroutine inside nothing of its end.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], awaited: object) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, T], awaited: object) -> None:
+        """`awaited`: what the first `send` to `coroutine` has returned."""
         self._coroutine = coroutine
         self._awaited = awaited
         self._has_begun = False
@@ -44,5 +47,5 @@ class _Rest(Coroutine[Any, Any, None]):
     def close(self) -> None:
         self._coroutine.close()
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any, T]:
         return self._coroutine.__await__()
