@@ -153,8 +153,16 @@ def _struct_field(name: str, value: bytes) -> bytes:
 
 
 def _streamed_body(reply: m.StreamedBody) -> bytes:
+    if reply.body and not reply.end_of_stream:
+        return _piece_head(len(reply.body), response=reply.response) + reply.body
     piece = _field(_PIECE, reply.body) if reply.body else b""
     return _nested(_STREAMED[reply.response], piece + _LAST_PIECE if reply.end_of_stream else piece)
+
+
+@lru_cache(maxsize=1024)
+def _piece_head(size: int, *, response: bool) -> bytes:
+    """What stands before the `size` bytes of a piece, which is the same for all of that size."""
+    return _nested((*_STREAMED[response], _PIECE), bytes(size))[:-size]
 
 
 def _trailers_reply(reply: m.TrailersReply) -> bytes:
