@@ -84,6 +84,7 @@ class Estimator:
         self.prices = prices
         self.counter = counter
         self._corrections = Corrections()
+        self._tariff = Tariff(prices)
 
     def use_corrections(self, corrections: Corrections) -> None:
         """Estimates from now on by what exchanges have taught."""
@@ -95,7 +96,9 @@ class Estimator:
 
     def tariff(self, policy: Policy) -> Tariff:
         """The prices of now under a policy."""
-        return Tariff(self.prices, policy.prices)
+        if self._tariff.own is not policy.prices or self._tariff.book is not self.prices:
+            self._tariff = Tariff(self.prices, policy.prices)
+        return self._tariff
 
     async def estimate(self, ask: Ask, *, now_ms: int) -> Estimate:
         """What the request is expected to cost and the most that it can, at the prices of `now_ms`.

@@ -57,10 +57,10 @@ def price_served(
     if asked is None or (response_model is None and not terms):
         return asked
     all_terms = {**record.terms, **terms}
-    named, meant = (
-        tariff.find(provider=record.provider, model=model, at_ms=record.at_ms, terms=all_terms)
-        for model in (response_model or record.model, record.model)
-    )
+    meant = tariff.find(provider=record.provider, model=record.model, at_ms=record.at_ms, terms=all_terms)
+    named = meant
+    if response_model and response_model != record.model:
+        named = tariff.find(provider=record.provider, model=response_model, at_ms=record.at_ms, terms=all_terms)
     if named is None or (not named.own and meant is not None and meant.own):
         named = meant
     return named.price if named is not None else asked

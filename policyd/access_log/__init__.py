@@ -6,6 +6,7 @@
     over_grpcio.py   the service on grpc.aio
     over_h2rpc.py    the same on h2rpc
 
-Nothing here is kept in memory: an entry names its hold, and the store knows it. So it does not matter which process
-gets an entry, when, in which order, or how often.
+An entry names its hold, and the store knows it. So it does not matter which process gets an entry, when, in which
+order, or how often. While the store is away, or the hold waits in a journal, the entry waits here, for a quarter of an
+hour.
 """

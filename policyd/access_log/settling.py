@@ -11,14 +11,22 @@ from typing import Final
 
 from policyd.access_log.charging import ending_of
 from policyd.access_log.entry import LogEntry, read_entries
-from policyd.core.errors import ProtocolError, ReservationError, StoreError
+from policyd.core.errors import ProtocolError, ReservationError, ReservationNotFound, StoreError
 from policyd.enforcer import Enforcer
 from policyd.ext_proc.driver import NOT_FAILURES, log_failure
 
 METHOD: Final = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 
-RETRY_SECONDS: Final = (0.1, 0.4, 1.6, 6.4, 25.6)
-"""How long is waited for a store that fails before an entry is settled again. After that its hold expires."""
+RETRY_SECONDS: Final = (0.1, 0.4, 1.6, 6.4, *(25.6,) * 35)
+"""How long is waited for a store that fails before an entry is settled again: a quarter of an hour in all, as long as
+holds live if the policy says nothing else. After that its hold expires."""
+
+UNKNOWN_TRIES_MAX: Final = 4
+"""How often an entry whose hold is not known is tried again: the hold may wait in the journal of a process that was cut
+off, and that brings it into the store as soon as it can."""
+
+WAITING_MAX: Final = 20_000
+"""How many entries wait, some 50 MB; those that come then are not tried again."""
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +38,8 @@ class AccessLogs:
         self._enforcer = enforcer
         self._streams: set[Callable[[], None]] = set()
         self._working: set[asyncio.Task[None]] = set()
+        self._waiting = 0
+        """Entries that wait to be tried again."""
         self._stopping = asyncio.Event()
 
     def opened(self, end: Callable[[], None]) -> None:
@@ -82,12 +92,24 @@ class AccessLogs:
 
     async def _settle_patiently(self, entry: LogEntry) -> None:
         ending = partial(ending_of, entry, on_disconnect=self._enforcer.policy.on_disconnect)
-        for seconds in RETRY_SECONDS:
+        for tries, seconds in enumerate(RETRY_SECONDS):
             try:
                 await self._enforcer.end_unattended(entry.request_id, ending)
                 return
-            except StoreError:
-                # A process that stops does not wait.
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), seconds)
+            except (StoreError, ReservationNotFound) as error:
+                is_hopeless = isinstance(error, ReservationNotFound) and tries >= UNKNOWN_TRIES_MAX
+                if is_hopeless or self._waiting >= WAITING_MAX:
+                    raise
+            await self._wait(seconds)
+            if self._stopping.is_set():
+                break
         await self._enforcer.end_unattended(entry.request_id, ending)
+
+    async def _wait(self, seconds: float) -> None:
+        """A process that stops does not wait."""
+        self._waiting += 1
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), seconds)
+        finally:
+            self._waiting -= 1

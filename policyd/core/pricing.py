@@ -123,7 +123,8 @@ class Price:
 
     def cost_nanos(self, usage: Usage) -> int:
         """Nano-USD of `usage`, summed exactly and rounded up once."""
-        return divide_up(sum(map(mul, usage, self._vector(usage.input_tokens))), self._denominator)
+        vector = self._vector(usage.input_tokens) if self._tiers_above else self._vector_at_base
+        return divide_up(sum(map(mul, usage, vector)), self._denominator)
 
     def rate(self, kind: str, *, input_tokens: int = 0) -> Rate:
         """The rate of one kind at an input of `input_tokens`, over the price's common denominator."""
@@ -132,7 +133,11 @@ class Price:
     def dearest(self, kinds: Iterable[str], *, input_tokens: int) -> str:
         """Which of `kinds` costs most by the unit: what an upper bound has to assume. The first one of equals."""
         vector = self._vector(input_tokens)
-        return max(kinds, key=lambda kind: vector[_INDEX[kind]])
+        dearest, most = "", -1
+        for kind in kinds:
+            if (cost := vector[_INDEX[kind]]) > most:
+                dearest, most = kind, cost
+        return dearest
 
     def covers(self, kind: str) -> bool:
         """Whether `kind` has a rate, or is a part of a kind that has one."""

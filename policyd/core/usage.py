@@ -85,7 +85,7 @@ class Usage(NamedTuple):
     """Text messages that were given to a model which is otherwise sold by the time it is spoken with."""
 
     def __add__(self, other: Usage) -> Usage:  # type: ignore[override]  # not the longer tuple
-        return self if other == NO_USAGE else Usage(*map(add, self, other))
+        return self if other is NO_USAGE or other == NO_USAGE else Usage(*map(add, self, other))
 
     @property
     def input_tokens(self) -> int:
@@ -114,7 +114,7 @@ class Usage(NamedTuple):
 
     def by_kind(self) -> dict[str, int]:
         """The kinds that are not zero, by name."""
-        return dict(compress(zip(KINDS, self, strict=True), self))
+        return dict(compress(zip(KINDS, self), self))  # noqa: B905 - KINDS are its fields, and checking takes as long again
 
     @property
     def pieces(self) -> Usage:
@@ -123,7 +123,7 @@ class Usage(NamedTuple):
 
     def with_pieces_of(self, other: Usage) -> Usage:
         """The same with as many pieces of every kind as `other` has, where that is more."""
-        if other == NO_USAGE:
+        if other is NO_USAGE or other == NO_USAGE:
             return self
         return self._replace(**{kind: max(getattr(self, kind), getattr(other, kind)) for kind in PIECE_KINDS})
 

@@ -58,11 +58,13 @@ def encode(value: Sequence[Entry] | Sequence[Balance] | OperatorEvent | str) -> 
 
 def encode_record(record: Record) -> str:
     """`record` as JSON text."""
-    stored = _StoredRecord(*record)
-    for name in _USAGES:
-        usage: Usage | None = getattr(record, name)
-        if usage is not None:
-            setattr(stored, name, usage.by_kind())
+    stored: Any = _StoredRecord(*record)
+    if record.usage is not None:
+        stored.usage = record.usage.by_kind()
+    if record.expected is not None:
+        stored.expected = record.expected.by_kind()
+    if record.maximum is not None:
+        stored.maximum = record.maximum.by_kind()
     return _encode(stored).decode()
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
@@ -17,6 +18,7 @@ from policyd.access_log.settling import METHOD, AccessLogs
 from policyd.config import Transport
 from policyd.core.errors import StoreUnavailable
 from policyd.core.estimate import Estimate
+from policyd.core.policy import FailureMode
 from policyd.core.record import Outcome, Record
 from policyd.core.reservation import State
 from policyd.core.usage import Usage
@@ -26,8 +28,9 @@ from policyd.ext_proc.servicer import ExternalProcessor, ExtProcServer
 from policyd.ext_proc.settings import ExchangeSettings
 from policyd.stores.base import Reservation, Store
 from tests.access_log.entries import CHAT_PICKED, entry, message
-from tests.builders import Seen, World, price_of
+from tests.builders import NOW_MS, Seen, World, policy, price_of
 from tests.ext_proc.test_lean import granted
+from tests.stores.outage.rig import AWAY, Rig
 
 USED = Usage(input=20, output=7)
 COST = price_of("gpt-4o").cost_nanos(USED)
@@ -145,6 +148,7 @@ async def test_a_hold_lives_as_long_as_the_policy_says(world: World) -> None:
     assert (await world.store.get("pd-1")).state is State.RESERVED
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_holds_that_are_not_known_and_messages_that_are_none(
     world: World, serving: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,6 +159,7 @@ async def test_holds_that_are_not_known_and_messages_that_are_none(
     assert "cannot be read" in caplog.text
 
 
+@pytest.mark.usefixtures("hurried")
 async def test_what_another_service_holds_is_left_alone(world: World, serving: Serve) -> None:
     await granted(world, "theirs", fingerprint="f")
     async with serving(world) as service:
@@ -234,3 +239,39 @@ async def test_a_stream_that_breaks_leaves_its_entries_settled(serving: Serve) -
         await told.reported.wait()
         stream.cancel()
     assert await world.spent() == COST
+
+
+@pytest.mark.parametrize("failure_mode", [FailureMode.OPEN, FailureMode.DEGRADED])
+async def test_an_entry_that_comes_before_the_journal_is_in_the_store(
+    tmp_path: Path, serving: Serve, monkeypatch: pytest.MonkeyPatch, failure_mode: FailureMode
+) -> None:
+    """The request was let through while the store was away; its entry comes to this process, or to another one."""
+    monkeypatch.setattr(settling, "RETRY_SECONDS", (0.05,) * 100)
+    rig = Rig(tmp_path, policy=policy(failure_mode=failure_mode, lease_percent=50), now_ms=NOW_MS)
+    leasing, beside = rig.process(), rig.process()
+    one = World(rig.policy, store=rig.store.inner, wrap=lambda _: leasing)
+    other = World(rig.policy, store=rig.store.inner, wrap=lambda _: beside)
+    await granted(one, "before")
+    await leasing.mend()
+    rig.store.error = AWAY
+    await granted(one, "pd-1")
+    await granted(one, "pd-2")
+
+    async def mended() -> None:
+        await asyncio.sleep(0.1)
+        rig.store.error = None
+        await asyncio.sleep(0.1)
+        await leasing.mend()
+
+    mending = asyncio.ensure_future(mended())
+    async with serving(one) as service:
+        await service.send(message(entry("before"), entry("pd-1")))
+    async with serving(other) as service:
+        await service.send(message(entry("pd-2")))
+    await mending
+    rig.now_ms += rig.policy.reservations.ttl_seconds * 1000
+    rig.use(FailureMode.CLOSED)  # nothing more is leased
+    for _ in range(3):
+        await leasing.mend()
+    assert await one.spent() == 3 * COST
+    assert not rig.journals

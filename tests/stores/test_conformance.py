@@ -539,6 +539,14 @@ class TestSlidingWindows:
         await reserve(store, "r1", entry(1, on=self.BEFORE))
         assert (await balance(store, self.CURRENT, Carry(self.BEFORE.key, weight=1))).carried == 1
 
+    async def test_in_the_last_moment_of_the_current_one_nothing_of_it_counts(self, store: Store) -> None:
+        """A millionth of a sliding hour is longer than a clock's millisecond."""
+        await self._fill_the_bucket_before(store)
+        over = Carry(self.BEFORE.key, weight=0)
+        granted = await reserve(store, "r1", entry(100, on=self.CURRENT, cap=100, carry=over))
+        assert granted == Granted((ZERO_BALANCE,))
+        assert await balance(store, self.CURRENT, over) == Balance(0, 100)
+
     async def test_an_unknown_bucket_carries_nothing(self, store: Store) -> None:
         assert await balance(store, self.CURRENT, self.CARRY) == ZERO_BALANCE
 

@@ -20,7 +20,7 @@ from policyd.core.ledger import Account, Balance
 from policyd.core.policy import Metric
 from policyd.core.reservation import State
 from policyd.stores.base import Granted, Refused, ReserveResult, Stale, StateItem, Store, UsageFilter
-from policyd.stores.sqlite import checkpoints, ledger, runtime, usage_records
+from policyd.stores.sqlite import checkpoints, ledger, on_loop, runtime, usage_records
 from policyd.stores.sqlite.file import SCHEMA_VERSION, Synchronous
 from policyd.stores.sqlite.store import SqliteStore
 from tests.stores import child
@@ -355,6 +355,22 @@ class TestOnLoop:
         await reserve(store, "r1")
         store._loop._connection.set_progress_handler(lambda: 1, 1)  # it gives up at the first operation
         assert await is_known(store, "r1")
+
+    async def test_a_slow_disk_holds_up_the_loop_once(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(on_loop, "SLOW_SECONDS", 0.0)  # every disk is slow
+        monkeypatch.setattr(on_loop, "SLOW_FOR_SECONDS", 0.2)
+        await reserve(store, "r1")
+        assert "the store's disk is slow" in caplog.text
+        statements: list[str] = []
+        store._loop._connection.set_trace_callback(statements.append)
+        await reserve(store, "r2")
+        assert await is_known(store, "r2")
+        assert statements == []
+        await asyncio.sleep(0.2)
+        assert await is_known(store, "r2")
+        assert statements != []
 
     async def test_what_waits_for_the_end_of_the_tick_is_finished_at_the_close(self, file: Path) -> None:
         store = SqliteStore(file)

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from policyd.core.errors import PolicydError
+from policyd.core.events import OperatorEvent
 from policyd.core.ledger import Carry, Entry
 from policyd.core.policy import Metric
 from policyd.core.reservation import State
+from policyd.core.rules import RuleAction
 from policyd.stores.base import Granted, Reservation, StateChanges, StateItem, Store, Swept, UsageFilter
 from policyd.stores.url import open_store
 from tests.stores.building import account, record
@@ -37,6 +39,7 @@ TOGETHER = [[COST, TOKENS, MINUTE], [COST, RATE, MINUTE]]
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e"])
 AMOUNTS = st.integers(0, 60)
+SOURCES = st.sampled_from(["rule:loops", "anomaly:rate"])
 PROJECTS = st.sampled_from(["acme", "zeta"])
 
 
@@ -68,8 +71,9 @@ def expiry_charges(reservation: Reservation) -> Counter[str]:
 
 
 @pytest.fixture(autouse=True)
-def stores_to_compare(store_url: StoreUrl) -> None:
+def stores_to_compare(store_url: StoreUrl, monkeypatch: pytest.MonkeyPatch) -> None:
     Stores.store_url = staticmethod(store_url)
+    monkeypatch.setattr("policyd.core.events.KEPT_MS", 40)  # so that sweeps forget events
 
 
 class Stores(RuleBasedStateMachine):
@@ -86,6 +90,8 @@ class Stores(RuleBasedStateMachine):
         self.stores = {kind: open_store(Stores.store_url(kind, Path(self.folder.name))) for kind in self.kinds}
         self.now_ms = 0
         self.charged: dict[str, Counter[str]] = {}  # by reservation, what it has charged to each account
+        self.events: dict[str, int] = {}  # the ids of those that were emitted, and until when each is kept
+        self.pending: set[str] = set()  # those that nobody has acknowledged
         self.forgotten: Counter[str] = Counter()  # what forgotten reservations have charged
 
     def teardown(self) -> None:
@@ -230,6 +236,8 @@ class Stores(RuleBasedStateMachine):
         for each in due:
             self.charged[each.id] = expiry_charges(each)
         known = {each.id for each in self.reservations()}
+        self.events = {each: until_ms for each, until_ms in self.events.items() if until_ms > self.now_ms}
+        self.pending &= self.events.keys()
         for reservation_id in self.charged.keys() - known:
             self.forgotten += self.charged.pop(reservation_id)
 
@@ -303,6 +311,46 @@ class Stores(RuleBasedStateMachine):
         self.on_all(lambda store: store.count(deltas, now_ms=self.now_ms, keep_until_ms=self.now_ms + kept_ms))
         self.on_all(lambda store: store.counters("", now_ms=self.now_ms))
         self.on_all(lambda store: store.counters("a/", now_ms=self.now_ms))
+
+    @rule(source=SOURCES, scope=st.sampled_from(["", "user=ann"]))
+    def emit(self, source: str, scope: str) -> None:
+        event = OperatorEvent(
+            source=source,
+            action=RuleAction.NOTIFY,
+            scope=scope,
+            period_starts_at_ms=0,
+            at_ms=self.now_ms,
+            request_id=f"at {self.now_ms}",
+            attributes={"user": "ann"},
+            estimated_cost_nanos=1,
+        )
+        is_new = self.on_all(lambda store: store.emit(event))
+        assert is_new is (event.id not in self.events)
+        if is_new:
+            self.events[event.id] = event.keep_until_ms
+            self.pending.add(event.id)
+
+    @rule(
+        ids=st.lists(st.builds("{}/{}/0".format, SOURCES, st.sampled_from(["", "user=ann"])), max_size=3, unique=True)
+    )
+    def acknowledge(self, ids: list[str]) -> None:
+        assert self.on_all(lambda store: store.acknowledge(ids)) == len(self.pending & set(ids))
+        self.pending -= set(ids)
+
+    @rule(page=st.integers(1, 3))
+    def list_events(self, page: int) -> None:
+        async def listed(store: Store) -> list[OperatorEvent]:
+            found = await store.events(page=page)
+            events = [*found.events]
+            while found.next_cursor:
+                found = await store.events(page=page, cursor=found.next_cursor)
+                events += found.events
+            return events
+
+        events = self.on_all(listed)
+        assert isinstance(events, list)
+        assert {each.id for each in events} == self.pending
+        assert len(events) == len(self.pending)
 
     @invariant()
     def balances_are_equal_and_money_is_conserved(self) -> None:

@@ -9,6 +9,9 @@ The hold stands in the account until then, so whatever is spent here is never mo
 it expires meanwhile it is charged in full, and corrected when it is settled. Each lease is written into the journal
 before it is made: whoever finds the journal of a process that died settles its leases.
 
+A request may end in another process (an access log tells any of them), or nobody may tell of its end: one that was not
+renewed for a while is looked up in the store, and gives back what it did not cost there.
+
 A lease is for one account of an enforced limit whose window is a day or longer, or has no end. Other limits, rates
 above all, are too short-lived to lease ahead: while the store is away they refuse nothing, and are charged afterwards.
 """
@@ -16,7 +19,7 @@ above all, are too short-lived to lease ahead: while the store is away they refu
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -95,6 +98,8 @@ class Leases:
     """The budgets that were used, the latest last."""
     _takers: dict[str, tuple[tuple[Lease, int], ...]] = field(default_factory=dict)
     """What the requests under way have taken."""
+    _alive_at_ms: dict[str, int] = field(default_factory=dict)
+    """When those were last known to be under way here."""
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(tuple(self._leases.values()))
@@ -174,7 +179,7 @@ class Leases:
         """Whether the leases have room for what the entries hold."""
         return all(entry.amount <= self._left(entry) for entry in entries if may_be_leased(entry))
 
-    def take(self, request_id: str, entries: Sequence[Entry]) -> None:
+    def take(self, request_id: str, entries: Sequence[Entry], *, now_ms: int) -> None:
         """Takes what the entries hold, which there has to be room for."""
         takes = tuple(
             (lease, entry.amount)
@@ -185,6 +190,22 @@ class Leases:
             lease.taken += amount
             lease.is_used = True
         self._takers[request_id] = takes
+        self._alive_at_ms[request_id] = now_ms
+
+    def keep_alive(self, request_ids: Iterable[str], *, now_ms: int) -> None:
+        """These are under way here."""
+        for request_id in request_ids:
+            if request_id in self._takers:
+                self._alive_at_ms[request_id] = now_ms
+
+    def unattended(self, *, since_ms: int) -> Sequence[str]:
+        """The requests that have taken and of which nothing was heard since: they may have ended elsewhere."""
+        return [request_id for request_id, at_ms in self._alive_at_ms.items() if at_ms <= since_ms]
+
+    def expired(self, request_id: str, entries: Sequence[Entry], record: Record, *, now_ms: int) -> Ended:
+        """What ends a request that has taken, and that expired: by itself it holds `entries`."""
+        taken = ((lease.entry.metric, amount) for lease, amount in self._takers[request_id])
+        return _expired(entries, taken, record, now_ms=now_ms)
 
     def taken(self, request_id: str) -> Mapping[str, int]:
         """How much of which lease the request has taken."""
@@ -209,6 +230,7 @@ class Leases:
 
     def give_back(self, request_id: str, amounts: Amounts | None) -> None:
         """The request has ended, and cost `amounts`; `None`: nothing."""
+        del self._alive_at_ms[request_id]
         for lease, amount in self._takers.pop(request_id):
             lease.taken -= amount
             lease.spent += charged(amounts, lease.entry)
@@ -235,6 +257,15 @@ def _lease(entry: Entry, *, share_percent: int, now_ms: int) -> Lease:
         actual_cost_nanos=0,
     )
     return Lease(lease_id, held, record)
+
+
+def _expired(entries: Sequence[Entry], taken: Iterable[tuple[Metric, int]], record: Record, *, now_ms: int) -> Ended:
+    """What ends a request that expired: by each metric it is charged the most that it had taken, or that expiry charges
+    on `entries`."""
+    amounts: dict[Metric, int] = {}
+    for metric, amount in (*((entry.metric, expiry_charge(entry)) for entry in entries), *taken):
+        amounts[metric] = max(amount, amounts.get(metric, 0))
+    return Ended(amounts, record.expired(charged_nanos=amounts.get(Metric.COST, 0)), tuple(entries), now_ms)
 
 
 class LostLeases:
@@ -271,24 +302,20 @@ class LostLeases:
             for lease_id, amount in taken.items():
                 spent[lease_id] = spent.get(lease_id, 0) + amount
         return [
-            *(self._expired(held, now_ms=now_ms) for held in self._held.values()),
+            *(
+                _expired(held.entries, self._taken_by(held.record.request_id), held.record, now_ms=now_ms)
+                for held in self._held.values()
+            ),
             *(
                 lease_end(leased.entry, leased.record, spent.get(lease_id), now_ms=now_ms)
                 for lease_id, leased in self._leased.items()
             ),
         ]
 
-    def _expired(self, held: Held, *, now_ms: int) -> Ended:
-        """By each metric it is charged the most that it had taken, or that expiry charges."""
-        taken = self._taken[held.record.request_id]
-        amounts: dict[Metric, int] = {}
-        for metric, amount in (
-            *((entry.metric, expiry_charge(entry)) for entry in held.entries),
-            *((self._leased[each].entry.metric, amount) for each, amount in taken.items() if each in self._leased),
-        ):
-            amounts[metric] = max(amount, amounts.get(metric, 0))
-        record = held.record.expired(charged_nanos=amounts.get(Metric.COST, 0))
-        return Ended(amounts, record, held.entries, now_ms)
+    def _taken_by(self, request_id: str) -> Iterator[tuple[Metric, int]]:
+        for lease_id, amount in self._taken[request_id].items():
+            if (leased := self._leased.get(lease_id)) is not None:
+                yield leased.entry.metric, amount
 
     def _spend(self, lease_id: str, amount: int) -> None:
         self._spent[lease_id] = self._spent.get(lease_id, 0) + amount

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
+from policyd.core.decision import charges
 from policyd.core.errors import ReservationNotFound, StoreDefect, StoreError, StoreUnavailable, Unjournalled
 from policyd.core.events import OperatorEvent
 from policyd.core.ledger import ZERO_BALANCE, Amounts, Entry
 from policyd.core.policy import FailureMode, Policy
 from policyd.core.record import Record
 from policyd.core.reservation import State
+from policyd.core.usage import NO_USAGE
 from policyd.stores.base import Granted, Refused, ReserveResult, Store
 from policyd.stores.outage.events import Begun, Ended, Held, Opened, Took
 from policyd.stores.outage.guard import Guard, GuardedStore
@@ -166,6 +168,10 @@ class JournalledStore(GuardedStore):
         self._held.pop(reservation_id, None)
         return found
 
+    async def renew(self, reservation_ids: Sequence[str], *, expires_at_ms: int) -> None:
+        self._leases.keep_alive(reservation_ids, now_ms=self._now_ms())
+        await super().renew(reservation_ids, expires_at_ms=expires_at_ms)
+
     async def begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool = True) -> int | None:
         """Without the store, and where the mode is open, `None` also with `begin`: it begins now, as far as is known
         yet."""
@@ -222,7 +228,34 @@ class JournalledStore(GuardedStore):
         self._journal.adopt()
         for file in tuple(self._journal.files):
             await self._drain(file)
+        await self._give_back_for_others()
         await self._keeper.keep(self._policy(), now_ms=self._now_ms())
+
+    async def _give_back_for_others(self) -> None:
+        """Ends requests that have taken of leases here, and have ended elsewhere: an access log tells any process."""
+        now_ms = self._now_ms()
+        since_ms = now_ms - self._policy().reservations.ttl_seconds * 1000
+        for request_id in self._leases.unattended(since_ms=since_ms):
+            if request_id in self._unheld:
+                continue
+            try:
+                found = await self._guarded.get(request_id)
+            except (StoreError, ReservationNotFound):
+                continue
+            if request_id not in self._leases:
+                continue
+            record = found.record
+            match found.state:
+                case State.RESERVED:
+                    self._leases.keep_alive((request_id,), now_ms=now_ms)
+                case State.EXPIRED:
+                    end = self._leases.expired(request_id, found.entries, record, now_ms=now_ms)
+                    self._end_later(end.amounts, end.record, now_ms)
+                case State.SETTLED:
+                    cost_nanos = record.actual_cost_nanos or 0
+                    self._end_later(charges(record.usage or NO_USAGE, cost_nanos=cost_nanos), record, now_ms)
+                case State.RELEASED:
+                    self._end_later(None, record, now_ms)
 
     async def _drain(self, file: JournalFile) -> None:
         replay = self._replays.setdefault(file, self._replay())
@@ -321,7 +354,7 @@ class JournalledStore(GuardedStore):
     def _take(self, held: Held) -> None:
         """Takes of the leases, and has the rest held by itself."""
         request_id = held.record.request_id
-        self._leases.take(request_id, held.entries)
+        self._leases.take(request_id, held.entries, now_ms=held.now_ms)
         try:
             self._journal.append(Took(request_id, self._leases.taken(request_id), held.now_ms))
             rest = tuple(entry for entry in held.entries if not may_be_leased(entry))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 
 from policyd.core.errors import ReservationMismatch, ReservationNotFound
@@ -184,7 +185,7 @@ def balances(db: sqlite3.Connection, accounts: Sequence[tuple[Account, Carry | N
     keys = [account.key for account, _ in accounts]
     before = [carry.account_key for _, carry in accounts if carry is not None]
     rows = _rows(db, [*keys, *before])
-    return tuple(_balance(rows, key, carry) for key, (_, carry) in zip(keys, accounts, strict=True))
+    return tuple([_balance(rows, key, carry) for key, (_, carry) in zip(keys, accounts, strict=True)])
 
 
 def weigh(
@@ -199,9 +200,14 @@ def _rows(db: sqlite3.Connection, keys: Sequence[str]) -> Mapping[str, tuple[int
     rows: dict[str, tuple[int, int]] = {}
     for start in range(0, len(keys), KEYS_MAX):
         chosen = keys[start : start + KEYS_MAX]
-        statement = _SELECT_BY_KEYS.replace("?", ",".join("?" * len(chosen)))
-        rows.update((key, (spent, reserved)) for key, spent, reserved in db.execute(statement, chosen))
+        for key, spent, reserved in db.execute(_select_by_keys(len(chosen)), chosen):
+            rows[key] = spent, reserved
     return rows
+
+
+@cache
+def _select_by_keys(count: int) -> str:
+    return _SELECT_BY_KEYS.replace("?", ",".join("?" * count))
 
 
 def _balance(rows: Mapping[str, tuple[int, int]], key: str, carry: Carry | None) -> Balance:

@@ -12,24 +12,35 @@ That is only good for what does not wait. So the loop never waits
 - for another connection that writes: the batch goes to the thread, which waits for it, and so does all that is called
   until that is answered, lest it be overtaken again and again.
 
-What it may wait for, as any program that reads a file does, is a page that the operating system has not in memory, and
-one that is slow to take what is written. Steps that touch many rows are for the threads.
+What it may wait for, as any program that reads a file does, is a page that the operating system has not in memory, or
+that is slow to take what is written. Once that has taken long, the threads have everything for a while: a disk that
+hangs holds up the loop once, and not for each call. Steps that touch many rows are for the threads, too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Lock
+from time import monotonic, thread_time
 from typing import Any, TypeVar
 
 from policyd.core.errors import StoreUnavailable
 from policyd.stores.sqlite.group_commit import GroupCommit
 from policyd.stores.sqlite.transactions import DATABASE_ERRORS, Call, Locked, Step, Transactions
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+SLOW_SECONDS = 0.1
+"""As long no transaction of the loop waits, beside its work, unless it is for the disk."""
+
+SLOW_FOR_SECONDS = 10.0
+"""How long the threads have everything then."""
 
 
 class OnLoop:
@@ -58,6 +69,8 @@ class OnLoop:
         self._calls: list[Call] = []
         self._handed_over = 0
         """How many calls the writer has still to answer that were made here."""
+        self._slow_until = 0.0
+        """Of the monotonic clock; 0: the disk is not slow."""
         self._closed = False
         # Whoever closes may be in another thread than the loop.
         self._using = Lock()
@@ -68,7 +81,7 @@ class OnLoop:
         A caller that is cancelled gets no answer, but the step may be carried out all the same.
         """
         loop = asyncio.get_running_loop()
-        if self._commits_wait or not self._belongs_to(loop):
+        if self._commits_wait or not self._belongs_to(loop) or self._is_slow():
             return await self._writer.run(step)
         future: asyncio.Future[T] = loop.create_future()
         call = Call(step, future)
@@ -82,7 +95,7 @@ class OnLoop:
 
     async def read(self, step: Step[T]) -> T:
         """Runs `step`, which changes nothing, on what is committed."""
-        if self._belongs_to(asyncio.get_running_loop()):
+        if self._belongs_to(asyncio.get_running_loop()) and not self._is_slow():
             with suppress(*DATABASE_ERRORS):  # the thread will see whether it has them too, and tell of it
                 return self._read(step)
         return await self._reader.run(step)
@@ -107,15 +120,30 @@ class OnLoop:
                 self._loop, self._calls, self._handed_over = loop, [], 0
             return self._loop is loop
 
+    def _is_slow(self) -> bool:
+        if self._slow_until and monotonic() >= self._slow_until:
+            self._slow_until = 0.0
+        return bool(self._slow_until)
+
+    def _look_at(self, began_without_work: float) -> None:
+        """After a transaction that began then."""
+        waited = _seconds_without_work() - began_without_work
+        if waited >= SLOW_SECONDS:
+            _log.warning("the store's disk is slow: a transaction waited for %.1f s", waited)
+            self._slow_until = monotonic() + SLOW_FOR_SECONDS
+
     def _read(self, step: Step[T]) -> T:
+        began = _seconds_without_work()
         with self._using:
             self._connection.execute("BEGIN")
             try:
                 return step(self._connection)
             finally:
                 self._connection.execute("COMMIT")
+                self._look_at(began)
 
     def _end_tick(self) -> None:
+        began = _seconds_without_work()
         with self._using:
             calls, self._calls = self._calls, []
             if not calls:
@@ -125,6 +153,7 @@ class OnLoop:
             except Locked:
                 self._hand_over(calls)
                 return
+        self._look_at(began)
         for answer in answers:
             answer.deliver()
         self._on_commit()
@@ -137,3 +166,8 @@ class OnLoop:
 
     def _answered(self, _: asyncio.Future[Any]) -> None:
         self._handed_over -= 1
+
+
+def _seconds_without_work() -> float:
+    """Grows while this thread does nothing: a tick with many calls has much to do, and waits no longer than another."""
+    return monotonic() - thread_time()

@@ -226,6 +226,48 @@ class TestWhileItIsAway:
         assert (await rig.balance()).spent == 7
         assert (await rig.costs())["r1"] == 7
 
+    @pytest.mark.parametrize(("ending", "cost"), [("settled", 7), ("released", 0), ("expired", 10)])
+    async def test_one_that_ended_elsewhere_gives_back_what_it_had_taken(
+        self, rig: Rig, ending: str, cost: int
+    ) -> None:
+        """As an exchange of which an access log tells, or nobody does."""
+        process = await leasing(rig)
+        rig.store.error = AWAY
+        await rig.reserve(process, "r1", amount=10)
+        rig.store.error = None
+        await process.mend()
+        match ending:
+            case "settled":
+                await rig.settle(rig.process(), "r1", 7)
+            case "released":
+                await rig.release(rig.process(), "r1")
+            case _:
+                pass
+        await process.mend()
+        assert await rig.balance() == Balance(0, LEASED)
+        rig.now_ms += 2 * TTL_MS
+        await rig.sweep()  # the lease itself has expired too; its end corrects that
+        rig.use(FailureMode.CLOSED)
+        for _ in range(3):
+            await process.mend()
+        assert await rig.balance() == Balance(cost, 0)
+        assert (await rig.costs())["r1"] == cost
+        assert not rig.journals
+
+    async def test_one_that_is_under_way_keeps_what_it_has_taken(self, rig: Rig) -> None:
+        process = await leasing(rig)
+        rig.store.error = AWAY
+        await rig.reserve(process, "r1", amount=10)
+        rig.store.error = None
+        for _ in range(5):
+            rig.now_ms += TTL_MS // 2
+            await process.renew(["r1"], expires_at_ms=rig.now_ms + TTL_MS)
+            await process.mend()
+            await rig.sweep()
+        await rig.settle(process, "r1", 7)
+        await process.mend()
+        assert (await rig.balance()).spent == 7
+
     async def test_a_lease_that_expired_meanwhile_is_corrected(self, rig: Rig) -> None:
         process = await leasing(rig)
         rig.store.error = AWAY

@@ -61,7 +61,7 @@ local function balance(hold)
   local found = {spent = spent or 0, reserved = reserved or 0, carried = 0}
   if hold.carry then
     local spent_before, reserved_before = spent_and_reserved(hold.carry)
-    found.carried = carried((spent_before or 0) + (reserved_before or 0), hold.weight)
+    found.carried = carried((spent_before or 0) + (reserved_before or 0), hold.weight or 0)
   end
   found.used = found.spent + found.reserved + found.carried
   return found
