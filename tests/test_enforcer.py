@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from policyd.core.errors import (
     AttributeMissing,
@@ -376,22 +377,22 @@ class TestEnd:
         world = World(policy(limit(amount=HELD)), store=store)
         verdict = await self.reserved(world)
         used = Usage(input=INPUT, output=10 * OUTPUT)
-        await self.end(world, verdict, replace(SERVED, usage=used))
+        await self.end(world, verdict, structs.replace(SERVED, usage=used))
         assert await world.spent() == PRICE.cost_nanos(used) > HELD
 
     async def test_the_model_that_served_decides_the_price(self) -> None:
         world = World()
         verdict = await self.reserved(world)
-        cost = await self.end(world, verdict, replace(SERVED, response_model="gpt-4o-mini"))
+        cost = await self.end(world, verdict, structs.replace(SERVED, response_model="gpt-4o-mini"))
         assert cost == price_of("gpt-4o-mini").cost_nanos(USED)
         assert world.record.response_model == "gpt-4o-mini"
 
     async def test_a_served_model_without_a_price_costs_what_was_asked_for(self) -> None:
         world = World()
         verdict = await self.reserved(world)
-        assert await self.end(world, verdict, replace(SERVED, response_model="nobody-knows-me")) == PRICE.cost_nanos(
-            USED
-        )
+        assert await self.end(
+            world, verdict, structs.replace(SERVED, response_model="nobody-knows-me")
+        ) == PRICE.cost_nanos(USED)
 
     async def test_the_terms_that_served_decide_the_price(self) -> None:
         claude = {"provider": "anthropic", "model": "claude-opus-4-8"}
@@ -402,16 +403,16 @@ class TestEnd:
         asked = {**claude, "terms": {"speed": "fast"}}
         # A reply that names a snapshot and no terms was served on those that were asked for.
         world = World()
-        snapshot = replace(SERVED, response_model="claude-opus-4-8-20260115")
+        snapshot = structs.replace(SERVED, response_model="claude-opus-4-8-20260115")
         assert await self.end(world, await self.reserved(world, **asked), snapshot) == fast.price.cost_nanos(USED)
         world = World()
-        slow = replace(SERVED, terms={"speed": "standard"})
+        slow = structs.replace(SERVED, terms={"speed": "standard"})
         assert await self.end(world, await self.reserved(world, **asked), slow) == standard.cost_nanos(USED)
 
     async def test_a_model_that_the_policy_makes_free_stays_free(self) -> None:
         world = World(policy(unknown_model=UnknownModel(UnknownModelAction.FREE, None)))
         verdict = await self.reserved(world, model="nobody-knows-me")
-        assert await self.end(world, verdict, replace(SERVED, response_model="gpt-4o")) == 0
+        assert await self.end(world, verdict, structs.replace(SERVED, response_model="gpt-4o")) == 0
 
     async def test_the_window_of_the_reservation_is_charged(self) -> None:
         world = World(policy(limit(window=CalendarWindow(CalendarUnit.MINUTE))))
@@ -578,7 +579,7 @@ class TestConcurrency:
             assert books.spent["budget"] + books.reserved["budget"] <= budget
             assert books.reserved["at once"] <= 15
             used = Usage(input=INPUT, output=OUTPUT + granted)
-            await world.enforcer.end(verdict.record, estimate, replace(SERVED, usage=used))
+            await world.enforcer.end(verdict.record, estimate, structs.replace(SERVED, usage=used))
             return True
 
         served = await asyncio.gather(*(exchange(number) for number in range(200)))

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import ClassVar
 
 from policyd.core.errors import PolicydError
 from policyd.core.ledger import Amounts
@@ -57,19 +58,80 @@ ESTIMATED = (Metric.COST, Metric.TOKENS, Metric.INPUT_TOKENS, Metric.OUTPUT_TOKE
 # They are judged for every request, and a generator for `all()` would cost more than most of them: hence the loops.
 
 
+class _Condition:
+    """What is the same of most conditions."""
+
+    __slots__ = ()
+
+    @property
+    def attributes_read(self) -> tuple[str, ...]:
+        """The attributes that `known` looks at."""
+        return ()
+
+    @property
+    def can_fail(self) -> bool:
+        """Whether `holds` may raise `ConditionFailed`."""
+        return False
+
+    def known(self, attributes: Mapping[str, str]) -> bool | None:
+        """Whether it holds for every request with these attributes, or for none; `None`: that is not all it takes."""
+        return None
+
+
+class _Combination(_Condition):
+    """Of conditions that are looked at in turn, until one of them decides."""
+
+    __slots__ = ()
+
+    conditions: tuple[Condition, ...]
+    decisive: ClassVar[bool]
+    """What decides if one of them comes to it; if none does, it is the opposite."""
+
+    @property
+    def limits_read(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for condition in self.conditions for name in condition.limits_read))
+
+    @property
+    def attributes_read(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for condition in self.conditions for name in condition.attributes_read))
+
+    @property
+    def can_fail(self) -> bool:
+        return any(condition.can_fail for condition in self.conditions)
+
+    def known(self, attributes: Mapping[str, str]) -> bool | None:
+        is_known = True
+        for condition in self.conditions:
+            found = condition.known(attributes)
+            if found is self.decisive:
+                return found
+            if found is None:
+                if condition.can_fail:  # it does before any that comes after it is looked at
+                    return None
+                is_known = False
+        return not self.decisive if is_known else None
+
+
 @dataclass(frozen=True, slots=True)
-class Matches:
+class Matches(_Condition):
     """The attributes fit."""
 
     match: Match
     limits_read: tuple[str, ...] = ()
+
+    @property
+    def attributes_read(self) -> tuple[str, ...]:
+        return tuple(self.match.patterns)
+
+    def known(self, attributes: Mapping[str, str]) -> bool:
+        return self.match.fits(attributes)
 
     def holds(self, situation: Situation) -> bool:
         return self.match.fits(situation.attributes)
 
 
 @dataclass(frozen=True, slots=True)
-class EstimateReaches:
+class EstimateReaches(_Condition):
     """The request may come to these amounts or more, in each of the metrics."""
 
     least: Mapping[Metric, int]
@@ -84,7 +146,7 @@ class EstimateReaches:
 
 
 @dataclass(frozen=True, slots=True)
-class UsagePercent:
+class UsagePercent(_Condition):
     """The limits are as full as this or more, in percent of their amounts. A limit of nothing is always full."""
 
     least: Mapping[str, int]
@@ -103,7 +165,7 @@ class UsagePercent:
 
 
 @dataclass(frozen=True, slots=True)
-class UsageAbsolute:
+class UsageAbsolute(_Condition):
     """As much or more is used of the limits, in the unit of each."""
 
     least: Mapping[str, int]
@@ -122,7 +184,7 @@ class UsageAbsolute:
 
 
 @dataclass(frozen=True, slots=True)
-class Shows:
+class Shows(_Condition):
     """An anomaly shows."""
 
     anomaly: str
@@ -133,7 +195,7 @@ class Shows:
 
 
 @dataclass(frozen=True, slots=True)
-class Expression:
+class Expression(_Condition):
     """What an operator has written in an expression language, compiled."""
 
     text: str
@@ -142,17 +204,18 @@ class Expression:
     """Raises `ConditionFailed`."""
     limits_read: tuple[str, ...] = ()
 
+    @property
+    def can_fail(self) -> bool:
+        return True
+
     def holds(self, situation: Situation) -> bool:
         return self.test(situation)
 
 
 @dataclass(frozen=True, slots=True)
-class AllOf:
+class AllOf(_Combination):
     conditions: tuple[Condition, ...]
-
-    @property
-    def limits_read(self) -> tuple[str, ...]:
-        return _limits_read(self.conditions)
+    decisive: ClassVar[bool] = False
 
     def holds(self, situation: Situation) -> bool:
         for condition in self.conditions:  # noqa: SIM110
@@ -162,12 +225,9 @@ class AllOf:
 
 
 @dataclass(frozen=True, slots=True)
-class AnyOf:
+class AnyOf(_Combination):
     conditions: tuple[Condition, ...]
-
-    @property
-    def limits_read(self) -> tuple[str, ...]:
-        return _limits_read(self.conditions)
+    decisive: ClassVar[bool] = True
 
     def holds(self, situation: Situation) -> bool:
         for condition in self.conditions:  # noqa: SIM110
@@ -177,12 +237,24 @@ class AnyOf:
 
 
 @dataclass(frozen=True, slots=True)
-class Not:
+class Not(_Condition):
     condition: Condition
 
     @property
     def limits_read(self) -> tuple[str, ...]:
         return self.condition.limits_read
+
+    @property
+    def attributes_read(self) -> tuple[str, ...]:
+        return self.condition.attributes_read
+
+    @property
+    def can_fail(self) -> bool:
+        return self.condition.can_fail
+
+    def known(self, attributes: Mapping[str, str]) -> bool | None:
+        found = self.condition.known(attributes)
+        return None if found is None else not found
 
     def holds(self, situation: Situation) -> bool:
         return not self.condition.holds(situation)
@@ -192,10 +264,6 @@ Condition = Matches | EstimateReaches | UsagePercent | UsageAbsolute | Shows | E
 
 ALWAYS = AllOf(())
 """The condition of a rule that names none."""
-
-
-def _limits_read(conditions: Sequence[Condition]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for condition in conditions for name in condition.limits_read))
 
 
 # --- what a rule does ---

@@ -119,7 +119,7 @@ class Deciding:
             fills=await self._standing.fills(ask, state=self._state.current, now_ms=now_ms),
             shown=await self._watching.shown(ask, attributes, now_ms=now_ms, counting=telling),
         )
-        ruling = judge(ask.policy.judged, situation)
+        ruling = judge(self._standing.rules(ask.policy, attributes), situation)
         if telling and ruling.telling:
             await self._alarms.tell(ask, situation, ruling, now_ms=now_ms)
         return ruling

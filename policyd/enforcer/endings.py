@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from msgspec import Struct
 
@@ -13,8 +12,7 @@ from policyd.core.reservation import State
 from policyd.core.usage import Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """How an exchange ended and what is charged for it. `usage` `None`: nothing is charged, the hold is returned."""
 
     outcome: Outcome
@@ -22,7 +20,7 @@ class Ending:
     source: UsageSource
     status: int | None = None
     response_model: str | None = None
-    terms: Mapping[str, str] = field(default_factory=dict)
+    terms: Mapping[str, str] = NO_TERMS
     streamed: bool = False
     error: str | None = None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
+
+from msgspec import structs
 
 from policyd.core.decision import charges
 from policyd.core.errors import ReservationNotFound
@@ -141,7 +142,7 @@ class HeldForOthers:
             record = result.reservation.record
             price = self._estimator.estimate_again(record, policy).price
         ended = await self._settling.end(
-            record, replace(ending, usage=usage), price=price, tariff=tariff, estimate=None
+            record, structs.replace(ending, usage=usage), price=price, tariff=tariff, estimate=None
         )
         return await self._settling.first(ended)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from policyd.core.anomalies import counted_for
 from policyd.core.decision import LimitReport
@@ -11,7 +12,8 @@ from policyd.core.ledger import Balance
 from policyd.core.limit_index import LimitIndex
 from policyd.core.limits import NONE_BEGUN, AppliedLimit
 from policyd.core.policy import FailureMode, Policy
-from policyd.core.rules import Fill
+from policyd.core.rule_index import RuleIndex
+from policyd.core.rules import Fill, Rule
 from policyd.core.runtime import RuntimeState
 from policyd.enforcer.first_use import FirstUseWindows
 from policyd.enforcer.observer import Observer, timed
@@ -19,7 +21,13 @@ from policyd.estimator import ALL_METRICS, Ask
 from policyd.stores.base import Stale, Store
 
 POLICIES_KEPT_MAX = 4
-"""For how many policies their limits are kept prepared: an exchange keeps the policy that it began with."""
+"""For how many policies their limits and rules are kept prepared: an exchange keeps the policy that it began with."""
+
+
+class _Prepared(NamedTuple):
+    policy: Policy
+    limits: LimitIndex
+    rules: RuleIndex
 
 
 class Standing:
@@ -27,13 +35,13 @@ class Standing:
         self._store = store
         self._observer = observer
         self._first_use = FirstUseWindows(self._begin_window)
-        self._indices: list[tuple[Policy, LimitIndex]] = []
+        self._prepared: list[_Prepared] = []
 
     async def applied(
         self, policy: Policy, attributes: Mapping[str, str], *, state: RuntimeState, now_ms: int, begin: bool
     ) -> tuple[AppliedLimit, ...]:
         """The limits that apply now. `begin`: whether this is a use, which windows of first use begin with."""
-        index = self._index(policy)
+        index = self._of(policy).limits
         begun = NONE_BEGUN
         if wanted := index.first_use_windows(attributes):
             begun = await self._first_use.begun(wanted, now_ms=now_ms, begin=begin)
@@ -82,6 +90,10 @@ class Standing:
             for item, balance in zip(applied, balances, strict=True)
         )
 
+    def rules(self, policy: Policy, attributes: Mapping[str, str]) -> tuple[Rule, ...]:
+        """The rules that may fire for a request with these attributes, its model's group and its tier included."""
+        return self._of(policy).rules.candidates(attributes)
+
     async def fills(self, ask: Ask, *, state: RuntimeState, now_ms: int) -> Mapping[str, Fill]:
         """How full the limits are that rules look at and that apply to the request.
 
@@ -98,7 +110,7 @@ class Standing:
             return {}
 
     async def _fills(self, ask: Ask, names: Collection[str], *, state: RuntimeState, now_ms: int) -> Mapping[str, Fill]:
-        index, attributes = self._index(ask.policy), ask.attributes
+        index, attributes = self._of(ask.policy).limits, ask.attributes
         begun = await self._first_use.begun(index.first_use_windows(attributes), now_ms=now_ms, begin=False)
         applied = index.named(names, attributes, now_ms=now_ms, begun=begun, state=state)
         balances = await self.balances(applied)
@@ -107,14 +119,14 @@ class Standing:
             for item, balance in zip(applied, balances, strict=True)
         }
 
-    def _index(self, policy: Policy) -> LimitIndex:
-        for known, index in self._indices:
-            if known is policy:
-                return index
-        index = LimitIndex(policy)
+    def _of(self, policy: Policy) -> _Prepared:
+        for known in self._prepared:
+            if known.policy is policy:
+                return known
+        prepared = _Prepared(policy, LimitIndex(policy), RuleIndex(policy.judged))
         # The latest first: what began under an earlier policy ends under it.
-        self._indices = [(policy, index), *self._indices[: POLICIES_KEPT_MAX - 1]]
-        return index
+        self._prepared = [prepared, *self._prepared[: POLICIES_KEPT_MAX - 1]]
+        return prepared
 
     async def _begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool) -> int | None:
         call = self._store.begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)

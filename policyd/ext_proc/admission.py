@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
+
+from msgspec import structs
 
 from policyd.core.errors import BodyTooSlow, BodyUnreadable, EndpointUnknown, RequestError
 from policyd.core.policy import Policy
@@ -208,7 +209,7 @@ class Admission(Life[State]):
     def _conclude(self, record: Record) -> list[m.Effect]:
         if not self._holding:
             return [m.Report(record)]
-        verdict = replace(self._verdict, record=self._verdict.record._replace(decision=record.decision))
+        verdict = structs.replace(self._verdict, record=self._verdict.record._replace(decision=record.decision))
         ending = Ending(record.outcome, usage=None, source=UsageSource.NONE, status=record.status, error=record.error)
         return [m.Finish(verdict, ending)]
 

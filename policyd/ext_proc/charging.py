@@ -13,7 +13,7 @@ the provider goes on without its client      the maximum, unless the usage was c
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from policyd.core.estimate import Estimate
 from policyd.core.policy import OnDisconnect

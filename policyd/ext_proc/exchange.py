@@ -31,8 +31,6 @@ says it is refused, whatever `failure_mode` says, for nobody could charge it; fr
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from msgspec import structs
 
 from policyd.core.errors import RequestSigned
@@ -150,7 +148,7 @@ class Exchange(Admission):
         """Ends the stream in an orderly way, with an error in the provider's own words as its last event."""
         self._is_cut = True
         last = self._reply.piece(self._reply.last_words(passing, self._wire, error), end_of_stream=True)
-        return State.SETTLING, [last, self._finish(replace(ending, outcome=outcome, error=error.reason))]
+        return State.SETTLING, [last, self._finish(structs.replace(ending, outcome=outcome, error=error.reason))]
 
     def _end_with_trailers(self, _: m.ResponseTrailers) -> Step:
         rest = self._reply.finish()
@@ -200,7 +198,7 @@ class Exchange(Admission):
 
     def _fail_after(self, event: m.Failed) -> Step:
         """policyd failed in mid-reply: what was seen is charged, and the gRPC stream ends with an error."""
-        ending = replace(self._disconnected(), outcome=Outcome.FAILED, error=event.error)
+        ending = structs.replace(self._disconnected(), outcome=Outcome.FAILED, error=event.error)
         return State.SETTLING, [self._finish(ending), m.Abort(event.error)]
 
     # --- what passes unmetered ---

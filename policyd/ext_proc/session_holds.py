@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from msgspec import structs
+
 from policyd.core.policy import Metric, Policy
 from policyd.core.record import Outcome, Record, UsageSource
 from policyd.core.usage import Usage
@@ -151,7 +153,7 @@ class HoldingSession(Life[State]):
         # An orderly end of the connection is none of a response that was under way.
         outcome = Outcome.DISCONNECTED if ending.outcome is Outcome.SERVED else ending.outcome
         cut_short = self._meter.end_session(outcome, on_disconnect=self._policy.on_disconnect, verdict=hold)
-        return replace(cut_short, error=ending.error)
+        return structs.replace(cut_short, error=ending.error)
 
     def _place_ending(self, outcome: Outcome, *, error: str | None = None) -> Ending:
         """The ending of the session itself, which costs nothing; one that never went upstream did not take place."""

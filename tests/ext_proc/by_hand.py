@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from dataclasses import replace
 from typing import Any, TypeVar
+
+from msgspec import structs
 
 from policyd.core.api_keys import format_key
 from policyd.enforcer import Verdict
@@ -123,4 +124,4 @@ LONG_PIECE = m.ResponseBody(wire.chat_chunk({"content": "more than one token of 
 def denied(verdict: Verdict) -> Verdict:
     """The same, had the first limit lacked room."""
     decision = verdict.decision._replace(denials=verdict.decision.reports[:1])
-    return replace(verdict, decision=decision, record=verdict.record._replace(decision="deny"))
+    return structs.replace(verdict, decision=decision, record=verdict.record._replace(decision="deny"))
