@@ -359,7 +359,7 @@ class TestOnLoop:
     async def test_a_slow_disk_holds_up_the_loop_once(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(on_loop, "SLOW_SECONDS", 0.0)  # every disk is slow
+        monkeypatch.setattr(on_loop, "SLOW_SECONDS", -1.0)  # every disk is slow
         monkeypatch.setattr(on_loop, "SLOW_FOR_SECONDS", 0.2)
         await reserve(store, "r1")
         assert "the store's disk is slow" in caplog.text
