@@ -256,8 +256,10 @@ class Session:
         self._blocked.discard(stream_id)
         if (timer := self._timers.pop(stream_id, None)) is not None:
             timer.cancel()
-        self._received_bytes -= call.reader.held_bytes + sum(len(message) for message in call.waiting if message)
-        call.waiting.clear()
+        self._received_bytes -= call.reader.held_bytes
+        if call.waiting:
+            self._received_bytes -= sum(len(message) for message in call.waiting if message)
+            call.waiting.clear()
 
 
 def _log_failure(path: str, error: Exception) -> None:

@@ -239,6 +239,7 @@ async def test_a_server_that_stops_ends_its_streams_with_an_error_and_settles_th
 
 async def test_a_body_that_does_not_come_is_refused_in_time(world: World, serving: Serve) -> None:
     async with serving(world, ExchangeSettings(request_body_seconds_max=0.2)) as service:
+        # One whose body came in time, two that begin one after the other, and one when nothing else is waited for.
         await service.forwarded()
         for begun in (2, 1):
             streams = [service.open_stream() for _ in range(begun)]

@@ -108,7 +108,8 @@ class OpenAIChatReply:
     def _read_common(self, document: Json) -> None:
         """What documents and chunks have in common."""
         self._model = text(document.get("model")) or self._model
-        self._terms.update(term("service_tier", document.get("service_tier")))
+        if "service_tier" in document:
+            self._terms.update(term("service_tier", document["service_tier"]))
         if "x_groq" in document:
             self._read_usage(mapping(mapping(document["x_groq"]).get("usage")))
         if "usage" in document:
@@ -124,7 +125,8 @@ class OpenAIChatReply:
         # A search model searches for every request, and reports the search nowhere.
         self._usage = usage.with_pieces_of(self._facts.pieces_min)
         for name in _TERMS:
-            self._terms.update(term(name, reported.get(name)))
+            if name in reported:
+                self._terms.update(term(name, reported[name]))
 
     def _read_choices(self, document: Json, part: str) -> None:
         for choice in objects(document.get("choices")):

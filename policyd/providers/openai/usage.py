@@ -99,7 +99,7 @@ USAGE_LEAVES = (
 def is_complete(reported: Json) -> bool:
     """Whether a usage object counts both the input and the output, or one of them and their total."""
     counts = [count(reported.get(name)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
-    return sum(one is not None for one in counts) >= 2
+    return counts.count(None) < 2
 
 
 class Whole:
