@@ -75,6 +75,7 @@ async def serving(app: Starlette, listener: socket.socket, *, context: ssl.SSLCo
     config = uvicorn.Config(
         app,
         http=_Protocol,
+        ws="none",
         log_config=None,
         lifespan="off",
         access_log=False,

@@ -22,7 +22,7 @@ _SETTINGS: Mapping[str, tuple[str, str]] = {
     "journal": ("DIR", "Where charges wait while the store is away."),
     "grpc": ("ADDRESS", "PolicyService, HOST:PORT or unix:PATH."),
     "ext_proc": ("ADDRESS", "Where Envoy asks, HOST:PORT or unix:PATH."),
-    "transport": ("NAME", "What serves Envoy: grpcio or h2rpc."),
+    "transport": ("NAME", "What serves Envoy: h2rpc or grpcio."),
     "workers": ("N", "How many processes serve."),
     "http": ("HOST:PORT", "Metrics and health."),
     "tls_cert": ("FILE", "Serve with TLS: policyd's certificate, in PEM."),

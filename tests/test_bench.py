@@ -10,7 +10,15 @@ from typing import Any, Final
 import pytest
 
 from policyd.config import HostPort
-from tests.bench.arrangements import ENVOY_ALONE, FLOOR, MEMORY, MEMORY_ON_H2RPC, REDIS, REDIS_ON_H2RPC, SQLITE
+from tests.bench.arrangements import (
+    ENVOY_ALONE,
+    FLOOR,
+    MEMORY,
+    MEMORY_ON_GRPCIO,
+    REDIS,
+    REDIS_ON_GRPCIO,
+    SQLITE_ON_GRPCIO,
+)
 from tests.bench.baseline import Baseline, Ratio, ratios, watched, worse, worse_again
 from tests.bench.hot_path import measure
 from tests.bench.http_load import http_load
@@ -38,7 +46,7 @@ TINY: Final = Plan(
     starts=1,
     open_streams=5,
     accounts=(1_000,),
-    skipped=frozenset({MEMORY, REDIS, MEMORY_ON_H2RPC, REDIS_ON_H2RPC}),
+    skipped=frozenset({MEMORY_ON_GRPCIO, REDIS_ON_GRPCIO, MEMORY, REDIS}),
 )
 """Enough to see that it all works."""
 
@@ -266,7 +274,7 @@ def test_yardsticks_are_not_watched() -> None:
 
     rows = {name.split(" | ")[1] for name, _, _, _ in watched([REQUESTS], samples)}
 
-    assert SQLITE in rows
+    assert SQLITE_ON_GRPCIO in rows
     assert not rows & {FLOOR, ENVOY_ALONE}
 
 
@@ -280,7 +288,7 @@ def test_the_readme_has_a_place_for_the_figures() -> None:
         sample
         for table in (tables["requests"], tables["streams"])
         for column in table.columns
-        for sample in samples_of(column.figure, {SQLITE: (7.0, 9.0, 8.0)}, workload=column.workload)
+        for sample in samples_of(column.figure, {SQLITE_ON_GRPCIO: (7.0, 9.0, 8.0)}, workload=column.workload)
     ]
     outcome = Outcome(plan=TINY, parts=parts, generator="a client", samples=Samples(samples))
 
@@ -290,6 +298,6 @@ def test_the_readme_has_a_place_for_the_figures() -> None:
     figures, _, after = rest.partition(END)
     assert README.read_text().startswith(before)
     assert README.read_text().endswith(after)
-    assert f"| {SQLITE} | 8 (7-9) | - |" in figures
+    assert f"| {SQLITE_ON_GRPCIO} | 8 (7-9) | - |" in figures
     assert all(f" {name} |" in figures for _, _, name in COLUMNS)
     assert with_figures(text, report_of(outcome)) == text

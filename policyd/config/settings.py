@@ -56,8 +56,8 @@ class TlsFiles:
 class Transport(StrEnum):
     """The gRPC implementation that ext_proc is served on."""
 
-    GRPCIO = "grpcio"
     H2RPC = "h2rpc"
+    GRPCIO = "grpcio"
 
 
 WORKERS_MAX = 64
@@ -161,7 +161,7 @@ class Settings:
     """Where other services reach policyd: PolicyService, health and reflection."""
     ext_proc_address: Address = HostPort("127.0.0.1", 50052)
     """Where Envoy reaches policyd."""
-    transport: Transport = Transport.GRPCIO
+    transport: Transport = Transport.H2RPC
     """What serves Envoy."""
     workers: int = 1
     """How many processes serve."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from policyd.core.errors import PolicydError, RequestError, Unjournalled
+from policyd.core.errors import PolicydError, RequestError, StoreUnavailable, Unjournalled
 from policyd.eager import run_eagerly
 from policyd.enforcer import Enforcer
 from policyd.ext_proc import messages as m
@@ -165,4 +165,7 @@ def name_of(error: BaseException) -> str:
 
 def log_failure(what: str, error: BaseException) -> None:
     """Logs where an error came from. Not what it says: the message of an unforeseen one could quote a prompt."""
+    if isinstance(error, StoreUnavailable):  # foreseen, and met by every request of an outage
+        log.warning("%s: %s", what, error)
+        return
     log.error("%s: %s\n%s", what, name_of(error), "".join(traceback.format_tb(error.__traceback__)))

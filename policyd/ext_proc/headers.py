@@ -37,17 +37,19 @@ def block_headers(request_id: str, prefix: str) -> dict[str, str]:
 
 def decision_headers(verdict: Verdict, prefix: str) -> dict[str, str]:
     """The decision and the estimate behind it: the maximum, which is what is held."""
-    decision, estimate = verdict.decision, verdict.decision.estimate
+    decision = verdict.decision
+    estimate, remaining_nanos = decision.estimate, decision.budget_remaining_nanos
+    maximum = estimate.maximum
     headers = {
         **request_id_header(verdict.record.request_id, prefix),
         f"{prefix}decision": "allow" if decision.allowed else "deny",
-        f"{prefix}estimated-input-tokens": str(estimate.maximum.input_tokens),
-        f"{prefix}estimated-output-tokens": str(estimate.maximum.output_tokens),
+        f"{prefix}estimated-input-tokens": str(maximum.input_tokens),
+        f"{prefix}estimated-output-tokens": str(maximum.output_tokens),
         f"{prefix}estimated-cost-usd": format_usd(estimate.maximum_cost_nanos),
         f"{prefix}confidence": estimate.confidence,
     }
-    if decision.budget_remaining_nanos is not None:
-        headers[f"{prefix}budget-remaining-usd"] = format_usd(decision.budget_remaining_nanos)
+    if remaining_nanos is not None:
+        headers[f"{prefix}budget-remaining-usd"] = format_usd(remaining_nanos)
     if decision.warnings or decision.changes is not NO_CHANGES or decision.ruling is not NO_RULING:
         return {**decision.ruling.headers, **headers, **_limit_headers(decision, prefix)}
     return headers

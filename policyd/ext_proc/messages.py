@@ -7,7 +7,7 @@ escapes. All of them are structs: an exchange makes some twenty, and a frozen da
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 
 from msgspec import Struct
 
@@ -19,7 +19,7 @@ from policyd.enforcer import Ending, Verdict
 from policyd.estimator import Ask
 
 
-class BodyMode(Enum):
+class BodyMode(StrEnum):
     """How Envoy passes a body. The names are Envoy's."""
 
     NONE = "NONE"

@@ -153,8 +153,16 @@ def _struct_field(name: str, value: bytes) -> bytes:
 
 
 def _streamed_body(reply: m.StreamedBody) -> bytes:
+    if reply.body and not reply.end_of_stream:
+        return _piece_head(len(reply.body), response=reply.response) + reply.body
     piece = _field(_PIECE, reply.body) if reply.body else b""
     return _nested(_STREAMED[reply.response], piece + _LAST_PIECE if reply.end_of_stream else piece)
+
+
+@lru_cache(maxsize=1024)
+def _piece_head(size: int, *, response: bool) -> bytes:
+    """What stands before the `size` bytes of a piece, which is the same for all of that size."""
+    return _nested((*_STREAMED[response], _PIECE), bytes(size))[:-size]
 
 
 def _trailers_reply(reply: m.TrailersReply) -> bytes:
@@ -190,36 +198,15 @@ def _mutation(set_headers: Mapping[str, str], remove_headers: tuple[str, ...] = 
 
 def _set_header(name: str, value: str) -> bytes:
     content = value.encode("utf-8", "surrogateescape")
-    head = _name(name)
-    header_size = len(head) + 1 + len(content)
-    if header_size > _USUAL_HEADER_BYTES_MAX:
-        header = head + _varint(len(content)) + content
-        return _field(_SET_HEADER, _field(_HEADER, header) + _OVERWRITE)
-    # The same in one step, since each length takes one byte.
-    return b"".join(
-        (
-            _SET_HEADER,
-            _ONE_BYTE[header_size + _USUAL_HEADER_ADDED_BYTES],
-            _HEADER,
-            _ONE_BYTE[header_size],
-            head,
-            _ONE_BYTE[len(content)],
-            content,
-            _OVERWRITE,
-        )
-    )
+    return _header_head(name, len(content)) + content + _OVERWRITE
 
 
-_USUAL_HEADER_ADDED_BYTES = len(_HEADER) + 1 + len(_OVERWRITE)
-"""What stands around a header in what sets it."""
-
-_USUAL_HEADER_BYTES_MAX = _VARINT_7_BITS_MAX - _USUAL_HEADER_ADDED_BYTES
-
-
-@lru_cache(maxsize=256)
-def _name(name: str) -> bytes:
-    """A header up to the length of its value."""
-    return _field(_NAME, name.encode()) + _VALUE
+@lru_cache(maxsize=1024)
+def _header_head(name: str, size: int) -> bytes:
+    """What stands before a header's value of `size` bytes, which is the same for all of that size."""
+    head = _field(_NAME, name.encode()) + _VALUE + _varint(size)
+    header_head = _HEADER + _varint(len(head) + size) + head
+    return _SET_HEADER + _varint(len(header_head) + size + len(_OVERWRITE)) + header_head
 
 
 @lru_cache(maxsize=256)

@@ -26,15 +26,15 @@ ANY_PORT: Final = HostPort("127.0.0.1", 0)
 
 ENVOY_ALONE: Final = "Envoy alone"
 FLOOR: Final = "no-op server (floor)"
+MEMORY_ON_GRPCIO: Final = "policyd, memory, grpcio"
+SQLITE_ON_GRPCIO: Final = "policyd, SQLite, grpcio"
+REDIS_ON_GRPCIO: Final = "policyd, Redis, grpcio"
+FLOOR_ON_H2RPC: Final = "no-op on h2rpc"
 MEMORY: Final = "policyd, memory"
 SQLITE: Final = "policyd, SQLite"
 REDIS: Final = "policyd, Redis"
-FLOOR_ON_H2RPC: Final = "no-op on h2rpc"
-MEMORY_ON_H2RPC: Final = "policyd, memory, h2rpc"
-SQLITE_ON_H2RPC: Final = "policyd, SQLite, h2rpc"
-REDIS_ON_H2RPC: Final = "policyd, Redis, h2rpc"
-LEAN: Final = "policyd, SQLite, h2rpc, lean"
-TWO_WORKERS: Final = "policyd, SQLite, h2rpc, two workers"
+LEAN: Final = "policyd, SQLite, lean"
+TWO_WORKERS: Final = "policyd, SQLite, two workers"
 
 T = TypeVar("T")
 
@@ -65,13 +65,13 @@ Asked = Noop | Policyd
 
 SERVERS: Final[Mapping[str, Asked]] = {
     FLOOR: Noop("tests.bench.noop"),
-    MEMORY: Policyd(store="memory", transport="grpcio"),
-    SQLITE: Policyd(store="sqlite", transport="grpcio"),
-    REDIS: Policyd(store="redis", transport="grpcio"),
+    MEMORY_ON_GRPCIO: Policyd(store="memory", transport="grpcio"),
+    SQLITE_ON_GRPCIO: Policyd(store="sqlite", transport="grpcio"),
+    REDIS_ON_GRPCIO: Policyd(store="redis", transport="grpcio"),
     FLOOR_ON_H2RPC: Noop("tests.bench.noop_on_h2rpc"),
-    MEMORY_ON_H2RPC: Policyd(store="memory"),
-    SQLITE_ON_H2RPC: Policyd(store="sqlite"),
-    REDIS_ON_H2RPC: Policyd(store="redis"),
+    MEMORY: Policyd(store="memory"),
+    SQLITE: Policyd(store="sqlite"),
+    REDIS: Policyd(store="redis"),
     LEAN: Policyd(store="sqlite", profile=Profile.LEAN),
     TWO_WORKERS: Policyd(store="sqlite", workers=2),
 }
@@ -79,9 +79,9 @@ SERVERS: Final[Mapping[str, Asked]] = {
 
 ON_GRPCIO: Final[Mapping[str, str]] = {
     FLOOR_ON_H2RPC: FLOOR,
-    MEMORY_ON_H2RPC: MEMORY,
-    SQLITE_ON_H2RPC: SQLITE,
-    REDIS_ON_H2RPC: REDIS,
+    MEMORY: MEMORY_ON_GRPCIO,
+    SQLITE: SQLITE_ON_GRPCIO,
+    REDIS: REDIS_ON_GRPCIO,
 }
 """The same server on the other transport."""
 

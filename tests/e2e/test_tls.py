@@ -52,7 +52,7 @@ def _made(folder: Path, **lasting: datetime.timedelta) -> Certificates:
     return make_certificates(folder, **lasting)
 
 
-def secured(certificates: Certificates, folder: Path, *, transport: Transport = Transport.GRPCIO) -> Settings:
+def secured(certificates: Certificates, folder: Path, *, transport: Transport = Transport.H2RPC) -> Settings:
     """Settings of a server with its own certificate that asks its clients for theirs."""
     return Settings(
         policy_path=written(POLICY, folder=folder),

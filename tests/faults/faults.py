@@ -203,9 +203,9 @@ EVERYSEC = Setting(store=Kind.REDIS_EVERYSEC)
 ALWAYS = Setting(store=Kind.REDIS_ALWAYS)
 WORKERS_ON_REDIS = Setting(store=Kind.REDIS_EVERYSEC, workers=2)
 CHARGING_THE_MOST = Setting(store=Kind.SQLITE, on_disconnect="maximum")
-H2RPC = Setting(store=Kind.REDIS_EVERYSEC, transport=Transport.H2RPC)
-H2RPC_WORKERS = Setting(store=Kind.SQLITE, transport=Transport.H2RPC, workers=2)
-H2RPC_CHARGING_THE_MOST = Setting(store=Kind.SQLITE, transport=Transport.H2RPC, on_disconnect="maximum")
+GRPCIO = Setting(store=Kind.REDIS_EVERYSEC, transport=Transport.GRPCIO)
+GRPCIO_WORKERS = Setting(store=Kind.SQLITE, transport=Transport.GRPCIO, workers=2)
+GRPCIO_CHARGING_THE_MOST = Setting(store=Kind.SQLITE, transport=Transport.GRPCIO, on_disconnect="maximum")
 
 OPEN = Setting(store=Kind.REDIS_EVERYSEC, failure_mode="open")
 OPEN_WORKERS = Setting(store=Kind.REDIS_EVERYSEC, failure_mode="open", workers=2)
@@ -216,13 +216,13 @@ DEGRADED_WORKERS = Setting(store=Kind.REDIS_EVERYSEC, failure_mode="degraded", w
 _ROWS = (
     Fault("policyd killed", SQLITE, policyd_killed, BREAKS_OFF),
     Fault("policyd killed", EVERYSEC, policyd_killed, BREAKS_OFF),
-    Fault("policyd killed", H2RPC, policyd_killed, BREAKS_OFF),
+    Fault("policyd killed", GRPCIO, policyd_killed, BREAKS_OFF),
     Fault("worker killed", WORKERS_ON_REDIS, worker_killed, BREAKS_OFF),
-    Fault("worker killed", H2RPC_WORKERS, worker_killed, BREAKS_OFF),
+    Fault("worker killed", GRPCIO_WORKERS, worker_killed, BREAKS_OFF),
     Fault("worker hangs", WORKERS_ON_REDIS, worker_hangs, BREAKS_OFF),
     Fault("worker held up", WORKERS_ON_REDIS, worker_held_up, BREAKS_OFF_UNSEEN),
     Fault("workers restarted", WORKERS_ON_REDIS, rolled, UNNOTICED),
-    Fault("workers restarted", H2RPC_WORKERS, rolled, UNNOTICED),
+    Fault("workers restarted", GRPCIO_WORKERS, rolled, UNNOTICED),
     Fault("disk full", SQLITE, disk_full, REFUSES),
     Fault("Redis killed", EVERYSEC, redis_killed, REFUSES),
     Fault("Redis killed", ALWAYS, redis_killed, REFUSES),
@@ -248,7 +248,7 @@ _ROWS = (
     Fault("provider slow", EVERYSEC, provider_slow, UNNOTICED),
     Fault(HANG_UP, SQLITE, many_hang_up, BREAKS_OFF_UNSEEN),
     Fault(HANG_UP, CHARGING_THE_MOST, many_hang_up, BREAKS_OFF),
-    Fault(HANG_UP, H2RPC_CHARGING_THE_MOST, many_hang_up, BREAKS_OFF),
+    Fault(HANG_UP, GRPCIO_CHARGING_THE_MOST, many_hang_up, BREAKS_OFF),
 )
 
 FAULTS: Mapping[str, Fault] = {str(fault): fault for fault in _ROWS}

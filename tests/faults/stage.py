@@ -80,7 +80,7 @@ class Setting:
     """How the parts are set up."""
 
     store: Kind
-    transport: Transport = Transport.GRPCIO
+    transport: Transport = Transport.H2RPC
     workers: int = 1
     failure_mode: str = "closed"
     on_disconnect: str = "observed"
@@ -88,7 +88,7 @@ class Setting:
     def __str__(self) -> str:
         """What is not as it is by default."""
         words = [str(self.store)]
-        if self.transport is not Transport.GRPCIO:
+        if self.transport is not Transport.H2RPC:
             words.append(str(self.transport))
         if self.workers > 1:
             words.append(f"{self.workers} workers")

@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from typing import Final
 
 from policyd.envoy_config.lean import FLUSH_SECONDS
-from tests.bench.arrangements import LEAN, SQLITE_ON_H2RPC
+from tests.bench.arrangements import LEAN, SQLITE
 from tests.bench.http_load import http_load
 from tests.bench.load import Load
 from tests.bench.part import Bench, Part
@@ -20,7 +20,7 @@ from tests.bench.tables import Table, itself, ratio
 from tests.bench.targets import Bound, Target
 from tests.bench.traffic import STREAM_CHUNKS, http_request
 
-ROWS: Final = (SQLITE_ON_H2RPC, LEAN)
+ROWS: Final = (SQLITE, LEAN)
 REQUESTS: Final = "requests, by profile"
 CHUNKS: Final = "chunks, by profile"
 
@@ -54,14 +54,14 @@ _LEAN = Table(
     key="lean",
     title=("Profiles,", f"{COMPARED_AT} at once"),
     rows=ROWS,
-    yardsticks=(SQLITE_ON_H2RPC,),
+    yardsticks=(SQLITE,),
     columns=(
         itself("per_second", ("", "req/s"), REQUESTS, Figure.PER_SECOND),
         itself("server_cpu_us", ("server CPU", "us a request"), REQUESTS, Figure.SERVER_CPU_US),
         itself("envoy_cpu_us", ("Envoy CPU", "us a request"), REQUESTS, Figure.ENVOY_CPU_US),
         itself("chunk_cpu_us", ("server CPU", "us a chunk"), CHUNKS, Figure.SERVER_CPU_US, decimals=1),
-        ratio("to_default", ("req/s", "x default"), REQUESTS, Figure.PER_SECOND, to=SQLITE_ON_H2RPC),
-        ratio("cpu_to_default", ("server CPU", "x default"), REQUESTS, Figure.SERVER_CPU_US, to=SQLITE_ON_H2RPC),
+        ratio("to_default", ("req/s", "x default"), REQUESTS, Figure.PER_SECOND, to=SQLITE),
+        ratio("cpu_to_default", ("server CPU", "x default"), REQUESTS, Figure.SERVER_CPU_US, to=SQLITE),
     ),
 )
 

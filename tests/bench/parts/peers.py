@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import Final
 
-from tests.bench.arrangements import SQLITE_ON_H2RPC, Arrangement
+from tests.bench.arrangements import SQLITE, Arrangement
 from tests.bench.http_load import http_load
 from tests.bench.litellm import install, litellm
 from tests.bench.part import Bench, Part
@@ -21,7 +21,7 @@ from tests.bench.traffic import http_request
 
 LITELLM: Final = "LiteLLM, no budgets"
 LITELLM_BUDGET: Final = "LiteLLM, a provider's budget"
-ROWS: Final = (SQLITE_ON_H2RPC, LITELLM, LITELLM_BUDGET)
+ROWS: Final = (SQLITE, LITELLM, LITELLM_BUDGET)
 
 WORKLOAD: Final = "requests, by peer"
 
@@ -30,7 +30,7 @@ async def measure(bench: Bench) -> None:
     bench.progress("peers, installing LiteLLM if it is not there yet")
     await install()
     async with AsyncExitStack() as stack:
-        turns = list(await bench.stage.arrangements(SQLITE_ON_H2RPC))
+        turns = list(await bench.stage.arrangements(SQLITE))
         for name in (LITELLM, LITELLM_BUDGET):
             running = await stack.enter_async_context(
                 litellm(bench.stage.provider, bench.stage.folder, budget=name == LITELLM_BUDGET)
@@ -64,7 +64,7 @@ _PEERS = Table(
             ("CPU, x Envoy", "and policyd"),
             WORKLOAD,
             Figure.ALL_CPU_US,
-            to=SQLITE_ON_H2RPC,
+            to=SQLITE,
             decimals=1,
             watched=False,
         ),

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Final
 
-from tests.bench.arrangements import ENVOY_ALONE, FLOOR_ON_H2RPC, SQLITE_ON_H2RPC, Arrangement
+from tests.bench.arrangements import ENVOY_ALONE, FLOOR_ON_H2RPC, SQLITE, Arrangement
 from tests.bench.http_load import http_load
 from tests.bench.load import Load
 from tests.bench.part import Bench, Part
@@ -14,7 +14,7 @@ from tests.bench.samples import Figure
 from tests.bench.tables import Table, itself, ratio
 from tests.bench.traffic import http_request
 
-ROWS: Final = (ENVOY_ALONE, FLOOR_ON_H2RPC, SQLITE_ON_H2RPC)
+ROWS: Final = (ENVOY_ALONE, FLOOR_ON_H2RPC, SQLITE)
 
 SIZES: Final = {"10 KB": 10_000, "100 KB": 100_000, "1 MB": 1_000_000}
 """In bytes of the prompt."""

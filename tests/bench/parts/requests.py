@@ -9,12 +9,12 @@ from tests.bench.arrangements import (
     FLOOR,
     FLOOR_ON_H2RPC,
     MEMORY,
-    MEMORY_ON_H2RPC,
+    MEMORY_ON_GRPCIO,
     ON_GRPCIO,
     REDIS,
-    REDIS_ON_H2RPC,
+    REDIS_ON_GRPCIO,
     SQLITE,
-    SQLITE_ON_H2RPC,
+    SQLITE_ON_GRPCIO,
 )
 from tests.bench.part import Bench, Part
 from tests.bench.plan import COMPARED_AT, CONNECTIONS
@@ -25,13 +25,13 @@ from tests.bench.targets import Bound, Target
 ROWS: Final = (
     ENVOY_ALONE,
     FLOOR,
+    FLOOR_ON_H2RPC,
     MEMORY,
     SQLITE,
     REDIS,
-    FLOOR_ON_H2RPC,
-    MEMORY_ON_H2RPC,
-    SQLITE_ON_H2RPC,
-    REDIS_ON_H2RPC,
+    MEMORY_ON_GRPCIO,
+    SQLITE_ON_GRPCIO,
+    REDIS_ON_GRPCIO,
 )
 
 CEILING: Final = "the provider, without Envoy"
@@ -91,14 +91,14 @@ _TRANSPORTS = Table(
 _STORES = Table(
     key="redis",
     title=("Redis, less", "SQLite"),
-    rows=(REDIS, REDIS_ON_H2RPC),
+    rows=(REDIS_ON_GRPCIO, REDIS),
     columns=(
         added(
             "server_cpu_us",
             ("server CPU", "us a request"),
             _COMPARED,
             Figure.SERVER_CPU_US,
-            to={REDIS: SQLITE, REDIS_ON_H2RPC: SQLITE_ON_H2RPC},
+            to={REDIS_ON_GRPCIO: SQLITE_ON_GRPCIO, REDIS: SQLITE},
         ),
     ),
 )
@@ -112,7 +112,7 @@ REQUESTS: Final = Part(
         Target(
             what="CPU of policyd a request, everything on, SQLite",
             table="requests",
-            row=SQLITE_ON_H2RPC,
+            row=SQLITE,
             column="server_cpu_us",
             bound=Bound.AT_MOST,
             value=200,
@@ -122,7 +122,7 @@ REQUESTS: Final = Part(
         Target(
             what="requests/s at 16 against the floor's",
             table="requests",
-            row=SQLITE_ON_H2RPC,
+            row=SQLITE,
             column="to_floor",
             bound=Bound.AT_LEAST,
             value=1,
@@ -131,7 +131,7 @@ REQUESTS: Final = Part(
         Target(
             what="requests/s at 16 against Envoy alone",
             table="requests",
-            row=SQLITE_ON_H2RPC,
+            row=SQLITE,
             column="to_envoy_alone",
             bound=Bound.AT_LEAST,
             value=0.5,
@@ -139,7 +139,7 @@ REQUESTS: Final = Part(
         Target(
             what="CPU of policyd that Redis adds to a request",
             table="redis",
-            row=REDIS_ON_H2RPC,
+            row=REDIS,
             column="server_cpu_us",
             bound=Bound.AT_MOST,
             value=60,

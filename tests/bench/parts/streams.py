@@ -10,9 +10,9 @@ from tests.bench.arrangements import (
     FLOOR,
     FLOOR_ON_H2RPC,
     MEMORY,
-    MEMORY_ON_H2RPC,
+    MEMORY_ON_GRPCIO,
     SQLITE,
-    SQLITE_ON_H2RPC,
+    SQLITE_ON_GRPCIO,
 )
 from tests.bench.http_load import http_load, open_streams
 from tests.bench.part import Bench, Part
@@ -23,8 +23,8 @@ from tests.bench.tables import Table, added, itself, ratio
 from tests.bench.targets import Bound, Target
 from tests.bench.traffic import STREAM_CHUNKS, http_request
 
-ROWS: Final = (ENVOY_ALONE, FLOOR, MEMORY, SQLITE, FLOOR_ON_H2RPC, MEMORY_ON_H2RPC, SQLITE_ON_H2RPC)
-HELD_OPEN: Final = (FLOOR_ON_H2RPC, SQLITE_ON_H2RPC)
+ROWS: Final = (ENVOY_ALONE, FLOOR, FLOOR_ON_H2RPC, MEMORY, SQLITE, MEMORY_ON_GRPCIO, SQLITE_ON_GRPCIO)
+HELD_OPEN: Final = (FLOOR_ON_H2RPC, SQLITE)
 
 CHUNKS: Final = "chunks"
 OPEN: Final = "open streams"
@@ -106,7 +106,7 @@ STREAMS: Final = Part(
         Target(
             what="CPU of policyd a streamed chunk",
             table="streams",
-            row=SQLITE_ON_H2RPC,
+            row=SQLITE,
             column="server_cpu_us",
             bound=Bound.AT_MOST,
             value=20,
@@ -115,7 +115,7 @@ STREAMS: Final = Part(
         Target(
             what="memory of 500 open streams above idle",
             table="open_streams",
-            row=SQLITE_ON_H2RPC,
+            row=SQLITE,
             column="resident_mb",
             bound=Bound.AT_MOST,
             value=60,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.bench.arrangements import SQLITE_ON_H2RPC, TWO_WORKERS
+from tests.bench.arrangements import SQLITE, TWO_WORKERS
 from tests.bench.part import Bench, Part
 from tests.bench.plan import COMPARED_AT
 from tests.bench.samples import Figure
 from tests.bench.tables import Table, itself, ratio
 from tests.bench.targets import Bound, Target
 
-ROWS: Final = (SQLITE_ON_H2RPC, TWO_WORKERS)
+ROWS: Final = (SQLITE, TWO_WORKERS)
 WORKLOAD: Final = "requests, by workers"
 
 
@@ -27,11 +27,11 @@ _WORKERS = Table(
     key="workers",
     title=("Workers,", f"{COMPARED_AT} at once"),
     rows=ROWS,
-    yardsticks=(SQLITE_ON_H2RPC,),
+    yardsticks=(SQLITE,),
     columns=(
         itself("per_second", ("", "req/s"), WORKLOAD, Figure.PER_SECOND),
         itself("server_cpu_us", ("server CPU", "us a request"), WORKLOAD, Figure.SERVER_CPU_US),
-        ratio("to_one", ("server CPU", "x one"), WORKLOAD, Figure.SERVER_CPU_US, to=SQLITE_ON_H2RPC),
+        ratio("to_one", ("server CPU", "x one"), WORKLOAD, Figure.SERVER_CPU_US, to=SQLITE),
     ),
 )
 
