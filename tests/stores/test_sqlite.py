@@ -385,7 +385,7 @@ class TestOnLoop:
     async def test_the_log_is_moved_into_the_file_and_does_not_grow_for_ever(
         self, file: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(checkpoints, "COMMITS_MAX", 10)
+        monkeypatch.setattr(checkpoints, "ROWS_MAX", 20)
         monkeypatch.setattr(checkpoints, "LOG_PAGES_MAX", 100)
         for number in range(1_000):
             await reserve(store, f"r{number}")

@@ -15,8 +15,9 @@ from policyd.stores.sqlite.transactions import DATABASE_ERRORS
 
 _log = logging.getLogger(__name__)
 
-COMMITS_MAX = 250
-"""After how many commits there is a checkpoint: some 1,000 pages, or 4 MB."""
+ROWS_MAX = 1_000
+"""After how many rows that were written there is a checkpoint: a row takes a page or two, so some 4 MB. Reading takes
+the longer the longer the log is."""
 
 LOG_PAGES_MAX = 4_000
 """How long the log may get before writers are held up."""
@@ -29,12 +30,12 @@ class Checkpoints:
         self._connection = connection
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policyd-sqlite-checkpoints")
         self._latest: Future[None] | None = None
-        self._commits = 0
+        self._rows_then = 0
 
-    def note_commit(self) -> None:
-        self._commits += 1
-        if self._commits >= COMMITS_MAX and (self._latest is None or self._latest.done()):
-            self._commits = 0
+    def note(self, rows: int) -> None:
+        """After a commit: so many rows were written on its connection in all."""
+        if rows - self._rows_then >= ROWS_MAX and (self._latest is None or self._latest.done()):
+            self._rows_then = rows
             self._latest = self._thread.submit(self._checkpoint)
 
     def close(self) -> None:

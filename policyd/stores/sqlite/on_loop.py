@@ -56,11 +56,11 @@ class OnLoop:
         commits_wait: bool,
         writer: GroupCommit,
         reader: GroupCommit,
-        on_commit: Callable[[], None],
+        on_commit: Callable[[int], None],
     ) -> None:
         """`connection` never waits for a lock. `commits_wait`: for the disk, so that none is made here.
 
-        `on_commit` is told of each that is.
+        `on_commit` is told of each that is, by how many rows have been written here in all.
         """
         self._connection = connection
         self._transactions = Transactions(connection, begin="BEGIN IMMEDIATE")
@@ -159,7 +159,7 @@ class OnLoop:
         self._look_at(began, calls=len(calls))
         for answer in answers:
             answer.deliver()
-        self._on_commit()
+        self._on_commit(self._connection.total_changes)
 
     def _hand_over(self, calls: Sequence[Call]) -> None:
         self._writer.take_over(calls)

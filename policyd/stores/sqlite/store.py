@@ -75,7 +75,7 @@ class SqliteStore:
             commits_wait=synchronous is Synchronous.FULL,
             writer=self._writer,
             reader=self._reader,
-            on_commit=self._checkpoints.note_commit,
+            on_commit=self._checkpoints.note,
         )
 
     async def reserve(
