@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from policyd.core.errors import ReservationMismatch, StoreUnavailable
+from policyd.core.limit_index import LimitIndex
 from policyd.core.policy import Action, Metric
 from policyd.core.record import Outcome, UsageSource
 from policyd.core.reservation import State
 from policyd.core.runtime import Block, Blocked, Kind, Override, Piece, Reset
 from policyd.core.usage import Usage
+from policyd.core.windows import CalendarUnit, CalendarWindow
 from policyd.enforcer import Ending
-from policyd.enforcer.runtime_state import deletion_of, item_of
+from policyd.enforcer.runtime_state import ENDED_KEPT_MS, FollowedState, deletion_of, item_of
 from policyd.estimator import Ask
 from policyd.providers.base import Prompt, RequestFacts
 from policyd.stores.base import Store
@@ -222,3 +224,28 @@ async def test_a_model_that_is_blocked_is_not_switched_to(store: Store) -> None:
     assert [report.limit.name for report in verdict.decision.denials] == ["budget"]
     await delete(world, block("model=gpt-4o-mini"))
     assert (await world.enforcer.reserve(dear)).decision.changes.model == "gpt-4o-mini"
+
+
+async def test_a_reset_counts_for_what_came_before_its_window_ended(store: Store) -> None:
+    """Decided a moment after the window's end, with a state that is read only then: it was reset all the same."""
+    per_minute = limit(Metric.REQUESTS, 1, name="calls", per=("user",), window=CalendarWindow(CalendarUnit.MINUTE))
+    world = World(policy(per_minute), store=store)
+    ends_at_ms = NOW_MS // 60_000 * 60_000 + 60_000
+    world.clock.ms = ends_at_ms - 5
+    await put(world, Reset("calls", "user=ann", ends_at_ms - 10, ends_at_ms))
+    came_at_ms = world.clock.ms
+    world.clock.ms = ends_at_ms + 500
+    followed = FollowedState(
+        lambda since: store.state(since=since), now_ms=lambda: world.clock.ms, remembered_ms=lambda: 60_000
+    )
+    await followed.refresh()
+
+    (applied,) = LimitIndex(world.policy).applied({"user": "ann"}, now_ms=came_at_ms, state=followed.current)
+    assert applied.account.starts_at_ms == ends_at_ms - 10
+    (applied,) = LimitIndex(world.policy).applied({"user": "ann"}, now_ms=world.clock.ms, state=followed.current)
+    assert applied.account.starts_at_ms == ends_at_ms
+
+    world.clock.ms += ENDED_KEPT_MS
+    await put(world, Override("calls", "user=bob", 5, world.clock.ms, None))
+    await followed.refresh()
+    assert followed.current.reset_at_ms("calls", "user=ann") is None

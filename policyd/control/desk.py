@@ -29,7 +29,7 @@ class Desk:
 
     async def state(self) -> RuntimeState:
         """The run-time state as it stands. Raises `StoreError`s."""
-        return with_changes(RuntimeState(), await self.store.state(), now_ms=self.now_ms)
+        return with_changes(RuntimeState(), await self.store.state(), ended_by_ms=self.now_ms)
 
     async def change(self, items_for: Callable[[RuntimeState], Sequence[StateItem]]) -> None:
         """Sets what `items_for` makes of the state as it stands, in one step.

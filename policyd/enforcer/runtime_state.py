@@ -29,6 +29,9 @@ _encoder = Encoder()
 
 T = TypeVar("T")
 
+ENDED_KEPT_MS = 60_000
+"""How long a process keeps what has ended: a request counts when it came, also if it is decided a little later."""
+
 ATTEMPTS_MAX = 5
 """How often a request is decided before the state is taken to change too fast."""
 
@@ -43,20 +46,20 @@ def deletion_of(piece: Piece) -> StateItem:
     return replace(item_of(piece), value="")
 
 
-def with_changes(state: RuntimeState, changes: StateChanges, *, now_ms: int) -> RuntimeState:
-    """The snapshot after `changes`, without what has expired. Items of other kinds are left out.
+def with_changes(state: RuntimeState, changes: StateChanges, *, ended_by_ms: int) -> RuntimeState:
+    """The snapshot after `changes`, without what had ended by `ended_by_ms`. Items of other kinds are left out.
 
     Raises `StoreError` for an item that cannot be read: to go on without it could let through what it blocks.
     """
     pieces = {
-        kind: {key: piece for key, piece in by_key.items() if in_force(piece, now_ms)}
+        kind: {key: piece for key, piece in by_key.items() if in_force(piece, ended_by_ms)}
         for kind, by_key in state.pieces.items()
     }
     for item in changes.items:
         if item.kind not in _decoders:
             continue
         by_key = pieces[Kind(item.kind)]
-        if item.value and (item.expires_at_ms is None or now_ms < item.expires_at_ms):
+        if item.value and (item.expires_at_ms is None or ended_by_ms < item.expires_at_ms):
             by_key[item.key] = _piece(item)
         else:
             by_key.pop(item.key, None)
@@ -144,5 +147,5 @@ class FollowedState:
             known = RuntimeState()
             changes = await self._read(known.revision)
         if changes.revision != self.current.revision or known is not self.current:
-            self.current = with_changes(known, changes, now_ms=now_ms)
+            self.current = with_changes(known, changes, ended_by_ms=now_ms - ENDED_KEPT_MS)
         self._read_at_ms = now_ms
