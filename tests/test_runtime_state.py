@@ -10,7 +10,7 @@ import pytest
 
 from policyd.core.errors import StoreError, StoreUnavailable
 from policyd.core.runtime import Block, Blocked, Kind, Override, Piece, Reset
-from policyd.enforcer.runtime_state import ATTEMPTS_MAX, FollowedState, deletion_of, item_of
+from policyd.enforcer.runtime_state import ATTEMPTS_MAX, ENDED_KEPT_MS, FollowedState, deletion_of, item_of
 from policyd.stores.base import Stale, StateChanges, StateItem, Store
 from policyd.stores.memory import MemoryStore
 from policyd.stores.url import open_store
@@ -88,13 +88,13 @@ class TestRefresh:
         await follower.state.refresh()
         assert follower.state.current is before
 
-    async def test_drops_what_has_expired(self, follower: Follower) -> None:
+    async def test_drops_what_has_expired_a_while_ago(self, follower: Follower) -> None:
         await follower.put(block("user=a", until_ms=NOW_MS + 5), block("user=b"))
         await follower.state.refresh()
-        follower.now_ms += 5
-        await follower.put(block("user=c", until_ms=NOW_MS + 5))
+        follower.now_ms += 5 + ENDED_KEPT_MS
+        await follower.put(block("user=c", until_ms=NOW_MS + 5), block("user=d", until_ms=NOW_MS + 6))
         await follower.state.refresh()
-        assert follower.known() == [block("user=b")]
+        assert follower.known() == [block("user=b"), block("user=d", until_ms=NOW_MS + 6)]
 
     async def test_asks_for_everything_where_the_store_may_have_forgotten_a_change(self, follower: Follower) -> None:
         await follower.put(block())
