@@ -7,7 +7,7 @@ import re
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
@@ -23,6 +23,7 @@ from policyd.stores.base import Granted, Refused, ReserveResult, Stale, StateIte
 from policyd.stores.sqlite import checkpoints, ledger, on_loop, runtime, usage_records
 from policyd.stores.sqlite.file import SCHEMA_VERSION, Synchronous
 from policyd.stores.sqlite.store import SqliteStore
+from policyd.stores.sqlite.transactions import Call
 from tests.stores import child
 from tests.stores.building import NOW_MS, TTL_MS, account, entry, record
 
@@ -342,14 +343,39 @@ class TestOnLoop:
         statements: list[str] = []
         await store._loop.read(lambda db: db.set_trace_callback(statements.append))
         with locked(file):
-            calls = [asyncio.ensure_future(reserve(store, "r1"))]
+            first = asyncio.ensure_future(reserve(store, "r1", cap=1))
             for _ in range(3):  # until it is found that the file is locked
                 await asyncio.sleep(0)
-        calls.append(asyncio.ensure_future(reserve(store, "r2")))
-        await asyncio.gather(*calls)
+        second = asyncio.ensure_future(reserve(store, "r2", cap=1))
+        assert isinstance(await first, Granted)
         assert not any("INSERT" in statement for statement in statements)
-        await reserve(store, "r3")
-        assert any("INSERT" in statement for statement in statements)
+        assert isinstance(await second, Refused)
+
+    async def test_calls_that_always_overlap_leave_the_thread_after_one_batch(
+        self, file: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken_over: list[int] = []
+        take_over = store._writer.take_over
+
+        def note(calls: Sequence[Call]) -> None:
+            taken_over.append(len(calls))
+            take_over(calls)
+
+        monkeypatch.setattr(store._writer, "take_over", note)
+
+        async def call_again_and_again(name: str) -> None:
+            for number in range(20):
+                await reserve(store, f"{name}.{number}")
+
+        with locked(file):
+            callers = [asyncio.ensure_future(call_again_and_again(f"a{number}")) for number in range(2)]
+            for _ in range(3):  # until it is found that the file is locked
+                await asyncio.sleep(0)
+            callers += [asyncio.ensure_future(call_again_and_again(f"b{number}")) for number in range(2)]
+            await asyncio.sleep(0)
+        await asyncio.gather(*callers)
+        assert taken_over == [2]
+        assert await balance(store) == Balance(0, 80)
 
     async def test_a_read_that_fails_is_left_to_the_thread(self, store: SqliteStore) -> None:
         await reserve(store, "r1")

@@ -9,8 +9,8 @@ That is only good for what does not wait. So the loop never waits
 
 - for the disk: without `synchronous=full` a commit only writes to the operating system's memory. The log's way into the
   file, which is synchronised, is `policyd.stores.sqlite.checkpoints`;
-- for another connection that writes: the batch goes to the thread, which waits for it, and so does all that is called
-  until that is answered, lest it be overtaken again and again.
+- for another connection that writes: the batch goes to the thread, which waits for it. What is called until that batch
+  is answered waits for it here, lest it be overtaken again and again, and then is one transaction of the loop.
 
 What it may wait for, as any program that reads a file does, is a page that the operating system has not in memory, or
 that is slow to take what is written. Once that has taken long, the threads have everything for a while: a disk that
@@ -70,8 +70,8 @@ class OnLoop:
         self._on_commit = on_commit
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: list[Call] = []
-        self._handed_over = 0
-        """How many calls the writer has still to answer that were made here."""
+        self._collided = 0
+        """How many calls the writer has still to answer of the batch that found the file locked."""
         self._slow_until = 0.0
         """Of the monotonic clock; 0: the disk is not slow."""
         self._closed = False
@@ -87,13 +87,9 @@ class OnLoop:
         if self._commits_wait or not self._belongs_to(loop) or self._is_slow():
             return await self._writer.run(step)
         future: asyncio.Future[T] = loop.create_future()
-        call = Call(step, future)
-        if self._handed_over:
-            self._hand_over((call,))
-        else:
-            if not self._calls:
-                loop.call_soon(self._end_tick)
-            self._calls.append(call)
+        if not self._calls and not self._collided:
+            loop.call_soon(self._end_tick)
+        self._calls.append(Call(step, future))
         return await future
 
     async def read(self, step: Step[T]) -> T:
@@ -120,7 +116,7 @@ class OnLoop:
             return True
         with self._using:
             if self._loop is None or self._loop.is_closed():
-                self._loop, self._calls, self._handed_over = loop, [], 0
+                self._loop, self._calls, self._collided = loop, [], 0
             return self._loop is loop
 
     def _is_slow(self) -> bool:
@@ -163,9 +159,11 @@ class OnLoop:
 
     def _hand_over(self, calls: Sequence[Call]) -> None:
         self._writer.take_over(calls)
-        self._handed_over += len(calls)
+        self._collided = len(calls)
         for call in calls:
             call.future.add_done_callback(self._answered)
 
     def _answered(self, _: asyncio.Future[Any]) -> None:
-        self._handed_over -= 1
+        self._collided -= 1
+        if not self._collided and self._calls:
+            self._end_tick()
