@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from threading import Thread, get_ident
@@ -85,8 +87,19 @@ def locked(file: Path) -> Iterator[None]:
         other.execute("ROLLBACK")
 
 
-async def start_child(command: str, file: Path) -> asyncio.subprocess.Process:
+def _strace(calls: Path) -> Sequence[str]:
+    """What to run a program under so that each call that waits for the disk is a line of `calls`, its thread first."""
+    tracing = ("strace", "-f", "-e", "trace=fsync,fdatasync", "-o", str(calls))
+    if shutil.which("strace") is None:
+        pytest.skip("no strace, which sees who waits for the disk")
+    if subprocess.run((*tracing, "true"), capture_output=True, check=False).returncode:
+        pytest.skip("strace may not trace here")
+    return tracing
+
+
+async def start_child(command: str, file: Path, *, under: Sequence[str] = ()) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
+        *under,
         sys.executable,
         "-m",
         "tests.stores.child",
@@ -376,6 +389,27 @@ class TestOnLoop:
         await asyncio.gather(*callers)
         assert taken_over == [2]
         assert await balance(store) == Balance(0, 80)
+
+    async def test_no_commit_of_the_loop_waits_for_the_disk(self, file: Path) -> None:
+        calls = file.with_name("calls")
+        process = await start_child("sync", file, under=_strace(calls))
+        ((loop_thread, rows),) = [words async for words in lines_of(process)]
+        assert await process.wait() == 0
+        threads = [line.split()[0] for line in calls.read_text().splitlines() if "sync(" in line]
+        assert int(rows) > child.SYNC_ROWS_MAX * 2  # the loop made commits, in between checkpoints
+        assert len(threads) > 3 * 2  # and there were such
+        assert loop_thread not in threads
+
+    async def test_the_loop_makes_no_commit_until_a_checkpoint_has_begun_the_log(self, store: SqliteStore) -> None:
+        statements: list[str] = []
+        await store._loop.read(lambda db: db.set_trace_callback(statements.append))
+        statements.clear()
+        store._checkpoints._latest = under_way = Future[None]()
+        assert isinstance(await reserve(store, "r1"), Granted)
+        assert statements == []
+        under_way.set_result(None)
+        assert isinstance(await reserve(store, "r2"), Granted)
+        assert statements[-1] == "COMMIT"
 
     async def test_a_read_that_fails_is_left_to_the_thread(self, store: SqliteStore) -> None:
         await reserve(store, "r1")

@@ -7,14 +7,18 @@ instead of 2.5 ms (medians), and the event loop was held up no longer than befor
 
 That is only good for what does not wait. So the loop never waits
 
-- for the disk: without `synchronous=full` a commit only writes to the operating system's memory. The log's way into the
-  file, which is synchronised, is `policyd.stores.sqlite.checkpoints`;
+- for the disk: without `synchronous=full` a commit only writes to the operating system's memory, but for the first one
+  after a checkpoint has moved all of the log: that begins the log anew and waits until its head is on the disk. So the
+  checkpoint's thread makes that one itself, and until it has, everything is for the other thread
+  (`policyd.stores.sqlite.checkpoints`);
 - for another connection that writes: the batch goes to the thread, which waits for it. What is called until that batch
   is answered waits for it here, lest it be overtaken again and again, and then is one transaction of the loop.
 
-What it may wait for, as any program that reads a file does, is a page that the operating system has not in memory, or
-that is slow to take what is written. Once that has taken long, the threads have everything for a while: a disk that
-hangs holds up the loop once, and not for each call. Steps that touch many rows are for the threads, too.
+What it may wait for, as any program with a file does, is a page that the operating system has not in memory, or that is
+slow to take what is written; and the disk, where the log is begun anew by none of this process's checkpoints: another
+process that shares the file has ended one this very moment, or held the lock when it was to be begun here. Once that
+has taken long, the threads have everything for a while: a disk that hangs holds up the loop once, and not for each
+call. Steps that touch many rows are for the threads, too.
 """
 
 from __future__ import annotations
@@ -22,13 +26,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from threading import Lock
 from time import monotonic
 from typing import Any, TypeVar
 
 from policyd.core.errors import StoreUnavailable
+from policyd.stores.sqlite.checkpoints import Checkpoints
 from policyd.stores.sqlite.group_commit import GroupCommit
 from policyd.stores.sqlite.transactions import DATABASE_ERRORS, Call, Locked, Step, Transactions
 
@@ -56,18 +61,15 @@ class OnLoop:
         commits_wait: bool,
         writer: GroupCommit,
         reader: GroupCommit,
-        on_commit: Callable[[int], None],
+        checkpoints: Checkpoints,
     ) -> None:
-        """`connection` never waits for a lock. `commits_wait`: for the disk, so that none is made here.
-
-        `on_commit` is told of each that is, by how many rows have been written here in all.
-        """
+        """`connection` never waits for a lock. `commits_wait`: for the disk, so that none is made here."""
         self._connection = connection
-        self._transactions = Transactions(connection, begin="BEGIN IMMEDIATE")
+        self._transactions = Transactions(connection, begin="BEGIN IMMEDIATE", on_commit=checkpoints.note)
         self._commits_wait = commits_wait
         self._writer = writer
         self._reader = reader
-        self._on_commit = on_commit
+        self._checkpoints = checkpoints
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: list[Call] = []
         self._collided = 0
@@ -147,6 +149,9 @@ class OnLoop:
             calls, self._calls = self._calls, []
             if not calls:
                 return  # closed meanwhile
+            if self._checkpoints.under_way:
+                self._writer.take_over(calls)
+                return
             try:
                 answers = self._transactions.carry_out(calls)
             except Locked:
@@ -155,7 +160,6 @@ class OnLoop:
         self._look_at(began, calls=len(calls))
         for answer in answers:
             answer.deliver()
-        self._on_commit(self._connection.total_changes)
 
     def _hand_over(self, calls: Sequence[Call]) -> None:
         self._writer.take_over(calls)
