@@ -453,6 +453,50 @@ class TestOnLoop:
         assert _bytes(file) > 100 * 4096
         assert _log_bytes(file) < 400 * 4096
 
+    @pytest.mark.parametrize(
+        ("changed", "held_up"),
+        [
+            ({}, True),
+            ({"LOG_PAGES_MAX": 10**6}, False),
+            ({"QUICK_SECONDS": -1.0}, False),  # every disk is slow
+            ({"LEFT_PAGES_MAX": -1}, False),  # however little is left
+            ({"QUICK_SECONDS": -1.0, "LOG_PAGES_BOUND": 0}, True),
+        ],
+        ids=str,
+    )
+    async def test_writers_are_held_up_for_a_long_log_where_it_takes_a_moment(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, *, changed: dict[str, float], held_up: bool
+    ) -> None:
+        for name, value in ({"ROWS_MAX": 1, "LOG_PAGES_MAX": 0, "QUICK_SECONDS": 60.0} | changed).items():
+            monkeypatch.setattr(checkpoints, name, value)
+        statements: list[str] = []
+        store._checkpoints._connection.set_trace_callback(statements.append)
+        await reserve(store, "r1")
+        latest = store._checkpoints._latest
+        assert latest is not None
+        await asyncio.wrap_future(latest)
+        assert statements[0] == "PRAGMA wal_checkpoint(PASSIVE)"
+        assert ("PRAGMA wal_checkpoint(RESTART)" in statements) is held_up
+        slow = changed.get("QUICK_SECONDS") == -1.0
+        assert (statements[-1] == "COMMIT") is not slow  # which begins the log anew
+
+    async def test_on_a_slow_disk_the_writer_begins_the_log(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(checkpoints, "QUICK_SECONDS", -1.0)  # every disk is slow
+        statements: list[str] = []
+        await store._loop.read(lambda db: db.set_trace_callback(statements.append))
+        store._checkpoints.note(checkpoints.ROWS_MAX)
+        latest = store._checkpoints._latest
+        assert latest is not None
+        await asyncio.wrap_future(latest)
+        statements.clear()
+        await store.ping()  # writes nothing
+        await reserve(store, "r1")
+        assert statements == []
+        await reserve(store, "r2")
+        assert statements[-1] == "COMMIT"
+
 
 def _make_fail(file: Path, kind: str) -> None:
     """From now on SQLite itself fails when the usage record "poison" is stored."""

@@ -8,17 +8,16 @@ instead of 2.5 ms (medians), and the event loop was held up no longer than befor
 That is only good for what does not wait. So the loop never waits
 
 - for the disk: without `synchronous=full` a commit only writes to the operating system's memory, but for the first one
-  after a checkpoint has moved all of the log: that begins the log anew and waits until its head is on the disk. So the
-  checkpoint's thread makes that one itself, and until it has, everything is for the other thread
-  (`policyd.stores.sqlite.checkpoints`);
+  after a checkpoint has moved all of the log: it begins the log anew and waits until its head is on the disk. So the
+  checkpoint's thread makes that one itself or leaves it to the thread that writes. Until one of them has, everything
+  is for the latter (`policyd.stores.sqlite.checkpoints`);
 - for another connection that writes: the batch goes to the thread, which waits for it. What is called until that batch
   is answered waits for it here, lest it be overtaken again and again, and then is one transaction of the loop.
 
 What it may wait for, as any program with a file does, is a page that the operating system has not in memory, or that is
-slow to take what is written; and the disk, where the log is begun anew by none of this process's checkpoints: another
-process that shares the file has ended one this very moment, or held the lock when it was to be begun here. Once that
-has taken long, the threads have everything for a while: a disk that hangs holds up the loop once, and not for each
-call. Steps that touch many rows are for the threads, too.
+slow to take what is written; and the disk, where another process that shares the file has ended a checkpoint this very
+moment. Once that has taken long, the threads have everything for a while: a disk that hangs holds up the loop once, and
+not for each call. Steps that touch many rows are for the threads, too.
 """
 
 from __future__ import annotations
