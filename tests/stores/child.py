@@ -14,6 +14,7 @@ from pathlib import Path
 from policyd.core.errors import StoreError
 from policyd.core.policy import Metric
 from policyd.stores.base import Granted
+from policyd.stores.sqlite import checkpoints
 from policyd.stores.sqlite.store import SqliteStore
 from tests.stores.building import NOW_MS, TTL_MS, entry, record
 
@@ -25,6 +26,9 @@ COMPETE_RESERVES = 300
 COMPETE_CAP = 400
 
 FULL_RESERVES = 200
+
+SYNC_RESERVES = 200
+SYNC_ROWS_MAX = 20
 
 
 def say(*words: object) -> None:
@@ -93,13 +97,23 @@ async def full(store: SqliteStore, file: Path) -> None:
         say("recovered", name)
 
 
+async def sync(store: SqliteStore) -> None:
+    """Reserves through many checkpoints: some calls come while one is under way, others right after it."""
+    checkpoints.ROWS_MAX = SYNC_ROWS_MAX
+    for number in range(SYNC_RESERVES):
+        await reserve(store, f"r{number}", 1, cap=STORM_CAP)
+        if number % 2 and (latest := store._checkpoints._latest):
+            await asyncio.wrap_future(latest)
+    say(os.getpid(), store._loop._connection.total_changes)
+
+
 def _log_bytes(file: Path) -> int:
     return Path(f"{file}-wal").stat().st_size
 
 
 async def main() -> None:
     command, file = sys.argv[1], Path(sys.argv[2])
-    store = SqliteStore(file)
+    store = await asyncio.to_thread(SqliteStore, file)  # what it waits for is not the event loop's
     match command:
         case "storm":
             await storm(store)
@@ -107,6 +121,8 @@ async def main() -> None:
             await compete(store)
         case "full":
             await full(store, file)
+        case "sync":
+            await sync(store)
         case _:
             raise SystemExit(f"no command {command!r}")
     await store.close()

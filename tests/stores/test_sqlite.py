@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from threading import Thread, get_ident
@@ -23,6 +25,7 @@ from policyd.stores.base import Granted, Refused, ReserveResult, Stale, StateIte
 from policyd.stores.sqlite import checkpoints, ledger, on_loop, runtime, usage_records
 from policyd.stores.sqlite.file import SCHEMA_VERSION, Synchronous
 from policyd.stores.sqlite.store import SqliteStore
+from policyd.stores.sqlite.transactions import Call
 from tests.stores import child
 from tests.stores.building import NOW_MS, TTL_MS, account, entry, record
 
@@ -84,8 +87,19 @@ def locked(file: Path) -> Iterator[None]:
         other.execute("ROLLBACK")
 
 
-async def start_child(command: str, file: Path) -> asyncio.subprocess.Process:
+def _strace(calls: Path) -> Sequence[str]:
+    """What to run a program under so that each call that waits for the disk is a line of `calls`, its thread first."""
+    tracing = ("strace", "-f", "-e", "trace=fsync,fdatasync", "-o", str(calls))
+    if shutil.which("strace") is None:
+        pytest.skip("no strace, which sees who waits for the disk")
+    if subprocess.run((*tracing, "true"), capture_output=True, check=False).returncode:
+        pytest.skip("strace may not trace here")
+    return tracing
+
+
+async def start_child(command: str, file: Path, *, under: Sequence[str] = ()) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
+        *under,
         sys.executable,
         "-m",
         "tests.stores.child",
@@ -342,14 +356,60 @@ class TestOnLoop:
         statements: list[str] = []
         await store._loop.read(lambda db: db.set_trace_callback(statements.append))
         with locked(file):
-            calls = [asyncio.ensure_future(reserve(store, "r1"))]
+            first = asyncio.ensure_future(reserve(store, "r1", cap=1))
             for _ in range(3):  # until it is found that the file is locked
                 await asyncio.sleep(0)
-        calls.append(asyncio.ensure_future(reserve(store, "r2")))
-        await asyncio.gather(*calls)
+        second = asyncio.ensure_future(reserve(store, "r2", cap=1))
+        assert isinstance(await first, Granted)
         assert not any("INSERT" in statement for statement in statements)
-        await reserve(store, "r3")
-        assert any("INSERT" in statement for statement in statements)
+        assert isinstance(await second, Refused)
+
+    async def test_calls_that_always_overlap_leave_the_thread_after_one_batch(
+        self, file: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken_over: list[int] = []
+        take_over = store._writer.take_over
+
+        def note(calls: Sequence[Call]) -> None:
+            taken_over.append(len(calls))
+            take_over(calls)
+
+        monkeypatch.setattr(store._writer, "take_over", note)
+
+        async def call_again_and_again(name: str) -> None:
+            for number in range(20):
+                await reserve(store, f"{name}.{number}")
+
+        with locked(file):
+            callers = [asyncio.ensure_future(call_again_and_again(f"a{number}")) for number in range(2)]
+            for _ in range(3):  # until it is found that the file is locked
+                await asyncio.sleep(0)
+            callers += [asyncio.ensure_future(call_again_and_again(f"b{number}")) for number in range(2)]
+            await asyncio.sleep(0)
+        await asyncio.gather(*callers)
+        assert taken_over == [2]
+        assert await balance(store) == Balance(0, 80)
+
+    async def test_no_commit_of_the_loop_waits_for_the_disk(self, file: Path) -> None:
+        calls = file.with_name("calls")
+        process = await start_child("sync", file, under=_strace(calls))
+        ((loop_thread, rows),) = [words async for words in lines_of(process)]
+        assert await process.wait() == 0
+        threads = [line.split()[0] for line in calls.read_text().splitlines() if "sync(" in line]
+        assert int(rows) > child.SYNC_ROWS_MAX * 2  # the loop made commits, in between checkpoints
+        assert len(threads) > 3 * 2  # and there were such
+        assert loop_thread not in threads
+
+    async def test_the_loop_makes_no_commit_until_a_checkpoint_has_begun_the_log(self, store: SqliteStore) -> None:
+        statements: list[str] = []
+        await store._loop.read(lambda db: db.set_trace_callback(statements.append))
+        statements.clear()
+        store._checkpoints._latest = under_way = Future[None]()
+        assert isinstance(await reserve(store, "r1"), Granted)
+        assert statements == []
+        under_way.set_result(None)
+        assert isinstance(await reserve(store, "r2"), Granted)
+        assert statements[-1] == "COMMIT"
 
     async def test_a_read_that_fails_is_left_to_the_thread(self, store: SqliteStore) -> None:
         await reserve(store, "r1")
@@ -392,6 +452,50 @@ class TestOnLoop:
             await asyncio.sleep(0.0001)
         assert _bytes(file) > 100 * 4096
         assert _log_bytes(file) < 400 * 4096
+
+    @pytest.mark.parametrize(
+        ("changed", "held_up"),
+        [
+            ({}, True),
+            ({"LOG_PAGES_MAX": 10**6}, False),
+            ({"QUICK_SECONDS": -1.0}, False),  # every disk is slow
+            ({"LEFT_PAGES_MAX": -1}, False),  # however little is left
+            ({"QUICK_SECONDS": -1.0, "LOG_PAGES_BOUND": 0}, True),
+        ],
+        ids=str,
+    )
+    async def test_writers_are_held_up_for_a_long_log_where_it_takes_a_moment(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, *, changed: dict[str, float], held_up: bool
+    ) -> None:
+        for name, value in ({"ROWS_MAX": 1, "LOG_PAGES_MAX": 0, "QUICK_SECONDS": 60.0} | changed).items():
+            monkeypatch.setattr(checkpoints, name, value)
+        statements: list[str] = []
+        store._checkpoints._connection.set_trace_callback(statements.append)
+        await reserve(store, "r1")
+        latest = store._checkpoints._latest
+        assert latest is not None
+        await asyncio.wrap_future(latest)
+        assert statements[0] == "PRAGMA wal_checkpoint(PASSIVE)"
+        assert ("PRAGMA wal_checkpoint(RESTART)" in statements) is held_up
+        slow = changed.get("QUICK_SECONDS") == -1.0
+        assert (statements[-1] == "COMMIT") is not slow  # which begins the log anew
+
+    async def test_on_a_slow_disk_the_writer_begins_the_log(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(checkpoints, "QUICK_SECONDS", -1.0)  # every disk is slow
+        statements: list[str] = []
+        await store._loop.read(lambda db: db.set_trace_callback(statements.append))
+        store._checkpoints.note(checkpoints.ROWS_MAX)
+        latest = store._checkpoints._latest
+        assert latest is not None
+        await asyncio.wrap_future(latest)
+        statements.clear()
+        await store.ping()  # writes nothing
+        await reserve(store, "r1")
+        assert statements == []
+        await reserve(store, "r2")
+        assert statements[-1] == "COMMIT"
 
 
 def _make_fail(file: Path, kind: str) -> None:

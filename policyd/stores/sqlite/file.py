@@ -138,7 +138,7 @@ class Connections(NamedTuple):
     prompt: sqlite3.Connection
     """Waits neither for other connections nor, by itself, for the disk; writes where commits need not wait for that."""
     moving: sqlite3.Connection
-    """Moves what `prompt` has committed out of the log."""
+    """Moves what is committed out of the log."""
 
 
 def open_file(path: Path, *, synchronous: Synchronous, busy_timeout_ms: int) -> Connections:
@@ -157,10 +157,11 @@ def open_file(path: Path, *, synchronous: Synchronous, busy_timeout_ms: int) -> 
             reading = opened.enter_context(closing(_connect(path, busy_timeout_ms)))
             reading.execute("PRAGMA query_only = ON")
             prompt = opened.enter_context(closing(_connect(path, 0)))
-            prompt.execute("PRAGMA wal_autocheckpoint = 0")
             moving = opened.enter_context(closing(_connect(path, MOVING_TIMEOUT_MS)))
             for connection in (writing, prompt, moving):
                 connection.execute(f"PRAGMA synchronous = {synchronous}")
+                connection.execute("PRAGMA wal_autocheckpoint = 0")  # policyd.stores.sqlite.checkpoints does it
+            begin_log(writing)
         except sqlite3.Error as error:
             raise ConfigError(f"the store's file {path} cannot be used: {error}") from error
         opened.pop_all()  # from here on they are the caller's to close
@@ -216,6 +217,18 @@ def _migrate(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
+
+
+def begin_log(connection: sqlite3.Connection) -> None:
+    """Commits a page that says what it said before.
+
+    The first commit after all of the log was moved begins the log anew, and waits for the disk also without
+    `synchronous=full`. Made here, no other has to.
+    """
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        # Setting it writes a page always. Read under the lock: another process may have brought the schema up to date.
+        connection.execute(f"PRAGMA user_version = {_pragma(connection, 'user_version')}")
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

@@ -7,14 +7,17 @@ instead of 2.5 ms (medians), and the event loop was held up no longer than befor
 
 That is only good for what does not wait. So the loop never waits
 
-- for the disk: without `synchronous=full` a commit only writes to the operating system's memory. The log's way into the
-  file, which is synchronised, is `policyd.stores.sqlite.checkpoints`;
-- for another connection that writes: the batch goes to the thread, which waits for it, and so does all that is called
-  until that is answered, lest it be overtaken again and again.
+- for the disk: without `synchronous=full` a commit only writes to the operating system's memory, but for the first one
+  after a checkpoint has moved all of the log: it begins the log anew and waits until its head is on the disk. So the
+  checkpoint's thread makes that one itself or leaves it to the thread that writes. Until one of them has, everything
+  is for the latter (`policyd.stores.sqlite.checkpoints`);
+- for another connection that writes: the batch goes to the thread, which waits for it. What is called until that batch
+  is answered waits for it here, lest it be overtaken again and again, and then is one transaction of the loop.
 
-What it may wait for, as any program that reads a file does, is a page that the operating system has not in memory, or
-that is slow to take what is written. Once that has taken long, the threads have everything for a while: a disk that
-hangs holds up the loop once, and not for each call. Steps that touch many rows are for the threads, too.
+What it may wait for, as any program with a file does, is a page that the operating system has not in memory, or that is
+slow to take what is written; and the disk, where another process that shares the file has ended a checkpoint this very
+moment. Once that has taken long, the threads have everything for a while: a disk that hangs holds up the loop once, and
+not for each call. Steps that touch many rows are for the threads, too.
 """
 
 from __future__ import annotations
@@ -22,13 +25,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from threading import Lock
 from time import monotonic
 from typing import Any, TypeVar
 
 from policyd.core.errors import StoreUnavailable
+from policyd.stores.sqlite.checkpoints import Checkpoints
 from policyd.stores.sqlite.group_commit import GroupCommit
 from policyd.stores.sqlite.transactions import DATABASE_ERRORS, Call, Locked, Step, Transactions
 
@@ -56,22 +60,19 @@ class OnLoop:
         commits_wait: bool,
         writer: GroupCommit,
         reader: GroupCommit,
-        on_commit: Callable[[int], None],
+        checkpoints: Checkpoints,
     ) -> None:
-        """`connection` never waits for a lock. `commits_wait`: for the disk, so that none is made here.
-
-        `on_commit` is told of each that is, by how many rows have been written here in all.
-        """
+        """`connection` never waits for a lock. `commits_wait`: for the disk, so that none is made here."""
         self._connection = connection
-        self._transactions = Transactions(connection, begin="BEGIN IMMEDIATE")
+        self._transactions = Transactions(connection, begin="BEGIN IMMEDIATE", on_commit=checkpoints.note)
         self._commits_wait = commits_wait
         self._writer = writer
         self._reader = reader
-        self._on_commit = on_commit
+        self._checkpoints = checkpoints
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: list[Call] = []
-        self._handed_over = 0
-        """How many calls the writer has still to answer that were made here."""
+        self._collided = 0
+        """How many calls the writer has still to answer of the batch that found the file locked."""
         self._slow_until = 0.0
         """Of the monotonic clock; 0: the disk is not slow."""
         self._closed = False
@@ -87,13 +88,9 @@ class OnLoop:
         if self._commits_wait or not self._belongs_to(loop) or self._is_slow():
             return await self._writer.run(step)
         future: asyncio.Future[T] = loop.create_future()
-        call = Call(step, future)
-        if self._handed_over:
-            self._hand_over((call,))
-        else:
-            if not self._calls:
-                loop.call_soon(self._end_tick)
-            self._calls.append(call)
+        if not self._calls and not self._collided:
+            loop.call_soon(self._end_tick)
+        self._calls.append(Call(step, future))
         return await future
 
     async def read(self, step: Step[T]) -> T:
@@ -120,7 +117,7 @@ class OnLoop:
             return True
         with self._using:
             if self._loop is None or self._loop.is_closed():
-                self._loop, self._calls, self._handed_over = loop, [], 0
+                self._loop, self._calls, self._collided = loop, [], 0
             return self._loop is loop
 
     def _is_slow(self) -> bool:
@@ -151,6 +148,9 @@ class OnLoop:
             calls, self._calls = self._calls, []
             if not calls:
                 return  # closed meanwhile
+            if self._checkpoints.under_way:
+                self._writer.take_over(calls)
+                return
             try:
                 answers = self._transactions.carry_out(calls)
             except Locked:
@@ -159,13 +159,14 @@ class OnLoop:
         self._look_at(began, calls=len(calls))
         for answer in answers:
             answer.deliver()
-        self._on_commit(self._connection.total_changes)
 
     def _hand_over(self, calls: Sequence[Call]) -> None:
         self._writer.take_over(calls)
-        self._handed_over += len(calls)
+        self._collided = len(calls)
         for call in calls:
             call.future.add_done_callback(self._answered)
 
     def _answered(self, _: asyncio.Future[Any]) -> None:
-        self._handed_over -= 1
+        self._collided -= 1
+        if not self._collided and self._calls:
+            self._end_tick()

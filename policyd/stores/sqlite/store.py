@@ -65,17 +65,18 @@ class SqliteStore:
     ) -> None:
         """Opens `path`, or creates it. Raises `ConfigError` if it cannot be used."""
         opened = open_file(path, synchronous=synchronous, busy_timeout_ms=busy_timeout_ms)
+        self._checkpoints = Checkpoints(opened.moving)
         self._writer = GroupCommit(
-            Transactions(opened.writing, begin="BEGIN IMMEDIATE"), thread_name="policyd-sqlite-writer"
+            Transactions(opened.writing, begin="BEGIN IMMEDIATE", on_commit=self._checkpoints.note),
+            thread_name="policyd-sqlite-writer",
         )
         self._reader = GroupCommit(Transactions(opened.reading, begin="BEGIN"), thread_name="policyd-sqlite-reader")
-        self._checkpoints = Checkpoints(opened.moving)
         self._loop = OnLoop(
             opened.prompt,
             commits_wait=synchronous is Synchronous.FULL,
             writer=self._writer,
             reader=self._reader,
-            on_commit=self._checkpoints.note,
+            checkpoints=self._checkpoints,
         )
 
     async def reserve(

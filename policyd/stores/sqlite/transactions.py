@@ -71,16 +71,25 @@ class _HalfDoneError(Exception):
 class Transactions:
     """Carries out batches on `connection`, which is its own; one at a time, in whichever thread."""
 
-    def __init__(self, connection: sqlite3.Connection, *, begin: Literal["BEGIN", "BEGIN IMMEDIATE"]) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        begin: Literal["BEGIN", "BEGIN IMMEDIATE"],
+        on_commit: Callable[[int], None] | None = None,
+    ) -> None:
+        """`on_commit` is told of each commit, in the thread that made it, by how many rows were written."""
         self._connection = connection
         self._begin = begin
+        self._on_commit = on_commit
+        self._rows_told = connection.total_changes
 
     def carry_out(self, batch: Sequence[Call]) -> list[Answer]:
         """Carries out the batch in one transaction and commits it. Raises `Locked`."""
         try:
             answers = self._take_steps(batch)
         except DATABASE_ERRORS as error:
-            if isinstance(error, sqlite3.OperationalError) and _is_busy(error):
+            if isinstance(error, sqlite3.OperationalError) and is_busy(error):
                 self._roll_back()
                 raise Locked from error
             _log.error("the store's transaction could not be carried out: %s", error)
@@ -92,6 +101,10 @@ class Transactions:
             _log.error("the store's transaction could not be committed: %s", error)
             self._roll_back()
             return [Answer(call.future, error=StoreError(_UNKNOWN)) for call in batch]
+        if self._on_commit is not None:
+            rows = self._connection.total_changes
+            self._on_commit(rows - self._rows_told)
+            self._rows_told = rows
         return answers
 
     def close(self) -> None:
@@ -155,5 +168,6 @@ def refusals(batch: Sequence[Call]) -> list[Answer]:
     return [Answer(call.future, error=StoreUnavailable(_UNDONE)) for call in batch]
 
 
-def _is_busy(error: sqlite3.OperationalError) -> bool:
+def is_busy(error: sqlite3.OperationalError) -> bool:
+    """Whether another connection has the lock."""
     return error.sqlite_errorcode & _PRIMARY_CODE == sqlite3.SQLITE_BUSY
