@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from policyd.core.decision import charges
-from policyd.core.errors import ReservationNotFound, StoreDefect, StoreError, StoreUnavailable, Unjournalled
+from policyd.core.errors import (
+    ReservationError,
+    ReservationNotFound,
+    StoreDefect,
+    StoreError,
+    StoreUnavailable,
+    Unjournalled,
+)
 from policyd.core.events import OperatorEvent
 from policyd.core.ledger import ZERO_BALANCE, Amounts, Entry
 from policyd.core.policy import FailureMode, Policy
@@ -207,13 +214,15 @@ class JournalledStore(GuardedStore):
             return False
 
     async def close(self) -> None:
-        await self.mend()
-        if not self._guard.is_open:
-            await self._keeper.end_all(now_ms=self._now_ms())
-            for file in tuple(self._journal.files):
-                await self._drain(file)
-        self._journal.close()
-        await super().close()
+        try:
+            await self.mend()
+            if not self._guard.is_open:
+                await self._keeper.end_all(now_ms=self._now_ms())
+                for file in tuple(self._journal.files):
+                    await self._drain(file)
+        finally:
+            self._journal.close()
+            await super().close()
 
     # --- in the meantime ---
 
@@ -271,7 +280,7 @@ class JournalledStore(GuardedStore):
         if not self._journal.is_own(file):
             try:
                 for end in replay.leases.ends(now_ms=self._now_ms()):
-                    await replay.end(end, now_ms=self._now_ms())
+                    await self._end_lost_lease(replay, end)
             except StoreError:
                 return
         elif self._leases:
@@ -281,6 +290,13 @@ class JournalledStore(GuardedStore):
             return
         del self._replays[file]
         self._journal.done(file)
+
+    async def _end_lost_lease(self, replay: Replay, end: Ended) -> None:
+        """Ends a lease of a process that died, or a request that had taken of one. Raises `StoreError`s."""
+        try:
+            await replay.end(end, now_ms=self._now_ms())
+        except ReservationError as error:
+            log.warning("what a process that died had open has ended otherwise: %s", error)
 
     def _replay(self) -> Replay:
         settings = self._policy().reservations

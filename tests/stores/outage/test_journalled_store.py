@@ -362,6 +362,26 @@ class TestWhoDrains:
         assert len(rig.journals) == 1
         assert sum("another store" in message for message in caplog.messages) == 1
 
+    async def test_one_that_fails_to_drain_lets_go_of_all_at_its_end(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        process = rig.process()
+        rig.store.error = AWAY
+        await rig.reserve(process, "r1")
+        await rig.settle(process, "r1", 7)
+        rig.store.error = None
+
+        async def fail() -> None:
+            raise ReservationNotFound("r1")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(process, "mend", fail)
+            with pytest.raises(ReservationNotFound):
+                await process.close()
+        await rig.process().mend()
+        assert await rig.balance() == Balance(7, 0)
+        assert not rig.journals
+
 
 class TestACrash:
     """The process that drains dies after any of its calls; the next one starts over."""

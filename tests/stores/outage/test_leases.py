@@ -300,6 +300,32 @@ class TestWhileItIsAway:
         assert (costs["ended"], costs["open"]) == (7, 20)
         assert not rig.journals
 
+    async def test_one_that_was_released_elsewhere_does_not_hold_up_the_next_process(self, rig: Rig) -> None:
+        process = await leasing(rig)
+        rig.store.error = AWAY
+        await rig.reserve(process, "r1", amount=10)
+        rig.store.error = None
+        await process.mend()
+        process._journal.close()
+        await rig.release(rig.process(), "r1")
+        await rig.process().mend()
+        assert (await rig.costs())["r1"] == 0
+        assert not rig.journals
+
+    async def test_one_whose_hold_was_put_aside_does_not_hold_up_the_next_process(self, rig: Rig) -> None:
+        process = await leasing(rig)
+        rig.store.error = AWAY
+        await rig.reserve(process, "r1", amount=10)
+        process._journal.close()
+        rig.store.error = TypeError("a defect")
+        second = rig.process()
+        await second.mend()
+        assert second.status.unapplied == 1
+        rig.store.error = None
+        await second.mend()
+        assert await rig.balance() == Balance(10, 0)
+        assert not rig.journals
+
 
 @dataclass
 class Pair:
