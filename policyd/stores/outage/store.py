@@ -8,27 +8,18 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from policyd.core.decision import charges
-from policyd.core.errors import (
-    ReservationError,
-    ReservationNotFound,
-    StoreDefect,
-    StoreError,
-    StoreUnavailable,
-    Unjournalled,
-)
+from policyd.core.errors import ReservationNotFound, StoreDefect, StoreError, StoreUnavailable, Unjournalled
 from policyd.core.events import OperatorEvent
 from policyd.core.ledger import ZERO_BALANCE, Amounts, Entry
 from policyd.core.policy import FailureMode, Policy
 from policyd.core.record import Record
 from policyd.core.reservation import State
-from policyd.core.usage import NO_USAGE
 from policyd.stores.base import Granted, Refused, ReserveResult, Store
 from policyd.stores.outage.events import Begun, Ended, Held, Opened, Took
 from policyd.stores.outage.guard import Guard, GuardedStore
 from policyd.stores.outage.journal import Journal, JournalFile, Written
 from policyd.stores.outage.keeping import LeaseKeeper
-from policyd.stores.outage.leases import Leases, may_be_leased
+from policyd.stores.outage.leases import Leases, charges_of, may_be_leased
 from policyd.stores.outage.replay import Replay
 from policyd.stores.postings import all_fit
 
@@ -261,8 +252,7 @@ class JournalledStore(GuardedStore):
                     end = self._leases.expired(request_id, found.entries, record, now_ms=now_ms)
                     self._end_later(end.amounts, end.record, now_ms)
                 case State.SETTLED:
-                    cost_nanos = record.actual_cost_nanos or 0
-                    self._end_later(charges(record.usage or NO_USAGE, cost_nanos=cost_nanos), record, now_ms)
+                    self._end_later(charges_of(record), record, now_ms)
                 case State.RELEASED:
                     self._end_later(None, record, now_ms)
 
@@ -279,8 +269,10 @@ class JournalledStore(GuardedStore):
                 break
         if not self._journal.is_own(file):
             try:
-                for end in replay.leases.ends(now_ms=self._now_ms()):
-                    await self._end_lost_lease(replay, end)
+                if not await replay.end_leases(
+                    now_ms=self._now_ms(), ttl_ms=self._policy().reservations.ttl_seconds * 1000
+                ):
+                    return
             except StoreError:
                 return
         elif self._leases:
@@ -290,13 +282,6 @@ class JournalledStore(GuardedStore):
             return
         del self._replays[file]
         self._journal.done(file)
-
-    async def _end_lost_lease(self, replay: Replay, end: Ended) -> None:
-        """Ends a lease of a process that died, or a request that had taken of one. Raises `StoreError`s."""
-        try:
-            await replay.end(end, now_ms=self._now_ms())
-        except ReservationError as error:
-            log.warning("what a process that died had open has ended otherwise: %s", error)
 
     def _replay(self) -> Replay:
         settings = self._policy().reservations
