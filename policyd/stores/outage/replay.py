@@ -52,8 +52,7 @@ class Replay:
         match event:
             case Begun(key, began_ms, length_ms):
                 begun = await self._store.begin_window(key, now_ms=began_ms, length_ms=length_ms)
-                limit_and_scope, _, _ = key.rpartition("|")
-                self._begun[limit_and_scope, began_ms, length_ms] = began_ms if begun is None else begun
+                self._begun[event.limit_and_scope, began_ms, length_ms] = began_ms if begun is None else begun
             case Held(entries, record, held_ms, expires_at_ms):
                 self.leases.hold(event)
                 # Its exchange may be open still, and renews it once it is held.

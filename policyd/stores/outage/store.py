@@ -17,6 +17,7 @@ from policyd.core.reservation import State
 from policyd.stores.base import Granted, Refused, ReserveResult, Store
 from policyd.stores.outage.events import Begun, Ended, Held, Opened, Took
 from policyd.stores.outage.guard import Guard, GuardedStore
+from policyd.stores.outage.guesses import Guesses
 from policyd.stores.outage.journal import Journal, JournalFile, Written
 from policyd.stores.outage.keeping import LeaseKeeper
 from policyd.stores.outage.leases import Leases, charges_of, may_be_leased
@@ -71,6 +72,7 @@ class JournalledStore(GuardedStore):
         """What open reservations of this process hold, by id."""
         self._unheld: set[str] = set()
         """The ids of those whose hold waits in the journal."""
+        self._guesses = Guesses()
         self._leases = Leases()
         self._keeper = LeaseKeeper(self._leases, self._guarded, journal, replay=self._replay)
         self._replays: dict[JournalFile, Replay] = {}
@@ -102,6 +104,8 @@ class JournalledStore(GuardedStore):
         state_revision: int | None = None,
     ) -> ReserveResult:
         try:
+            if self._guesses.of(entries):
+                raise StoreUnavailable("the store did not tell since when a window of first use is under way")
             result = await super().reserve(
                 reservation_id,
                 entries=entries,
@@ -171,15 +175,18 @@ class JournalledStore(GuardedStore):
         await super().renew(reservation_ids, expires_at_ms=expires_at_ms)
 
     async def begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool = True) -> int | None:
-        """Without the store, and where the mode is open, `None` also with `begin`: it begins now, as far as is known
-        yet."""
+        """Without the store `None` also with `begin`: it begins now, as far as is known yet. `reserve` decides what
+        that lets pass."""
         try:
-            return await super().begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
+            begun_ms = await super().begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
         except StoreError:
-            if not begin or self._mode is FailureMode.CLOSED:
+            if not begin:
                 raise
-            self._journal.append(Begun(key, now_ms, length_ms))
+            self._guesses.note(Begun(key, now_ms, length_ms))
             return None
+        if begun_ms is not None:
+            self._guesses.confirm(Begun(key, begun_ms, length_ms))
+        return begun_ms
 
     async def repeated(
         self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
@@ -348,9 +355,14 @@ class JournalledStore(GuardedStore):
         return self._hold_later(held)
 
     def _hold_later(self, held: Held, *, past_maximum: bool = False) -> Granted:
-        self._journal.append(held, past_maximum=past_maximum)
+        self._write_held(held, past_maximum=past_maximum)
         self._unheld.add(held.record.request_id)
         return Granted((ZERO_BALANCE,) * len(held.entries))
+
+    def _write_held(self, held: Held, *, past_maximum: bool = False) -> None:
+        for begun in self._guesses.of(held.entries):
+            self._journal.append(begun, past_maximum=past_maximum)
+        self._journal.append(held, past_maximum=past_maximum)
 
     def _take(self, held: Held) -> None:
         """Takes of the leases, and has the rest held by itself."""
@@ -359,7 +371,7 @@ class JournalledStore(GuardedStore):
         try:
             self._journal.append(Took(request_id, self._leases.taken(request_id), held.now_ms))
             rest = tuple(entry for entry in held.entries if not may_be_leased(entry))
-            self._journal.append(structs.replace(held, entries=rest))
+            self._write_held(structs.replace(held, entries=rest))
         except Unjournalled:
             self._leases.give_back(request_id, None)
             raise
