@@ -6,6 +6,7 @@ from abc import abstractmethod
 
 from msgspec import structs
 
+from policyd.core.decision import NO_CHANGES
 from policyd.core.errors import BodyTooSlow, BodyUnreadable, EndpointUnknown, RequestError
 from policyd.core.policy import Policy
 from policyd.core.policy import UnknownEndpoint as UnknownEndpointAction
@@ -188,12 +189,15 @@ class Admission(Life[State]):
     def _fail_undecided(self, event: m.Failed) -> Step:
         """policyd failed, and knows what the request says: the policy's `failure_mode` decides.
 
-        What passes is charged the most that it can cost; what cannot be charged is refused.
+        What passes is charged the most that it can cost, also where its client hangs up meanwhile; what cannot be
+        charged is refused, and so is what was held for as policy would have changed it: it would pass unchanged.
         """
         if not self._may_pass(event):
             return self._fail_closed(event)
         if not self._holding:
             return State.CHARGING, [m.ChargeMaximum(self._ask, event.error)]
+        if self._verdict.decision.changes != NO_CHANGES:
+            return self._fail_closed(event)
         maximum = self._verdict.decision.estimate.maximum
         ending = Ending(Outcome.UNMETERED, usage=maximum, source=UsageSource.NONE, error=event.error)
         state, passing = self._pass_undecided()

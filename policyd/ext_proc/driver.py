@@ -25,7 +25,7 @@ Send = Callable[[m.Reply], Awaitable[None]]
 
 _REQUESTS = (m.Authenticate, m.Decide, m.TopUp, m.Finish, m.Charge, m.ChargeMaximum, m.Report)
 
-NOT_FAILURES = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
+NOT_FAILURES = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
 """What ends a task or the process. Any other exception is a failure: a panic in a library of Rust is no `Exception`."""
 
 

@@ -44,7 +44,9 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_REJECTED: _Outcome.ValueType  # 6
     """It could not be priced; the provider never saw it."""
     OUTCOME_UNMETERED: _Outcome.ValueType  # 7
-    """It passed without a charge: its endpoint is free, or policyd had a defect and the policy says `failure_mode: open`."""
+    """It passed unread: its endpoint is free; or policyd had a defect and the policy says `failure_mode: open`, and it was
+    charged the most that it can cost.
+    """
     OUTCOME_EXPIRED: _Outcome.ValueType  # 8
     """Nobody said how it ended, and its hold expired."""
     OUTCOME_FAILED: _Outcome.ValueType  # 9
@@ -70,7 +72,9 @@ OUTCOME_PROVIDER_ERROR: Outcome.ValueType  # 5
 OUTCOME_REJECTED: Outcome.ValueType  # 6
 """It could not be priced; the provider never saw it."""
 OUTCOME_UNMETERED: Outcome.ValueType  # 7
-"""It passed without a charge: its endpoint is free, or policyd had a defect and the policy says `failure_mode: open`."""
+"""It passed unread: its endpoint is free; or policyd had a defect and the policy says `failure_mode: open`, and it was
+charged the most that it can cost.
+"""
 OUTCOME_EXPIRED: Outcome.ValueType  # 8
 """Nobody said how it ended, and its hold expired."""
 OUTCOME_FAILED: Outcome.ValueType  # 9

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from policyd.core.policy import Action, Match, Metric
+from policyd.core.policy import Action, FailureMode, Match, Metric
 from policyd.core.record import Outcome
 from policyd.core.usage import Usage
-from policyd.ext_proc.messages import BodyMode
+from policyd.ext_proc.messages import BodyMode, Effect
 from tests.builders import World, limit, policy, price_of
 from tests.ext_proc import wire
 from tests.ext_proc.envoy_model import Envoy
@@ -23,6 +23,10 @@ SWITCH = limit(
     amount=1, name="dear", match=Match({"model": ("gpt-4o",)}), action=Action.SWITCH_MODEL, switch_to="gpt-4o-mini"
 )
 WARN = limit(amount=1, name="soft", action=Action.WARN)
+
+
+def broken(*_: object, **__: object) -> list[Effect]:
+    raise ValueError("a defect")
 
 
 async def answered(envoy: Envoy, body: bytes) -> None:
@@ -44,6 +48,22 @@ class TestClamp:
         assert told["x-policyd-estimated-output-tokens"] == "60"
         assert (world.record.outcome, world.record.clamped_by) == (Outcome.SERVED, ("short",))
         assert await world.spent("short") == wire.CHAT_USED.output
+
+    async def test_what_cannot_be_changed_by_a_defect_never_passes_as_it_was(
+        self, monkeypatch: pytest.MonkeyPatch, mode: BodyMode
+    ) -> None:
+        """Not under `failure_mode: open` either: it was held for as it would have been changed."""
+        world = World(policy(CLAMP, failure_mode=FailureMode.OPEN))
+        envoy = Envoy(world, request_mode=mode)
+        monkeypatch.setattr("policyd.ext_proc.request.RequestSide.forward", broken)
+        body = chat(max_tokens=1000)
+        await envoy.request(request_headers(body), [body])
+        assert envoy.client.status == 503
+        assert not envoy.upstream.body
+        await envoy.close()
+        assert world.record.outcome is Outcome.FAILED
+        assert await world.spent("short") == 0
+        assert (await world.books()).open_reservations == 0
 
     async def test_a_request_without_a_maximum_is_given_one(self, mode: BodyMode) -> None:
         envoy = Envoy(World(policy(CLAMP)), request_mode=mode)
