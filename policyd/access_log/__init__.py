@@ -8,5 +8,5 @@
 
 An entry names its hold, and the store knows it. So it does not matter which process gets an entry, when, in which
 order, or how often. While the store is away, or the hold waits in a journal, the entry waits here, for a quarter of an
-hour.
+hour in all, and while no more than 20,000 wait.
 """

@@ -18,12 +18,9 @@ from policyd.ext_proc.driver import NOT_FAILURES, log_failure
 METHOD: Final = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 
 RETRY_SECONDS: Final = (0.1, 0.4, 1.6, 6.4, *(25.6,) * 35)
-"""How long is waited for a store that fails before an entry is settled again: a quarter of an hour in all, as long as
-holds live if the policy says nothing else. After that its hold expires."""
-
-UNKNOWN_TRIES_MAX: Final = 4
-"""How often an entry whose hold is not known is tried again: the hold may wait in the journal of a process that was cut
-off, and that brings it into the store as soon as it can."""
+"""How long is waited before an entry is settled again that the store failed, or whose hold is not known: that may wait
+in the journal of a process that is cut off, or has died. A quarter of an hour in all, as long as holds live if the
+policy says nothing else. After that its hold expires."""
 
 WAITING_MAX: Final = 20_000
 """How many entries wait, some 50 MB; those that come then are not tried again."""
@@ -92,13 +89,12 @@ class AccessLogs:
 
     async def _settle_patiently(self, entry: LogEntry) -> None:
         ending = partial(ending_of, entry, on_disconnect=self._enforcer.policy.on_disconnect)
-        for tries, seconds in enumerate(RETRY_SECONDS):
+        for seconds in RETRY_SECONDS:
             try:
                 await self._enforcer.end_unattended(entry.request_id, ending)
                 return
-            except (StoreError, ReservationNotFound) as error:
-                is_hopeless = isinstance(error, ReservationNotFound) and tries >= UNKNOWN_TRIES_MAX
-                if is_hopeless or self._waiting >= WAITING_MAX:
+            except (StoreError, ReservationNotFound):
+                if self._waiting >= WAITING_MAX:
                     raise
             await self._wait(seconds)
             if self._stopping.is_set():

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from msgspec import structs
 
 from policyd.core.decision import charges
-from policyd.core.errors import ReservationNotFound
+from policyd.core.errors import ReservationNotFound, StoreError
 from policyd.core.estimate import Estimate, cost_nanos
 from policyd.core.ledger import Entry
 from policyd.core.policy import Policy
@@ -120,7 +120,7 @@ class HeldForOthers:
             maximum=None if ending.source is UsageSource.REPORTED else usage,
         )
 
-        async def charge() -> ReserveResult:
+        async def charge(*, whatever_has_changed: bool = False) -> ReserveResult:
             state = self._state.current
             applied = await self._standing.held_on(ask, state=state, now_ms=now_ms, begin=True)
             call = self._store.reserve(
@@ -133,11 +133,17 @@ class HeldForOthers:
                 now_ms=now_ms,
                 expires_at_ms=now_ms + ask.policy.reservations.ttl_seconds * 1000,
                 fingerprint=fingerprint,
-                state_revision=state.revision,
+                state_revision=None if whatever_has_changed else state.revision,
             )
             return await timed(self._observer, "reserve", call)
 
-        result = await self._state.decide(charge)
+        try:
+            result = await self._state.decide(charge)
+        except StoreError:
+            # A service is told, and reports again. Of what passed here nobody else knows: it counts by what is known.
+            if fingerprint:
+                raise
+            result = await charge(whatever_has_changed=True)
         if isinstance(result, Exists):
             record = result.reservation.record
             price = self._estimator.estimate_again(record, policy).price

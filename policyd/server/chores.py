@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from policyd.core.errors import StoreError
+from policyd.ext_proc.driver import NOT_FAILURES, log_failure
 
 STATE_REFRESH_SECONDS: Final = 2.0
 """A reservation finds out by itself that the state has changed; this keeps short what it has to catch up on."""
@@ -28,13 +29,17 @@ log = logging.getLogger(__name__)
 
 
 async def repeat(chore: Callable[[], Coroutine[Any, Any, None]], every_seconds: Callable[[], float]) -> None:
-    """Does the chore for ever. What it asks of the store may fail."""
+    """Does the chore for ever, whatever becomes of one turn: the store may fail, and so may its own code."""
     while True:
         try:
             await chore()
         except StoreError as error:
             # It is counted as a store error, and the next turn may succeed.
             log.warning("a chore failed: %s", error)
+        except NOT_FAILURES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - nobody would notice that it is not done any more
+            log_failure("a chore failed; it is tried again", error)
         await asyncio.sleep(every_seconds())
 
 

@@ -16,7 +16,7 @@ from envoy.service.accesslog.v3 import als_pb2
 from policyd.access_log import over_grpcio, over_h2rpc, settling
 from policyd.access_log.settling import METHOD, AccessLogs
 from policyd.config import Transport
-from policyd.core.errors import StoreUnavailable
+from policyd.core.errors import ReservationNotFound, StoreUnavailable
 from policyd.core.estimate import Estimate
 from policyd.core.policy import FailureMode
 from policyd.core.record import Outcome, Record
@@ -168,16 +168,20 @@ async def test_what_another_service_holds_is_left_alone(world: World, serving: S
 
 
 class Failing:
-    """A store whose first calls of `get` fail."""
+    """A store whose first calls of `get` fail, and whose next ones do not know the hold yet."""
 
-    def __init__(self, inner: Store, failures: int) -> None:
+    def __init__(self, inner: Store, failures: int, *, unknown: int = 0) -> None:
         self._inner = inner
         self.failures_left = failures
+        self.unknown_left = unknown
 
     async def get(self, reservation_id: str) -> Reservation:
         if self.failures_left:
             self.failures_left -= 1
             raise StoreUnavailable("it is away")
+        if self.unknown_left:
+            self.unknown_left -= 1
+            raise ReservationNotFound(reservation_id)
         return await self._inner.get(reservation_id)
 
     def __getattr__(self, name: str) -> Any:
@@ -202,6 +206,19 @@ async def test_a_store_that_is_away_for_a_while_is_waited_for(
         await service.send(message(entry("pd-2")))
     states = [(await world.store.get(name)).state for name in ("pd-1", "pd-2")]
     assert states == [State.SETTLED if is_settled else State.RESERVED, State.SETTLED]
+
+
+@pytest.mark.parametrize(("failures", "unknown"), [(20, 1), (0, 20), (15, 15)])
+async def test_a_hold_that_is_in_a_journal_is_waited_for_however_long_the_outage_was(
+    world: World, serving: Serve, monkeypatch: pytest.MonkeyPatch, failures: int, unknown: int
+) -> None:
+    monkeypatch.setattr(settling, "RETRY_SECONDS", (0.0,) * len(settling.RETRY_SECONDS))
+    await holds(world, "pd-1")
+    failing: Any = Failing(world.store, failures, unknown=unknown)
+    away = World(policy=world.policy, store=failing, clock=world.clock)
+    async with serving(away) as service:
+        await service.send(message(entry("pd-1")))
+    assert await world.spent() == COST
 
 
 class Told(Seen):

@@ -21,6 +21,7 @@ from policyd.core.windows import SlidingWindow
 from policyd.stores.base import Store, UsageFilter
 from policyd.stores.outage import journal, leases
 from policyd.stores.outage.events import Line
+from policyd.stores.outage.replay import LOOKS_PER_TTL
 from tests.simulation import audit
 from tests.simulation.clients import Client
 from tests.simulation.hosts import Host
@@ -255,6 +256,8 @@ class _History:
         left_ms = max(expiries, default=0) + grace_ms - last.clock.now_ms()
         await asyncio.sleep(max(0, left_ms) / 1000 + 1)
         await last.enforcer.sweep()
+        if self._plan.leases:  # until it is found out who expired that had taken of them
+            await asyncio.sleep(self._plan.policy.reservations.ttl_seconds / LOOKS_PER_TTL + 2 * MEND_SECONDS)
         await self._check_budgets(last)
 
     async def _check_budgets(self, replica: Replica) -> None:

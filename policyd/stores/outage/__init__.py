@@ -30,7 +30,8 @@ the file `unapplied`, counted and logged, and holds up nothing.
 
 **Which window.** That of the request: accounts are written down with their windows. A charge that comes after its
 window's account was forgotten makes the account anew, and the next sweep forgets both. A window of first use that the
-process did not know is begun, or found, when the journal is drained, as of the request's time.
+process did not know is begun, or found, when the journal is drained, as of the request's time (`guesses`): the store is
+not asked to hold anything in it before, and with `closed` and `degraded` only what was spent already counts in it.
 
 A reservation that the store acknowledged and then lost (a failover of Redis) is charged when it is settled, like one of
 the journal.

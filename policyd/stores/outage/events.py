@@ -25,6 +25,10 @@ class Begun(Struct, frozen=True, tag="begun"):
     now_ms: int
     length_ms: int
 
+    @property
+    def limit_and_scope(self) -> str:
+        return self.key.rpartition("|")[0]
+
 
 class Held(Struct, frozen=True, tag="held"):
     """A request was let through: `Store.reserve`."""

@@ -94,7 +94,7 @@ class Guard:
         except StoreError:
             self._count_bad()
             raise
-        except (PolicydError, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        except (PolicydError, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001 - also a panic in a library of Rust, which is no `Exception`
             raise _defect(error) from None

@@ -7,10 +7,12 @@
 
 The hold stands in the account until then, so whatever is spent here is never more than what nobody else can spend. If
 it expires meanwhile it is charged in full, and corrected when it is settled. Each lease is written into the journal
-before it is made: whoever finds the journal of a process that died settles its leases.
+before it is made: whoever finds the journal of a process that died settles its leases, once the requests that had taken
+of them have ended or expired.
 
 A request may end in another process (an access log tells any of them), or nobody may tell of its end: one that was not
-renewed for a while is looked up in the store, and gives back what it did not cost there.
+renewed for a while is looked up in the store, and gives back what it did not cost there. One that has expired there is
+charged all that it had taken, and is settled with that: its lease is not kept for an end that may come late.
 
 A lease is for one account of an enforced limit whose window is a day or longer, or has no end. Other limits, rates
 above all, are too short-lived to lease ahead: while the store is away they refuse nothing, and are charged afterwards.
@@ -23,9 +25,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from policyd.core.decision import charges
 from policyd.core.ledger import ZERO_BALANCE, Amounts, Balance, Entry
 from policyd.core.policy import Metric
 from policyd.core.record import Outcome, Record
+from policyd.core.usage import NO_USAGE
 from policyd.stores.outage.events import Ended, Held, Leased, Took
 from policyd.stores.postings import expiry_charge
 
@@ -236,6 +240,11 @@ class Leases:
             lease.spent += charged(amounts, lease.entry)
 
 
+def charges_of(record: Record) -> Amounts:
+    """What a request was charged that was settled with `record`."""
+    return charges(record.usage or NO_USAGE, cost_nanos=record.actual_cost_nanos or 0)
+
+
 def charged(amounts: Amounts | None, entry: Entry) -> int:
     """What a request that cost `amounts` is charged on `entry`."""
     return 0 if amounts is None else amounts.get(entry.metric, 0)
@@ -295,21 +304,34 @@ class LostLeases:
             if (leased := self._leased.get(lease_id)) is not None:
                 self._spend(lease_id, charged(amounts, leased.entry))
 
+    @property
+    def ids(self) -> Sequence[str]:
+        return tuple(self._leased)
+
+    @property
+    def takers(self) -> Sequence[str]:
+        """The requests that have taken, and of which the journal does not tell that they ended."""
+        return tuple(self._taken)
+
+    def held(self, request_id: str) -> Held | None:
+        """What a taker holds beside what it has taken, if the journal tells."""
+        return self._held.get(request_id)
+
+    def expired(self, request_id: str, entries: Sequence[Entry], record: Record, *, now_ms: int) -> Ended:
+        """What ends a taker that expired: by itself it holds `entries`."""
+        return _expired(entries, self._taken_by(request_id), record, now_ms=now_ms)
+
+    def keep(self, request_id: str) -> None:
+        """The taker is charged all that it had taken."""
+        self._held.pop(request_id, None)
+        for lease_id, amount in self._taken.pop(request_id).items():
+            self._spend(lease_id, amount)
+
     def ends(self, *, now_ms: int) -> Sequence[Ended]:
-        """What ends them. A request that did not end is charged what it had taken, and its record says so."""
-        spent = dict(self._spent)
-        for taken in self._taken.values():
-            for lease_id, amount in taken.items():
-                spent[lease_id] = spent.get(lease_id, 0) + amount
+        """What ends them, once there are no takers."""
         return [
-            *(
-                _expired(held.entries, self._taken_by(held.record.request_id), held.record, now_ms=now_ms)
-                for held in self._held.values()
-            ),
-            *(
-                lease_end(leased.entry, leased.record, spent.get(lease_id), now_ms=now_ms)
-                for lease_id, leased in self._leased.items()
-            ),
+            lease_end(leased.entry, leased.record, self._spent.get(lease_id), now_ms=now_ms)
+            for lease_id, leased in self._leased.items()
         ]
 
     def _taken_by(self, request_id: str) -> Iterator[tuple[Metric, int]]:

@@ -13,18 +13,25 @@ that it is forgotten: the usage records, which are kept for longer, tell the las
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
-from policyd.core.errors import ReservationNotFound
+from policyd.core.errors import ReservationError, ReservationNotFound
 from policyd.core.ledger import Account, Entry
-from policyd.core.record import Record
+from policyd.core.record import Outcome, Record
 from policyd.core.reservation import State
 from policyd.stores.base import Store, UsageFilter
 from policyd.stores.outage.events import Begun, Ended, Event, Held, Leased, Took
-from policyd.stores.outage.leases import LostLeases
+from policyd.stores.outage.leases import LostLeases, charges_of
 
 PAGE = 100
+
+LOOKS_PER_TTL: Final = 4
+"""How often in the life of a hold the requests are looked up that had taken of leases, and these are renewed."""
+
+log = logging.getLogger(__name__)
 
 
 class Replay:
@@ -35,6 +42,8 @@ class Replay:
         self._ended_kept_ms = ended_kept_ms
         self.leases = LostLeases()
         """Those that the file tells of: to be ended once it is drained, if its process has died."""
+        self._looked_at_ms: int | None = None
+        """When takers were looked up last."""
         self._begun: dict[tuple[str, int, int], int] = {}
         """When windows of first use really began, by limit and scope, when they counted as begun, and length."""
 
@@ -43,8 +52,7 @@ class Replay:
         match event:
             case Begun(key, began_ms, length_ms):
                 begun = await self._store.begin_window(key, now_ms=began_ms, length_ms=length_ms)
-                limit_and_scope, _, _ = key.rpartition("|")
-                self._begun[limit_and_scope, began_ms, length_ms] = began_ms if begun is None else begun
+                self._begun[event.limit_and_scope, began_ms, length_ms] = began_ms if begun is None else begun
             case Held(entries, record, held_ms, expires_at_ms):
                 self.leases.hold(event)
                 # Its exchange may be open still, and renews it once it is held.
@@ -70,6 +78,59 @@ class Replay:
                 raise
         await self._hold(event.record, event.entries, now_ms=now_ms, expires_at_ms=now_ms)
         return await self._end(event)
+
+    async def end_leases(self, *, now_ms: int, ttl_ms: int) -> bool:
+        """Ends the leases of a file that is drained and whose process has died; returns whether they have ended.
+
+        A request that had taken of them may end elsewhere still, as an access log tells any process: so they are kept
+        until it has, or has expired, and it is looked up again and again. Raises `StoreError`s.
+        """
+        if self._looked_at_ms is not None and now_ms - self._looked_at_ms < ttl_ms // LOOKS_PER_TTL:
+            return False
+        for request_id in self.leases.takers:
+            await self._look_up_taker(request_id, now_ms=now_ms)
+        if self.leases.takers:
+            await self._store.renew(self.leases.ids, expires_at_ms=now_ms + ttl_ms)
+            self._looked_at_ms = now_ms
+            return False
+        for end in self.leases.ends(now_ms=now_ms):
+            await self._end_anyhow(end, now_ms=now_ms)
+        return True
+
+    async def _look_up_taker(self, request_id: str, *, now_ms: int) -> None:
+        """Counts what a request has cost that had taken of the leases, if it has ended."""
+        leases = self.leases
+        try:
+            found = await self._store.get(request_id)
+        except ReservationNotFound:
+            if (held := leases.held(request_id)) is not None:
+                await self._end_anyhow(
+                    leases.expired(request_id, held.entries, held.record, now_ms=now_ms), now_ms=now_ms
+                )
+            leases.keep(request_id)
+            return
+        match found.state:
+            case State.RESERVED:
+                pass
+            case State.EXPIRED:
+                end = leases.expired(request_id, found.entries, found.record, now_ms=now_ms)
+                # It may have been settled just now: that is found the next time.
+                if await self._end_anyhow(end, now_ms=now_ms) is State.EXPIRED:
+                    leases.keep(request_id)
+            case State.SETTLED if found.record.outcome is Outcome.EXPIRED:  # as above, by a process that died then
+                leases.keep(request_id)
+            case State.SETTLED:
+                leases.give_back(request_id, charges_of(found.record))
+            case State.RELEASED:
+                leases.give_back(request_id, None)
+
+    async def _end_anyhow(self, event: Ended, *, now_ms: int) -> State | None:
+        """`end`, or nothing where it has ended otherwise, or cannot be charged."""
+        try:
+            return await self.end(event, now_ms=now_ms)
+        except ReservationError as error:
+            log.warning("what a process that died had open is not ended: %s", error)
+            return None
 
     async def _end(self, event: Ended) -> State:
         record = event.record

@@ -8,20 +8,19 @@ from dataclasses import dataclass
 
 from msgspec import structs
 
-from policyd.core.decision import charges
 from policyd.core.errors import ReservationNotFound, StoreDefect, StoreError, StoreUnavailable, Unjournalled
 from policyd.core.events import OperatorEvent
 from policyd.core.ledger import ZERO_BALANCE, Amounts, Entry
 from policyd.core.policy import FailureMode, Policy
 from policyd.core.record import Record
 from policyd.core.reservation import State
-from policyd.core.usage import NO_USAGE
 from policyd.stores.base import Granted, Refused, ReserveResult, Store
 from policyd.stores.outage.events import Begun, Ended, Held, Opened, Took
 from policyd.stores.outage.guard import Guard, GuardedStore
+from policyd.stores.outage.guesses import Guesses
 from policyd.stores.outage.journal import Journal, JournalFile, Written
 from policyd.stores.outage.keeping import LeaseKeeper
-from policyd.stores.outage.leases import Leases, may_be_leased
+from policyd.stores.outage.leases import Leases, charges_of, may_be_leased
 from policyd.stores.outage.replay import Replay
 from policyd.stores.postings import all_fit
 
@@ -73,6 +72,7 @@ class JournalledStore(GuardedStore):
         """What open reservations of this process hold, by id."""
         self._unheld: set[str] = set()
         """The ids of those whose hold waits in the journal."""
+        self._guesses = Guesses()
         self._leases = Leases()
         self._keeper = LeaseKeeper(self._leases, self._guarded, journal, replay=self._replay)
         self._replays: dict[JournalFile, Replay] = {}
@@ -104,6 +104,8 @@ class JournalledStore(GuardedStore):
         state_revision: int | None = None,
     ) -> ReserveResult:
         try:
+            if self._guesses.of(entries):
+                raise StoreUnavailable("the store did not tell since when a window of first use is under way")
             result = await super().reserve(
                 reservation_id,
                 entries=entries,
@@ -173,15 +175,18 @@ class JournalledStore(GuardedStore):
         await super().renew(reservation_ids, expires_at_ms=expires_at_ms)
 
     async def begin_window(self, key: str, *, now_ms: int, length_ms: int, begin: bool = True) -> int | None:
-        """Without the store, and where the mode is open, `None` also with `begin`: it begins now, as far as is known
-        yet."""
+        """Without the store `None` also with `begin`: it begins now, as far as is known yet. `reserve` decides what
+        that lets pass."""
         try:
-            return await super().begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
+            begun_ms = await super().begin_window(key, now_ms=now_ms, length_ms=length_ms, begin=begin)
         except StoreError:
-            if not begin or self._mode is FailureMode.CLOSED:
+            if not begin:
                 raise
-            self._journal.append(Begun(key, now_ms, length_ms))
+            self._guesses.note(Begun(key, now_ms, length_ms))
             return None
+        if begun_ms is not None:
+            self._guesses.confirm(Begun(key, begun_ms, length_ms))
+        return begun_ms
 
     async def repeated(
         self, scope: str, digest: str, *, now_ms: int, forget_after_ms: int, counted: bool = True
@@ -207,13 +212,15 @@ class JournalledStore(GuardedStore):
             return False
 
     async def close(self) -> None:
-        await self.mend()
-        if not self._guard.is_open:
-            await self._keeper.end_all(now_ms=self._now_ms())
-            for file in tuple(self._journal.files):
-                await self._drain(file)
-        self._journal.close()
-        await super().close()
+        try:
+            await self.mend()
+            if not self._guard.is_open:
+                await self._keeper.end_all(now_ms=self._now_ms())
+                for file in tuple(self._journal.files):
+                    await self._drain(file)
+        finally:
+            self._journal.close()
+            await super().close()
 
     # --- in the meantime ---
 
@@ -252,8 +259,7 @@ class JournalledStore(GuardedStore):
                     end = self._leases.expired(request_id, found.entries, record, now_ms=now_ms)
                     self._end_later(end.amounts, end.record, now_ms)
                 case State.SETTLED:
-                    cost_nanos = record.actual_cost_nanos or 0
-                    self._end_later(charges(record.usage or NO_USAGE, cost_nanos=cost_nanos), record, now_ms)
+                    self._end_later(charges_of(record), record, now_ms)
                 case State.RELEASED:
                     self._end_later(None, record, now_ms)
 
@@ -270,8 +276,10 @@ class JournalledStore(GuardedStore):
                 break
         if not self._journal.is_own(file):
             try:
-                for end in replay.leases.ends(now_ms=self._now_ms()):
-                    await replay.end(end, now_ms=self._now_ms())
+                if not await replay.end_leases(
+                    now_ms=self._now_ms(), ttl_ms=self._policy().reservations.ttl_seconds * 1000
+                ):
+                    return
             except StoreError:
                 return
         elif self._leases:
@@ -347,9 +355,14 @@ class JournalledStore(GuardedStore):
         return self._hold_later(held)
 
     def _hold_later(self, held: Held, *, past_maximum: bool = False) -> Granted:
-        self._journal.append(held, past_maximum=past_maximum)
+        self._write_held(held, past_maximum=past_maximum)
         self._unheld.add(held.record.request_id)
         return Granted((ZERO_BALANCE,) * len(held.entries))
+
+    def _write_held(self, held: Held, *, past_maximum: bool = False) -> None:
+        for begun in self._guesses.of(held.entries):
+            self._journal.append(begun, past_maximum=past_maximum)
+        self._journal.append(held, past_maximum=past_maximum)
 
     def _take(self, held: Held) -> None:
         """Takes of the leases, and has the rest held by itself."""
@@ -358,7 +371,7 @@ class JournalledStore(GuardedStore):
         try:
             self._journal.append(Took(request_id, self._leases.taken(request_id), held.now_ms))
             rest = tuple(entry for entry in held.entries if not may_be_leased(entry))
-            self._journal.append(structs.replace(held, entries=rest))
+            self._write_held(structs.replace(held, entries=rest))
         except Unjournalled:
             self._leases.give_back(request_id, None)
             raise

@@ -19,7 +19,7 @@ async def answer() -> int:
     return 42
 
 
-async def fail(error: Exception) -> int:
+async def fail(error: BaseException) -> int:
     raise error
 
 
@@ -118,6 +118,12 @@ class TestTheBreaker:
             with pytest.raises(ReservationNotFound):
                 await guard.bounded(fail(ReservationNotFound("r1")))
         assert not guard.is_open
+
+    async def test_a_call_that_is_given_up_is_no_defect(self, caplog: pytest.LogCaptureFixture) -> None:
+        call = Guard(timeout_seconds=PATIENT_SECONDS).bounded(fail(GeneratorExit()))
+        with pytest.raises(GeneratorExit):
+            await call
+        assert not caplog.records
 
     async def test_calls_without_an_answer_open_it(self) -> None:
         guard = Guard(timeout_seconds=AT_ONCE_SECONDS)

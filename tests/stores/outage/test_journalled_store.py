@@ -212,11 +212,41 @@ class TestWindowsOfFirstUse:
         page = await rig.store.inner.accounts(page=10)
         assert [found for found, _ in page.rows] == [really]
 
-    async def test_closed_it_is_an_error(self, rig: Rig) -> None:
-        rig.use(FailureMode.CLOSED)
+    @pytest.mark.parametrize("mode", [FailureMode.CLOSED, FailureMode.DEGRADED])
+    async def test_where_it_could_not_be_asked_for_nothing_passes(self, rig: Rig, mode: FailureMode) -> None:
+        """Not even if the store is back by then: it would take the window for a fresh one."""
+        rig.use(mode)
+        process = rig.process()
         rig.store.error = AWAY
+        assert await process.begin_window(self.KEY, now_ms=NOW_MS, length_ms=self.LENGTH_MS) is None
+        for error in (AWAY, None):
+            rig.store.error = error
+            with pytest.raises(StoreUnavailable):
+                await rig.reserve(process, "r1", entry(10, on=self.account_from(NOW_MS)))
+        assert not rig.journals
+        assert await process.begin_window(self.KEY, now_ms=NOW_MS, length_ms=self.LENGTH_MS) == NOW_MS
+        assert isinstance(await rig.reserve(process, "r1", entry(10, on=self.account_from(NOW_MS))), Granted)
+
+    async def test_open_it_counts_in_the_window_under_way_although_the_store_is_back(self, rig: Rig) -> None:
+        began_ms = NOW_MS - DAY_MS
+        await rig.store.inner.begin_window(self.KEY, now_ms=began_ms, length_ms=self.LENGTH_MS)
+        process = rig.process()
+        rig.store.error = AWAY
+        await process.begin_window(self.KEY, now_ms=NOW_MS, length_ms=self.LENGTH_MS)
+        rig.store.error = None
+        await rig.reserve(process, "r1", entry(10, on=self.account_from(NOW_MS)))
+        await process.mend()
+        await rig.settle(process, "r1", 7)
+        assert await rig.store.inner.balances([(self.account_from(began_ms), None)]) == (Balance(7, 0),)
+
+    async def test_what_is_not_let_through_begins_none(self, rig: Rig) -> None:
+        process = rig.process()
+        rig.store.error = AWAY
+        await process.begin_window(self.KEY, now_ms=NOW_MS, length_ms=self.LENGTH_MS)
+        assert isinstance(await rig.reserve(process, "r1", entry(1_001, on=self.account_from(NOW_MS))), Refused)
         with pytest.raises(StoreUnavailable):
-            await rig.process().begin_window(self.KEY, now_ms=NOW_MS, length_ms=self.LENGTH_MS)
+            await rig.reserve(process, "r2", entry(1, on=self.account_from(NOW_MS)), fingerprint="of the call")
+        assert not rig.journals
 
     def account_from(self, starts_at_ms: int) -> Account:
         ends_at_ms = starts_at_ms + self.LENGTH_MS
@@ -361,6 +391,26 @@ class TestWhoDrains:
         assert await rig.balance() == Balance(0, 0)
         assert len(rig.journals) == 1
         assert sum("another store" in message for message in caplog.messages) == 1
+
+    async def test_one_that_fails_to_drain_lets_go_of_all_at_its_end(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        process = rig.process()
+        rig.store.error = AWAY
+        await rig.reserve(process, "r1")
+        await rig.settle(process, "r1", 7)
+        rig.store.error = None
+
+        async def fail() -> None:
+            raise ReservationNotFound("r1")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(process, "mend", fail)
+            with pytest.raises(ReservationNotFound):
+                await process.close()
+        await rig.process().mend()
+        assert await rig.balance() == Balance(7, 0)
+        assert not rig.journals
 
 
 class TestACrash:

@@ -294,10 +294,97 @@ class TestWhileItIsAway:
         await second.mend()
         second._journal.close()
         rig.store.calls_left = None
-        await rig.process().mend()
+        third = rig.process()
+        await third.mend()
+        assert await rig.balance() == Balance(0, LEASED)
+        rig.now_ms += TTL_MS
+        await rig.sweep()
+        await third.mend()
         assert await rig.balance() == Balance(7 + 20, 0)
         costs = await rig.costs()
         assert (costs["ended"], costs["open"]) == (7, 20)
+        assert not rig.journals
+
+    @pytest.mark.parametrize("is_adopted", [False, True])
+    @pytest.mark.parametrize(("ending", "cost"), [("settled", 7), ("released", 0), ("expired", 10)])
+    async def test_one_that_outlives_its_process_is_charged_what_it_cost(
+        self, rig: Rig, ending: str, cost: int, is_adopted: bool
+    ) -> None:
+        """An access log tells of it, before or after the next process has found the journal; or nobody does."""
+        process = await leasing(rig)
+        rig.store.error = AWAY
+        await rig.reserve(process, "r1", amount=10)
+        rig.store.error = None
+        await process.mend()
+        process._journal.close()
+        following, other = rig.process(), rig.process()
+        if is_adopted:
+            await following.mend()
+            assert await rig.balance() == Balance(0, LEASED)
+        match ending:
+            case "settled":
+                await rig.settle(other, "r1", 7)
+            case "released":
+                await rig.release(other, "r1")
+            case _:
+                rig.now_ms += TTL_MS
+                await rig.sweep()
+        rig.now_ms += TTL_MS // 4
+        await following.mend()
+        assert await rig.balance() == Balance(cost, 0)
+        assert (await rig.costs())["r1"] == cost
+        assert not rig.journals
+
+    @pytest.mark.parametrize("calls", range(8))
+    async def test_one_that_expires_is_charged_once_whoever_dies_then(self, rig: Rig, calls: int) -> None:
+        process = await leasing(rig)
+        rig.store.error = AWAY
+        await rig.reserve(process, "r1", amount=10)
+        rig.store.error = None
+        await process.mend()
+        process._journal.close()
+        rig.now_ms += TTL_MS
+        await rig.sweep()
+        rig.store.calls_left = calls
+        second = rig.process()
+        await second.mend()
+        second._journal.close()
+        rig.store.calls_left = None
+        await rig.process().mend()
+        assert await rig.balance() == Balance(10, 0)
+        assert (await rig.costs())["r1"] == 10
+        assert not rig.journals
+
+    async def test_a_lease_lives_as_long_as_a_request_that_outlives_its_process(self, rig: Rig) -> None:
+        process = await leasing(rig)
+        rig.store.error = AWAY
+        await rig.reserve(process, "r1", amount=10)
+        rig.store.error = None
+        await process.mend()
+        process._journal.close()
+        following = rig.process()
+        for _ in range(20):
+            await rig.store.inner.renew(["r1"], expires_at_ms=rig.now_ms + TTL_MS)  # as a long one of the lean profile
+            await following.mend()
+            await rig.sweep()
+            assert await rig.balance() == Balance(0, LEASED)
+            rig.now_ms += TTL_MS // 3
+        await rig.settle(rig.process(), "r1", 7)
+        await following.mend()
+        assert await rig.balance() == Balance(7, 0)
+
+    async def test_one_whose_hold_was_put_aside_does_not_hold_up_the_next_process(self, rig: Rig) -> None:
+        process = await leasing(rig)
+        rig.store.error = AWAY
+        await rig.reserve(process, "r1", amount=10)
+        process._journal.close()
+        rig.store.error = TypeError("a defect")
+        second = rig.process()
+        await second.mend()
+        assert second.status.unapplied == 1
+        rig.store.error = None
+        await second.mend()
+        assert await rig.balance() == Balance(10, 0)
         assert not rig.journals
 
 
@@ -364,6 +451,8 @@ class Pair:
             await process.mend()
         self.wait(2 * TTL_MS)
         await self.rigs[0].sweep()
+        for process in self.processes:  # what was open in a process that died has expired now
+            await process.mend()
 
 
 STEPS = st.lists(
