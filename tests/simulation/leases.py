@@ -84,9 +84,11 @@ class Leasing:
     def _leased(self, name: str, entry: Entry, by: Life) -> None:
         share = max(1, entry.cap * self.plan.policy.lease_percent // 100)
         check(entry.amount == share, "a lease is the share that is configured", name)
+        if name in self.leases:
+            return  # a journal that was begun anew tells again what is leased still
         since_ms = by.machine.raw_now_ms() - _MAKING_MS_MAX
         check(not entry.account.has_ended(since_ms), "a window that is over is not leased", name)
-        self.leases.setdefault(name, Lease(entry, by))
+        self.leases[name] = Lease(entry, by)
 
     def _took(self, name: str, amounts: Mapping[str, int], by: Life) -> None:
         check(name not in self.ends, "who has ended takes nothing", name)

@@ -19,15 +19,25 @@ RENEWALS_PER_TTL: Final = 4
 
 
 class LeaseKeeper:
-    def __init__(self, leases: Leases, store: Store, journal: Journal, *, replay: Callable[[], Replay]) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        store: Store,
+        journal: Journal,
+        *,
+        replay: Callable[[], Replay],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._now_ms = now_ms
         self._leases = leases
         self._store = store
         self._journal = journal
         self._replay = replay
         self._renewed_at_ms = 0
 
-    async def keep(self, policy: Policy, *, now_ms: int) -> None:
+    async def keep(self, policy: Policy) -> None:
         """Ends what is over, renews the others, and makes what is wanted, as far as the store answers."""
+        now_ms = self._now_ms()
         ttl_ms = policy.reservations.ttl_seconds * 1000
         is_wanted = policy.failure_mode is FailureMode.DEGRADED
         # What was not renewed in time has expired: it is charged, and that is corrected by its end.
@@ -37,14 +47,14 @@ class LeaseKeeper:
             if is_wanted:
                 await self._renew(now_ms=now_ms, ttl_ms=ttl_ms)
                 for lease in self._leases.wanted(share_percent=policy.lease_percent, now_ms=now_ms)[:LEASES_AT_ONCE]:
-                    await self._make(lease, now_ms=now_ms, ttl_ms=ttl_ms)
+                    await self._make(lease, ttl_ms=ttl_ms)
         except StoreError:
             return  # the next time
 
-    async def end_all(self, *, now_ms: int) -> None:
+    async def end_all(self) -> None:
         """Ends what nobody uses, as far as the store answers."""
         try:
-            await self._end(now_ms=now_ms, all_of_them=True)
+            await self._end(now_ms=self._now_ms(), all_of_them=True)
         except StoreError:
             return  # whoever finds the journal does it
 
@@ -62,11 +72,14 @@ class LeaseKeeper:
             await self._store.renew([lease.id for lease in self._leases], expires_at_ms=now_ms + ttl_ms)
             self._renewed_at_ms = now_ms
 
-    async def _make(self, lease: Lease, *, now_ms: int, ttl_ms: int) -> None:
+    async def _make(self, lease: Lease, *, ttl_ms: int) -> None:
         entry = lease.entry
         (balance,) = await self._store.balances([(entry.account, None)])
         if not balance.fits(entry.amount, cap=entry.cap):
             return  # the budget is used up, or nearly
+        now_ms = self._now_ms()
+        if entry.account.has_ended(now_ms):
+            return  # while the store was asked, which may have taken long
         self._journal.append(lease.told)
         try:
             result = await self._store.reserve(

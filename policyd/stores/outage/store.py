@@ -74,7 +74,7 @@ class JournalledStore(GuardedStore):
         """The ids of those whose hold waits in the journal."""
         self._guesses = Guesses()
         self._leases = Leases()
-        self._keeper = LeaseKeeper(self._leases, self._guarded, journal, replay=self._replay)
+        self._keeper = LeaseKeeper(self._leases, self._guarded, journal, replay=self._replay, now_ms=self._now_ms)
         self._replays: dict[JournalFile, Replay] = {}
         self._drained = 0
         self._unapplied = 0
@@ -215,7 +215,7 @@ class JournalledStore(GuardedStore):
         try:
             await self.mend()
             if not self._guard.is_open:
-                await self._keeper.end_all(now_ms=self._now_ms())
+                await self._keeper.end_all()
                 for file in tuple(self._journal.files):
                     await self._drain(file)
         finally:
@@ -236,7 +236,7 @@ class JournalledStore(GuardedStore):
         for file in tuple(self._journal.files):
             await self._drain(file)
         await self._give_back_for_others()
-        await self._keeper.keep(self._policy(), now_ms=self._now_ms())
+        await self._keeper.keep(self._policy())
 
     async def _give_back_for_others(self) -> None:
         """Ends requests that have taken of leases here, and have ended elsewhere: an access log tells any process."""
