@@ -140,8 +140,9 @@ class HeldForOthers:
         try:
             result = await self._state.decide(charge)
         except StoreError:
-            # A service is told, and reports again. Of what passed here nobody else knows: it counts by what is known.
-            if fingerprint:
+            # A service is told, and reports again; a request that has not passed yet is refused, for it may be blocked
+            # by what has changed. Of what passed here nobody else knows: it counts by what is known.
+            if fingerprint or ending.source is not UsageSource.REPORTED:
                 raise
             result = await charge(whatever_has_changed=True)
         if isinstance(result, Exists):
