@@ -13,7 +13,7 @@ from policyd.access_log.charging import ending_of
 from policyd.access_log.entry import LogEntry, read_entries
 from policyd.core.errors import ProtocolError, ReservationError, ReservationNotFound, StoreError
 from policyd.enforcer import Enforcer
-from policyd.ext_proc.driver import NOT_FAILURES, log_failure
+from policyd.failures import NOT_FAILURES, log_failure
 
 METHOD: Final = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 

@@ -26,6 +26,7 @@ from policyd.enforcer.standing import Standing
 from policyd.enforcer.unattended import EndingOf, Unattended
 from policyd.enforcer.verdict import Verdict
 from policyd.estimator import Ask, Estimator, input_token_amounts, output_token_amounts
+from policyd.failures import NOT_FAILURES
 from policyd.stores.base import Store, UsageFilter, UsagePage
 from policyd.tokens import TokenCounter
 
@@ -259,9 +260,9 @@ class Enforcer:
         now_ms = self.now_ms()
         try:
             estimate = await self._estimator.estimate(ask, now_ms=now_ms)
-        except PolicydError:
+        except (PolicydError, *NOT_FAILURES):
             raise
-        except Exception:
+        except BaseException:
             if not ask.content:
                 raise
             estimate = await self._estimator.estimate(replace(ask, input_tokens=len(ask.content)), now_ms=now_ms)

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from policyd.core.errors import PolicydError, RequestError, StoreUnavailable, Unjournalled
+from policyd.core.errors import RequestError, Unjournalled
 from policyd.eager import run_eagerly
 from policyd.enforcer import Enforcer
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.life import Life
+from policyd.failures import NOT_FAILURES, log_failure, name_of
 
 log = logging.getLogger(__name__)
 
 Send = Callable[[m.Reply], Awaitable[None]]
 
 _REQUESTS = (m.Authenticate, m.Decide, m.TopUp, m.Finish, m.Charge, m.ChargeMaximum, m.Report)
-
-NOT_FAILURES = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
-"""What ends a task or the process. Any other exception is a failure: a panic in a library of Rust is no `Exception`."""
 
 
 class Driver:
@@ -156,16 +153,3 @@ async def _done(task: asyncio.Task[None]) -> None:
         waiter: asyncio.Future[None] = task.get_loop().create_future()
         task.add_done_callback(lambda _: None if waiter.done() else waiter.set_result(None))
         await waiter
-
-
-def name_of(error: BaseException) -> str:
-    """An error's name for the log and the record, without content that could be a client's."""
-    return str(error) if isinstance(error, PolicydError) else type(error).__name__
-
-
-def log_failure(what: str, error: BaseException) -> None:
-    """Logs where an error came from. Not what it says: the message of an unforeseen one could quote a prompt."""
-    if isinstance(error, StoreUnavailable):  # foreseen, and met by every request of an outage
-        log.warning("%s: %s", what, error)
-        return
-    log.error("%s: %s\n%s", what, name_of(error), "".join(traceback.format_tb(error.__traceback__)))

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from policyd.ext_proc import messages as m
-from policyd.ext_proc.driver import log_failure
 from policyd.ext_proc.reply_encoding import encode
 from policyd.ext_proc.servicer import METHOD, PROVIDER_METADATA, ExternalProcessor, Tls
+from policyd.failures import log_failure
 from policyd.h2rpc import Call, Limits, Server, Service, Status
 
 NO_OTHERS: Mapping[str, Service] = MappingProxyType({})

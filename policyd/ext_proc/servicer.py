@@ -18,7 +18,7 @@ import grpc
 from policyd.enforcer import Enforcer
 from policyd.ext_proc import messages as m
 from policyd.ext_proc.codec import Decoder
-from policyd.ext_proc.driver import Driver, Send, log_failure, name_of
+from policyd.ext_proc.driver import Driver, Send
 from policyd.ext_proc.exchange import Exchange
 from policyd.ext_proc.lean import LeanExchange
 from policyd.ext_proc.life import Life
@@ -26,6 +26,7 @@ from policyd.ext_proc.request_ids import RequestIds
 from policyd.ext_proc.session import Session, session_wanted
 from policyd.ext_proc.settings import ExchangeSettings
 from policyd.ext_proc.states import State
+from policyd.failures import log_failure, name_of
 
 METHOD: Final = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 

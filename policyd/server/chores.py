@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from policyd.core.errors import StoreError
-from policyd.ext_proc.driver import NOT_FAILURES, log_failure
+from policyd.failures import NOT_FAILURES, log_failure
 
 STATE_REFRESH_SECONDS: Final = 2.0
 """A reservation finds out by itself that the state has changed; this keeps short what it has to catch up on."""

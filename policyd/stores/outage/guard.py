@@ -22,6 +22,7 @@ from policyd.core.events import OperatorEvent
 from policyd.core.ledger import Account, Amounts, Balance, Carry, Entry
 from policyd.core.record import Record
 from policyd.core.reservation import State
+from policyd.failures import NOT_FAILURES
 from policyd.stores.base import (
     AccountsPage,
     EventsPage,
@@ -94,7 +95,7 @@ class Guard:
         except StoreError:
             self._count_bad()
             raise
-        except (PolicydError, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+        except (PolicydError, *NOT_FAILURES):
             raise
         except BaseException as error:  # noqa: BLE001 - also a panic in a library of Rust, which is no `Exception`
             raise _defect(error) from None
