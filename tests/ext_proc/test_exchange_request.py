@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -35,6 +36,10 @@ DEFECTS_BEFORE_IT_IS_DECIDED = (
     "policyd.enforcer.deciding.entries",
     "policyd.enforcer.deciding.verdict_on",  # it is held by then
 )
+
+
+class Panic(BaseException):
+    """What a library of Rust raises, and no `Exception`."""
 
 
 class TestEffects:
@@ -154,14 +159,15 @@ class TestOutcomes:
         assert world.record.error == "the store is closed"
         await envoy.close()
 
+    @pytest.mark.parametrize("kind", [ValueError, Panic])
     @pytest.mark.parametrize("what", DEFECTS_BEFORE_IT_IS_DECIDED)
     async def test_a_defect_where_the_policy_lets_pass(
-        self, monkeypatch: pytest.MonkeyPatch, mode: BodyMode, what: str
+        self, monkeypatch: pytest.MonkeyPatch, mode: BodyMode, what: str, kind: type[BaseException]
     ) -> None:
         """It passes, its reply is not read, and it is charged the most that it can cost."""
         world = World(policy(failure_mode=FailureMode.OPEN))
         envoy = Envoy(world, request_mode=mode)
-        monkeypatch.setattr(what, broken)
+        monkeypatch.setattr(what, Mock(side_effect=kind("a defect")))
         body = chat(stream=True, max_tokens=20)
         await envoy.request(request_headers(body, x_policyd_user="ann"), pieces(body))
         assert envoy.upstream.body == body
@@ -170,7 +176,7 @@ class TestOutcomes:
         assert envoy.client.body == b"".join(wire.chat_stream())
         await envoy.close()
         record = world.record
-        assert (record.outcome, record.decision, record.error) == (Outcome.UNMETERED, "allow", "ValueError")
+        assert (record.outcome, record.decision, record.error) == (Outcome.UNMETERED, "allow", kind.__name__)
         assert record.usage is not None
         # Where nothing can count it, every byte is taken for a token.
         assert record.usage.input == (len(body) if "counter" in what else 10)
