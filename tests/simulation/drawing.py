@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
@@ -107,20 +108,8 @@ def _with_leases(plan: Plan, chance: Random) -> Plan:
         incidents += [
             StoreRestart(chance.uniform(0, lasts), chance.uniform(5, 100)) for _ in range(chance.randint(1, 3))
         ]
-        incidents += [
-            Partition(chance.randrange(replicas), chance.uniform(0, lasts), chance.uniform(1, 100))
-            for _ in range(chance.randint(0, 2))
-        ]
-        incidents += [
-            Crash(
-                replica=chance.randrange(replicas),
-                operation=chance.choice(_CRASHING_WITH_LEASES),
-                nth=chance.randint(1, 20),
-                boundary=chance.choice(list(Boundary)),
-                down_seconds=chance.uniform(0.1, 60),
-            )
-            for _ in range(chance.randint(0, 4))
-        ]
+        incidents += [_partition(chance, replicas, lasts) for _ in range(chance.randint(0, 2))]
+        incidents += [_crash(chance, replicas, _CRASHING_WITH_LEASES, nth_max=20) for _ in range(chance.randint(0, 4))]
     return replace(
         plan,
         policy=replace(
@@ -225,20 +214,8 @@ def _script(chance: Random, name: str, replicas: int, lasts: int) -> Script:
 
 
 def _incidents(chance: Random, replicas: int, lasts: int, *, jumping: bool) -> list[Incident]:
-    found: list[Incident] = [
-        Crash(
-            replica=chance.randrange(replicas),
-            operation=chance.choice(_CRASHING),
-            nth=chance.randint(1, 3),
-            boundary=chance.choice(list(Boundary)),
-            down_seconds=chance.uniform(0.1, 60),
-        )
-        for _ in range(chance.randint(0, 4))
-    ]
-    found += [
-        Partition(chance.randrange(replicas), chance.uniform(0, lasts), chance.uniform(1, 100))
-        for _ in range(chance.randint(0, 1))
-    ]
+    found: list[Incident] = [_crash(chance, replicas, _CRASHING, nth_max=3) for _ in range(chance.randint(0, 4))]
+    found += [_partition(chance, replicas, lasts) for _ in range(chance.randint(0, 1))]
     found += [StoreRestart(chance.uniform(0, lasts), chance.uniform(0, 20)) for _ in range(chance.randint(0, 2))]
     if jumping:
         found += [
@@ -269,3 +246,17 @@ def _commands(
             )
         )
     return found
+
+
+def _crash(chance: Random, replicas: int, operations: Sequence[str], *, nth_max: int) -> Crash:
+    return Crash(
+        replica=chance.randrange(replicas),
+        operation=chance.choice(operations),
+        nth=chance.randint(1, nth_max),
+        boundary=chance.choice(list(Boundary)),
+        down_seconds=chance.uniform(0.1, 60),
+    )
+
+
+def _partition(chance: Random, replicas: int, lasts: int) -> Partition:
+    return Partition(chance.randrange(replicas), chance.uniform(0, lasts), chance.uniform(1, 100))

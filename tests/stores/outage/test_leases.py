@@ -43,6 +43,16 @@ async def leasing(rig: Rig) -> JournalledStore:
     return process
 
 
+async def taking(rig: Rig) -> JournalledStore:
+    """The same, which has let request `r1` pass for 10 of its lease while the store was away."""
+    process = await leasing(rig)
+    rig.store.error = AWAY
+    await rig.reserve(process, "r1", amount=10)
+    rig.store.error = None
+    await process.mend()
+    return process
+
+
 class TestWhichBudgets:
     MONTH = entry(1, on=Account("budget", "", NOW_MS, NOW_MS + 30 * 86_400_000, None))
     MINUTE = entry(1, on=Account("rate", "", NOW_MS, NOW_MS + 60_000, None))
@@ -215,11 +225,7 @@ class TestWhileItIsAway:
         assert (await rig.balance()).spent == LEASED
 
     async def test_an_exchange_that_outlasts_the_outage_is_charged_once(self, rig: Rig) -> None:
-        process = await leasing(rig)
-        rig.store.error = AWAY
-        await rig.reserve(process, "r1", amount=10)
-        rig.store.error = None
-        await process.mend()
+        process = await taking(rig)
         assert await rig.balance() == Balance(0, LEASED)
         await rig.settle(process, "r1", 7)
         await process.mend()
@@ -231,11 +237,7 @@ class TestWhileItIsAway:
         self, rig: Rig, ending: str, cost: int
     ) -> None:
         """As an exchange of which an access log tells, or nobody does."""
-        process = await leasing(rig)
-        rig.store.error = AWAY
-        await rig.reserve(process, "r1", amount=10)
-        rig.store.error = None
-        await process.mend()
+        process = await taking(rig)
         match ending:
             case "settled":
                 await rig.settle(rig.process(), "r1", 7)
@@ -311,11 +313,7 @@ class TestWhileItIsAway:
         self, rig: Rig, ending: str, cost: int, is_adopted: bool
     ) -> None:
         """An access log tells of it, before or after the next process has found the journal; or nobody does."""
-        process = await leasing(rig)
-        rig.store.error = AWAY
-        await rig.reserve(process, "r1", amount=10)
-        rig.store.error = None
-        await process.mend()
+        process = await taking(rig)
         process._journal.close()
         following, other = rig.process(), rig.process()
         if is_adopted:
@@ -337,11 +335,7 @@ class TestWhileItIsAway:
 
     @pytest.mark.parametrize("calls", range(8))
     async def test_one_that_expires_is_charged_once_whoever_dies_then(self, rig: Rig, calls: int) -> None:
-        process = await leasing(rig)
-        rig.store.error = AWAY
-        await rig.reserve(process, "r1", amount=10)
-        rig.store.error = None
-        await process.mend()
+        process = await taking(rig)
         process._journal.close()
         rig.now_ms += TTL_MS
         await rig.sweep()
@@ -356,11 +350,7 @@ class TestWhileItIsAway:
         assert not rig.journals
 
     async def test_a_lease_lives_as_long_as_a_request_that_outlives_its_process(self, rig: Rig) -> None:
-        process = await leasing(rig)
-        rig.store.error = AWAY
-        await rig.reserve(process, "r1", amount=10)
-        rig.store.error = None
-        await process.mend()
+        process = await taking(rig)
         process._journal.close()
         following = rig.process()
         for _ in range(20):
